@@ -1,0 +1,117 @@
+//! The operating system's part of this crate: sealed anonymous memory, its mapping, and doorbells.
+//! Another system is supported by giving these few items a second body.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+
+/// What keeps a region from changing size under a mapping, or from being unsealed.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// Zeroed memory behind a descriptor, `bytes` long, sealed against resizing, closed on exec, without a name.
+pub(crate) fn sealed_memory(bytes: u64) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = match memfd_create("polyloop", flags | MemfdFlags::NOEXEC_SEAL) {
+        // Kernels before 6.3 do not know the flag that makes the memory non-executable.
+        Err(Errno::INVAL) => memfd_create("polyloop", flags)?,
+        other => other?,
+    };
+    ftruncate(&fd, bytes)?;
+    fcntl_add_seals(&fd, SEALS)?;
+    Ok(fd)
+}
+
+/// The size in bytes of sealed memory, or `None` where `fd` lacks the seals and can't be trusted to keep its size.
+pub(crate) fn sealed_size(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    if !fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) {
+        return Ok(None);
+    }
+    Ok(u64::try_from(fstat(fd)?.st_size).ok())
+}
+
+/// A shared mapping, unmapped on drop. A forked child does not have it.
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+    owner: u32,
+}
+
+// SAFETY: the mapping is plain memory; who may touch it, and how, is decided by `Words`.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    pub(crate) fn new(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
+        // SAFETY: a fresh mapping chosen by the kernel; nothing else refers to these addresses.
+        let start =
+            unsafe { mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)? };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapping = Self { start, bytes, owner: std::process::id() };
+        // SAFETY: advice about the mapping just made; a forked child of a task must not reach the pool's queues.
+        unsafe { madvise(mapping.start.as_ptr().cast(), bytes, Advice::LinuxDontFork)? };
+        Ok(mapping)
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // In a forked child these addresses may already belong to something else.
+        if std::process::id() != self.owner {
+            return;
+        }
+        // SAFETY: this mapping was made by `new`, and every view of it keeps it alive, so none is left. Unmapping
+        // whole, existing mappings does not fail.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// A descriptor that becomes readable when rung: how a sleeping process is woken.
+#[derive(Debug)]
+pub struct Doorbell {
+    fd: OwnedFd,
+}
+
+impl Doorbell {
+    /// A silent doorbell, closed on exec.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { fd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+    }
+
+    /// A doorbell received from the process that made it.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Makes the descriptor readable. Ringing twice is ringing once.
+    pub fn ring(&self) -> io::Result<()> {
+        match rustix::io::write(&self.fd, &1u64.to_ne_bytes()) {
+            // The counter is full, so the sleeper has been rung already.
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the rings received so far, so that the descriptor can be waited on again.
+    pub fn silence(&self) -> io::Result<()> {
+        match rustix::io::read(&self.fd, &mut [0; 8]) {
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Doorbell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
