@@ -1,0 +1,271 @@
+//! The wire format: what goes through the rings between the manager and a worker.
+//!
+//! A record has a kind and a payload; most payloads begin with a task's number. What another process wrote is
+//! parsed into an enum here, or refused.
+
+use thiserror::Error;
+
+use crate::id::TaskId;
+use crate::worker::Stop;
+
+/// `extra` of a board entry whose function and arguments are fetched.
+pub const LARGE: u64 = 1;
+
+const VALUE: u32 = 1;
+const RAISED: u32 = 2;
+const CANCELLED: u32 = 3;
+const REJECTED: u32 = 4;
+const PIECE: u32 = 5;
+const READY: u32 = 16;
+const FAILED: u32 = 17;
+const RETIRING: u32 = 18;
+const FETCH: u32 = 19;
+
+const CANCEL: u32 = 32;
+const STOP: u32 = 33;
+const BYTES: u32 = 34;
+const LAST_BYTES: u32 = 35;
+
+const TASK: usize = 8;
+
+/// A frame that no correct peer writes.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum FrameError {
+    /// An unknown kind of record.
+    #[error("a frame of unknown kind {0}")]
+    Kind(u32),
+    /// Too short for its kind.
+    #[error("a frame of kind {kind} with only {len} bytes")]
+    Short {
+        /// The kind.
+        kind: u32,
+        /// Its length in bytes.
+        len: usize,
+    },
+}
+
+/// How an item ended in its worker. The bytes are the host's codec's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply<'a> {
+    /// It returned.
+    Value(&'a [u8]),
+    /// It raised.
+    Raised(&'a [u8]),
+    /// It was cancelled.
+    Cancelled,
+    /// Its function could not be made.
+    Rejected(&'a [u8]),
+}
+
+/// From a worker to the manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultFrame<'a> {
+    /// An item ended; earlier pieces come before these bytes.
+    Reply {
+        /// Which task.
+        task: TaskId,
+        /// How.
+        reply: Reply<'a>,
+    },
+    /// A piece of a reply too large for one record.
+    Piece {
+        /// Which task.
+        task: TaskId,
+        /// The next bytes.
+        bytes: &'a [u8],
+    },
+    /// The worker takes work.
+    Ready,
+    /// The worker could not be initialised.
+    Failed(&'a [u8]),
+    /// The worker has claimed its last item.
+    Retiring,
+    /// The worker has started a task whose bytes did not go into the slot, and needs them.
+    Fetch(TaskId),
+}
+
+impl<'a> ResultFrame<'a> {
+    /// The record's kind; its payload is left in `out`.
+    pub fn write(&self, out: &mut Vec<u8>) -> u32 {
+        out.clear();
+        let mut with_task = |task: TaskId, kind, bytes: &[u8]| {
+            out.extend_from_slice(&task.to_bits().to_le_bytes());
+            out.extend_from_slice(bytes);
+            kind
+        };
+        match *self {
+            Self::Reply { task, reply: Reply::Value(bytes) } => with_task(task, VALUE, bytes),
+            Self::Reply { task, reply: Reply::Raised(bytes) } => with_task(task, RAISED, bytes),
+            Self::Reply { task, reply: Reply::Cancelled } => with_task(task, CANCELLED, &[]),
+            Self::Reply { task, reply: Reply::Rejected(bytes) } => with_task(task, REJECTED, bytes),
+            Self::Piece { task, bytes } => with_task(task, PIECE, bytes),
+            Self::Fetch(task) => with_task(task, FETCH, &[]),
+            Self::Ready => READY,
+            Self::Retiring => RETIRING,
+            Self::Failed(bytes) => {
+                out.extend_from_slice(bytes);
+                FAILED
+            }
+        }
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`FrameError`] for what no correct worker writes.
+    pub fn parse(kind: u32, payload: &'a [u8]) -> Result<Self, FrameError> {
+        let reply = |reply: fn(&'a [u8]) -> Reply<'a>| {
+            split_task(kind, payload).map(|(task, bytes)| Self::Reply { task, reply: reply(bytes) })
+        };
+        match kind {
+            VALUE => reply(Reply::Value),
+            RAISED => reply(Reply::Raised),
+            CANCELLED => reply(|_| Reply::Cancelled),
+            REJECTED => reply(Reply::Rejected),
+            PIECE => split_task(kind, payload).map(|(task, bytes)| Self::Piece { task, bytes }),
+            FETCH => split_task(kind, payload).map(|(task, _)| Self::Fetch(task)),
+            READY => Ok(Self::Ready),
+            RETIRING => Ok(Self::Retiring),
+            FAILED => Ok(Self::Failed(payload)),
+            _ => Err(FrameError::Kind(kind)),
+        }
+    }
+}
+
+/// From the manager to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlFrame<'a> {
+    /// Cancel a task, if it runs here.
+    Cancel(TaskId),
+    /// Stop.
+    Stop(Stop),
+    /// Bytes of a task that was fetched.
+    Bytes {
+        /// Which task.
+        task: TaskId,
+        /// The next bytes.
+        bytes: &'a [u8],
+        /// Whether they are the last.
+        last: bool,
+    },
+}
+
+impl<'a> ControlFrame<'a> {
+    /// The record's kind; its payload is left in `out`.
+    pub fn write(&self, out: &mut Vec<u8>) -> u32 {
+        out.clear();
+        match *self {
+            Self::Cancel(task) => {
+                out.extend_from_slice(&task.to_bits().to_le_bytes());
+                CANCEL
+            }
+            Self::Stop(stop) => {
+                out.push(u8::from(stop == Stop::Now));
+                STOP
+            }
+            Self::Bytes { task, bytes, last } => {
+                out.extend_from_slice(&task.to_bits().to_le_bytes());
+                out.extend_from_slice(bytes);
+                if last { LAST_BYTES } else { BYTES }
+            }
+        }
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`FrameError`] for what no correct manager writes.
+    pub fn parse(kind: u32, payload: &'a [u8]) -> Result<Self, FrameError> {
+        match kind {
+            CANCEL => split_task(kind, payload).map(|(task, _)| Self::Cancel(task)),
+            STOP => match payload {
+                [0, ..] => Ok(Self::Stop(Stop::WhenDone)),
+                [_, ..] => Ok(Self::Stop(Stop::Now)),
+                [] => Err(FrameError::Short { kind, len: 0 }),
+            },
+            BYTES | LAST_BYTES => {
+                split_task(kind, payload).map(|(task, bytes)| Self::Bytes { task, bytes, last: kind == LAST_BYTES })
+            }
+            _ => Err(FrameError::Kind(kind)),
+        }
+    }
+}
+
+/// A fetched task's bytes in one run: the function's length, the function, the arguments.
+pub fn write_large(function: &[u8], arguments: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(TASK + function.len() + arguments.len());
+    bytes.extend_from_slice(&(function.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(function);
+    bytes.extend_from_slice(arguments);
+    bytes
+}
+
+/// The function and the arguments of a fetched task, or `None` where the lengths do not fit.
+pub fn split_large(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<TASK>()?;
+    rest.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)
+}
+
+fn split_task(kind: u32, payload: &[u8]) -> Result<(TaskId, &[u8]), FrameError> {
+    let (task, rest) = payload.split_first_chunk::<TASK>().ok_or(FrameError::Short { kind, len: payload.len() })?;
+    Ok((TaskId::from_bits(u64::from_le_bytes(*task)), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const T: TaskId = TaskId { index: 3, generation: 9 };
+
+    #[test]
+    fn result_frames_come_back_as_they_went_in() {
+        let frames = [
+            ResultFrame::Reply { task: T, reply: Reply::Value(b"v") },
+            ResultFrame::Reply { task: T, reply: Reply::Raised(b"e") },
+            ResultFrame::Reply { task: T, reply: Reply::Cancelled },
+            ResultFrame::Reply { task: T, reply: Reply::Rejected(b"") },
+            ResultFrame::Piece { task: T, bytes: b"p" },
+            ResultFrame::Ready,
+            ResultFrame::Failed(b"f"),
+            ResultFrame::Retiring,
+            ResultFrame::Fetch(T),
+        ];
+        let mut out = Vec::new();
+        for frame in frames {
+            let kind = frame.write(&mut out);
+            assert_eq!(ResultFrame::parse(kind, &out), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn control_frames_come_back_as_they_went_in() {
+        let frames = [
+            ControlFrame::Cancel(T),
+            ControlFrame::Stop(Stop::Now),
+            ControlFrame::Stop(Stop::WhenDone),
+            ControlFrame::Bytes { task: T, bytes: b"abc", last: false },
+            ControlFrame::Bytes { task: T, bytes: b"", last: true },
+        ];
+        let mut out = Vec::new();
+        for frame in frames {
+            let kind = frame.write(&mut out);
+            assert_eq!(ControlFrame::parse(kind, &out), Ok(frame));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_refused_or_parsed_but_never_a_panic(kind in 0u32..64, bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _ = ResultFrame::parse(kind, &bytes);
+            let _ = ControlFrame::parse(kind, &bytes);
+            let _ = split_large(&bytes);
+        }
+
+        #[test]
+        fn a_large_task_splits_where_it_was_joined(function in proptest::collection::vec(any::<u8>(), 0..40), arguments in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let bytes = write_large(&function, &arguments);
+            prop_assert_eq!(split_large(&bytes), Some((&function[..], &arguments[..])));
+        }
+    }
+}

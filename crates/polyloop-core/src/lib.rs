@@ -1,0 +1,26 @@
+//! Every decision of a pool, and no effect: the pool manager and the worker's protocol as state machines.
+//!
+//! Time and events go in, actions come out; nothing here knows processes, memory, clocks, threads or Python. The
+//! same code runs under asyncio, tokio, a thread and the simulator.
+#![forbid(unsafe_code)]
+
+mod bell;
+mod event;
+mod frame;
+mod id;
+mod pool;
+mod schedule;
+mod supervise;
+mod task;
+mod value;
+mod worker;
+
+pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
+pub use event::{Dead, Input, Output, Place, Refused, Report};
+pub use frame::{ControlFrame, FrameError, LARGE, Reply, ResultFrame, split_large, write_large};
+pub use id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
+pub use pool::{Pool, PoolConfig};
+pub use supervise::{Exit, StartError, State, WorkerView};
+pub use task::{Loss, Outcome, Submission};
+pub use value::{Value, ValueError, ValueReader, ValueWriter};
+pub use worker::{DEFER, Leave, PeerView, Stop, Worker, WorkerConfig};

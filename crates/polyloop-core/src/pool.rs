@@ -1,0 +1,308 @@
+//! The pool manager: which task runs when, what becomes of it, and which workers live.
+//!
+//! A deterministic state machine. The caller submits and cancels; the driver reports what happened with
+//! [`Pool::handle`] and carries out what [`Pool::poll_output`] says, until it says no more.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::event::{Input, Output, Refused, Report};
+use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
+use crate::schedule::Queue;
+use crate::supervise::{Stage, StartError, State, Supervisor, WorkerView};
+use crate::task::{Outcome, Submission, Task, TaskState, TaskTable, Wish};
+
+mod cancel;
+mod post;
+mod staff;
+mod undertake;
+
+/// The shape of a pool. Fixed for its life.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// Worker processes, at least 1.
+    pub processes: u16,
+    /// Task queues, each with workers of its own; at most as many as processes.
+    pub queues: u16,
+    /// Places for workers, including room for successors that start before their predecessors are gone.
+    pub seats: u16,
+    /// Slots of each queue's board.
+    pub slots: u32,
+    /// Items that go into one slot.
+    pub slot_items: u32,
+    /// Bytes that go into one slot.
+    pub slot_bytes: usize,
+    /// Function and arguments above this many bytes do not go into a slot; the worker fetches them.
+    pub inline_bytes: usize,
+    /// How long whoever is asked to end may take.
+    pub grace: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// A worker has not let go of a cancelled task.
+    CancelGrace(TaskId),
+    /// A worker that was told to end is killed.
+    Kill(WorkerId),
+    /// A start that was put off may be tried.
+    Start,
+}
+
+#[derive(Debug)]
+struct Call {
+    open: bool,
+    unfinished: usize,
+    weight: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Mode {
+    Open,
+    Closing,
+    Terminating,
+    Broken(StartError),
+}
+
+/// The pool manager's decisions.
+#[derive(Debug)]
+pub struct Pool {
+    config: PoolConfig,
+    mode: Mode,
+    tasks: TaskTable,
+    calls: BTreeMap<CallId, Call>,
+    last_call: u32,
+    queues: Vec<Queue>,
+    workers: Supervisor,
+    timers: BTreeSet<(Moment, Timer)>,
+    outputs: VecDeque<Output>,
+    /// Tasks whose callers have not been told.
+    unanswered: usize,
+    /// Whether [`Output::Closed`] has been said.
+    over: bool,
+}
+
+impl Pool {
+    /// A pool whose workers are about to be started.
+    ///
+    /// # Panics
+    /// When there are no processes or queues, or fewer seats or processes than needed: an error in the caller.
+    pub fn new(config: PoolConfig) -> Self {
+        assert!(config.queues >= 1 && config.processes >= config.queues, "every queue needs a worker");
+        assert!(config.seats >= config.processes, "every worker needs a seat");
+        let singles = Call { open: true, unfinished: 0, weight: 1 };
+        let mut pool = Self {
+            mode: Mode::Open,
+            tasks: TaskTable::default(),
+            calls: BTreeMap::from([(CallId::SINGLES, singles)]),
+            last_call: 0,
+            queues: (0..config.queues).map(|_| Queue::new(config.slots)).collect(),
+            workers: Supervisor::new(config.processes, config.queues, config.seats),
+            timers: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            unanswered: 0,
+            over: false,
+            config,
+        };
+        pool.start_workers(Moment::ZERO);
+        pool
+    }
+
+    /// Opens a call: tasks that belong together and are submitted as room appears. It counts as accepted work until
+    /// [`Self::end_call`]. Of two calls, the one with twice the weight gets twice the slots.
+    ///
+    /// # Errors
+    /// [`Refused`] when the pool takes no new work.
+    pub fn open_call(&mut self, weight: u32) -> Result<CallId, Refused> {
+        self.check_open()?;
+        self.last_call += 1;
+        let call = CallId(self.last_call);
+        self.calls.insert(call, Call { open: true, unfinished: 0, weight });
+        Ok(call)
+    }
+
+    /// No more tasks will be submitted to this call.
+    pub fn end_call(&mut self, now: Moment, call: CallId) {
+        if call == CallId::SINGLES {
+            return;
+        }
+        if let Some(entry) = self.calls.get_mut(&call) {
+            entry.open = false;
+        }
+        self.settle_call(call);
+        self.finish_if_done(now);
+    }
+
+    /// Accepts a task. It goes to the board with the next [`Self::flush`]. A queue that does not exist means the last.
+    ///
+    /// # Errors
+    /// [`Refused`] when the pool takes no new work, except for a call that was open before, and when the call has ended.
+    pub fn submit(&mut self, mut submission: Submission) -> Result<TaskId, Refused> {
+        let call = submission.call;
+        if call == CallId::SINGLES || self.mode != Mode::Closing {
+            self.check_open()?;
+        }
+        let last_queue = QueueIndex(self.config.queues - 1);
+        submission.queue = submission.queue.min(last_queue);
+        let entry = self.calls.get_mut(&call).filter(|call| call.open);
+        entry.ok_or(Refused::Closed)?.unfinished += 1;
+        self.unanswered += 1;
+        let queue = usize::from(submission.queue.0);
+        let id = self.tasks.insert(Task::new(submission));
+        self.queues[queue].push(call, id);
+        Ok(id)
+    }
+
+    /// Takes no new work, finishes what was accepted, then ends.
+    pub fn close(&mut self, now: Moment) {
+        if self.mode == Mode::Open {
+            self.mode = Mode::Closing;
+            self.finish_if_done(now);
+        }
+    }
+
+    /// Ends every task and every worker now. Workers get the grace to leave, then they are killed.
+    pub fn terminate(&mut self, now: Moment) {
+        if matches!(self.mode, Mode::Open | Mode::Closing) {
+            let wanted = self.tasks.iter().filter(|(_, task)| task.wish == Wish::Run).count();
+            if wanted > 0 {
+                self.outputs.push_back(Output::Report(Report::Terminated(wanted)));
+            }
+            self.mode = Mode::Terminating;
+            self.end_all(now, &Outcome::Terminated);
+        }
+    }
+
+    /// Takes note of something that happened.
+    pub fn handle(&mut self, now: Moment, input: Input) {
+        match input {
+            Input::Started { worker, pid } => self.started(now, worker, pid),
+            Input::NotStarted { worker, error } => self.not_started(now, worker, error),
+            Input::Ready(worker) => self.ready(now, worker),
+            Input::Failed { worker, error } => {
+                if let Some(worker) = self.workers.get_mut(worker) {
+                    worker.error = Some(StartError::Raised(error.into()));
+                }
+            }
+            Input::Retiring(worker) => self.retiring(now, worker),
+            Input::Outcome { worker, task, outcome } => self.outcome(now, worker, task, outcome),
+            Input::Retracted(task) => self.retracted(now, task),
+            Input::Owned { task, seat } => self.owned(task, seat),
+            Input::Reclaimed { queue, slot, owners } => self.reclaimed(queue, slot, &owners),
+            Input::Exited(dead) => self.exited(now, &dead),
+            Input::Timeout => (),
+        }
+        self.expire(now);
+    }
+
+    /// The next thing to do, if any.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Self::handle`] with [`Input::Timeout`], if nothing else happens before.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Tasks that have not ended for their callers.
+    pub fn unfinished(&self) -> usize {
+        self.unanswered
+    }
+
+    /// Whether tasks wait that are not on the board.
+    pub fn has_waiting(&self, queue: QueueIndex) -> bool {
+        self.queues[usize::from(queue.0)].has_waiting()
+    }
+
+    /// What the pool is doing.
+    pub fn state(&self) -> State {
+        match self.mode {
+            _ if self.over => State::Closed,
+            Mode::Terminating | Mode::Broken(_) => State::Terminating,
+            Mode::Closing => State::Closing,
+            Mode::Open if self.workers.is_failing() => State::Degraded,
+            Mode::Open if !self.workers.ever_ready() => State::Starting,
+            Mode::Open => State::Running,
+        }
+    }
+
+    /// The workers that have a process or are about to.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerView> {
+        self.workers.iter().map(|worker| WorkerView {
+            id: worker.id,
+            queue: worker.queue,
+            pid: worker.pid,
+            ready: worker.stage == Stage::Ready,
+        })
+    }
+
+    fn check_open(&self) -> Result<(), Refused> {
+        match &self.mode {
+            Mode::Open => Ok(()),
+            Mode::Broken(error) => Err(Refused::NoWorkers(error.clone())),
+            Mode::Closing | Mode::Terminating => Err(Refused::Closed),
+        }
+    }
+
+    fn outcome(&mut self, now: Moment, worker: WorkerId, id: TaskId, outcome: Outcome) {
+        let Some(task) = self.tasks.get(id) else {
+            return;
+        };
+        match task.state {
+            TaskState::Posted { .. } if self.workers.get(worker).is_some() => {
+                self.finish(now, id, outcome);
+            }
+            TaskState::Taken { worker: owner } if owner == worker => self.finish(now, id, outcome),
+            // From a worker that does not have it: a frame that comes late or from a confused process.
+            TaskState::Posted { .. } | TaskState::Taken { .. } | TaskState::Posting | TaskState::Waiting => (),
+        }
+    }
+
+    fn finish(&mut self, now: Moment, id: TaskId, outcome: Outcome) {
+        self.end(id, outcome);
+        self.finish_if_done(now);
+    }
+
+    /// Ends a task. Whoever calls this asks afterwards whether the pool is done.
+    fn end(&mut self, id: TaskId, outcome: Outcome) {
+        let Some(task) = self.tasks.remove(id) else {
+            return;
+        };
+        let call = task.submission.call;
+        if let Wish::Cancel { until } | Wish::Forget { until } = task.wish {
+            self.timers.remove(&(until, Timer::CancelGrace(id)));
+        }
+        if task.is_awaited() {
+            self.answer(id, call, task.submission.token, outcome);
+        }
+        self.settle_call(call);
+    }
+
+    fn answer(&mut self, task: TaskId, call: CallId, token: u64, outcome: Outcome) {
+        self.unanswered -= 1;
+        if let Some(call) = self.calls.get_mut(&call) {
+            call.unfinished -= 1;
+        }
+        self.outputs.push_back(Output::Deliver { task, call, token, outcome });
+    }
+
+    fn settle_call(&mut self, call: CallId) {
+        if self.calls.get(&call).is_some_and(|call| !call.open && call.unfinished == 0) {
+            self.calls.remove(&call);
+        }
+    }
+
+    fn expire(&mut self, now: Moment) {
+        while let Some((_, timer)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.pop_first();
+            match timer {
+                Timer::CancelGrace(id) => self.cancel_overdue(now, id),
+                Timer::Kill(worker) if self.workers.get(worker).is_some() => {
+                    self.outputs.push_back(Output::Kill { worker, gently: false });
+                }
+                Timer::Kill(_) => (),
+                Timer::Start => self.start_workers(now),
+            }
+        }
+    }
+}

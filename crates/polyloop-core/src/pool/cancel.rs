@@ -1,0 +1,82 @@
+//! Cancelling: off the queue, off the board, or in the worker that has the task, and what if that does not let go.
+
+use super::{Pool, Timer};
+use crate::event::{Output, Place};
+use crate::id::{CallId, Moment, TaskId};
+use crate::task::{Outcome, TaskState, Wish};
+
+impl Pool {
+    /// Asks for a task to be cancelled. Its outcome comes as for any other: at once if it never started, else when
+    /// its worker has answered, or after the grace.
+    pub fn cancel(&mut self, now: Moment, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(id).filter(|task| task.wish == Wish::Run) else {
+            return;
+        };
+        let until = now + self.config.grace;
+        task.wish = Wish::Cancel { until };
+        let (state, queue) = (task.state, task.submission.queue);
+        match state {
+            TaskState::Waiting => return self.finish(now, id, Outcome::Cancelled),
+            // It is taken off the board as soon as the driver has said where it is.
+            TaskState::Posting => (),
+            TaskState::Posted { slot, index } => {
+                self.outputs.push_back(Output::Retract { task: id, place: Place { queue, slot, index } });
+            }
+            TaskState::Taken { worker } => self.outputs.push_back(Output::Cancel { worker, task: id }),
+        }
+        self.timers.insert((until, Timer::CancelGrace(id)));
+    }
+
+    /// Cancels every task of a call and ends it.
+    pub fn cancel_call(&mut self, now: Moment, call: CallId) {
+        let ids: Vec<_> =
+            self.tasks.iter().filter(|(_, task)| task.submission.call == call).map(|(id, _)| id).collect();
+        for id in ids {
+            self.cancel(now, id);
+        }
+        self.end_call(now, call);
+    }
+
+    pub(super) fn retracted(&mut self, now: Moment, id: TaskId) {
+        if matches!(self.tasks.get(id), Some(task) if matches!(task.state, TaskState::Posted { .. })) {
+            self.finish(now, id, Outcome::Cancelled);
+        }
+    }
+
+    pub(super) fn owned(&mut self, id: TaskId, seat: u16) {
+        let Some(worker) = self.workers.seated(seat) else {
+            return;
+        };
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.state = TaskState::Taken { worker };
+            self.outputs.push_back(Output::Cancel { worker, task: id });
+        }
+    }
+
+    /// After the grace the caller waits no longer, and the worker gets the same time again to let go of the task, or
+    /// to leave. After that it is killed: it would be lost to all other tasks.
+    pub(super) fn cancel_overdue(&mut self, now: Moment, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let until = now + self.config.grace;
+        match (task.wish, task.state) {
+            (Wish::Forget { .. }, TaskState::Taken { worker }) => {
+                self.outputs.push_back(Output::Kill { worker, gently: false });
+            }
+            // Where it is will be known once the driver has tried to take it off the board.
+            (Wish::Forget { .. }, _) => {
+                task.wish = Wish::Forget { until };
+                self.timers.insert((until, Timer::CancelGrace(id)));
+            }
+            _ => {
+                task.wish = Wish::Forget { until };
+                let (call, token) = (task.submission.call, task.submission.token);
+                self.timers.insert((until, Timer::CancelGrace(id)));
+                self.answer(id, call, token, Outcome::Cancelled);
+                self.settle_call(call);
+                self.finish_if_done(now);
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The undertaker: what becomes of the tasks of a worker that is gone.
+
+use std::collections::BTreeSet;
+
+use super::{Pool, Timer};
+use crate::event::{Dead, Output, Place, Report};
+use crate::id::{Moment, TaskId};
+use crate::supervise::{Stage, StartError};
+use crate::task::{Loss, Outcome, TaskState, Wish};
+
+/// What became of a task whose worker died.
+enum Bereaved {
+    Retried,
+    Lost,
+    /// Nobody wanted it any more.
+    Cancelled,
+}
+
+impl Pool {
+    /// A worker's process is gone: gives back what it had not started, and retries or fails what it had.
+    pub(super) fn exited(&mut self, now: Moment, dead: &Dead) {
+        let Some(worker) = self.workers.remove(dead.worker) else {
+            return;
+        };
+        self.timers.retain(|(_, timer)| *timer != Timer::Kill(dead.worker));
+        for place in &dead.claimed {
+            if let Some(id) = self.at(*place) {
+                self.give_back(id);
+            }
+        }
+        let loss = |attempt| Loss { worker: dead.worker, pid: worker.pid, exit: dead.exit, attempt };
+        let (mut retried, mut lost) = (0, 0);
+        for id in self.running_in(dead) {
+            match self.bereave(id, loss) {
+                Bereaved::Retried => retried += 1,
+                Bereaved::Lost => lost += 1,
+                Bereaved::Cancelled => (),
+            }
+        }
+        match worker.stage {
+            Stage::Starting => {
+                self.start_failed(now, worker.error.unwrap_or(StartError::Exited(dead.exit)));
+            }
+            Stage::Retiring | Stage::Stopping if lost + retried == 0 => (),
+            Stage::Ready | Stage::Retiring | Stage::Stopping => {
+                let report = Report::Died { worker: dead.worker, pid: worker.pid, exit: dead.exit, retried, lost };
+                self.outputs.push_back(Output::Report(report));
+            }
+        }
+        self.start_workers(now);
+        self.finish_if_done(now);
+    }
+
+    /// Lets a task whose worker died while running it run again, or ends it.
+    fn bereave(&mut self, id: TaskId, loss: impl Fn(u32) -> Loss) -> Bereaved {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return Bereaved::Cancelled;
+        };
+        if task.wish != Wish::Run {
+            self.end(id, Outcome::Cancelled);
+            return Bereaved::Cancelled;
+        }
+        if task.attempt > task.submission.retries {
+            let attempt = task.attempt;
+            self.end(id, Outcome::Lost(loss(attempt)));
+            return Bereaved::Lost;
+        }
+        task.attempt += 1;
+        self.give_back(id);
+        Bereaved::Retried
+    }
+
+    /// The tasks that a dead worker had started and not finished.
+    pub(super) fn running_in(&self, dead: &Dead) -> BTreeSet<TaskId> {
+        let on_board = dead.taken.iter().filter_map(|place| self.at(*place));
+        let has = |id: &TaskId| match self.tasks.get(*id).map(|task| task.state) {
+            Some(TaskState::Taken { worker }) => worker == dead.worker,
+            Some(TaskState::Posted { .. }) => true,
+            Some(TaskState::Waiting | TaskState::Posting) | None => false,
+        };
+        let leased = dead.leased.iter().map(|bits| TaskId::from_bits(*bits)).filter(has);
+        let known = self.tasks.iter().filter(|(_, task)| task.state == TaskState::Taken { worker: dead.worker });
+        on_board.chain(leased).chain(known.map(|(id, _)| id)).collect()
+    }
+
+    /// The task that is still posted at a place.
+    pub(super) fn at(&self, place: Place) -> Option<TaskId> {
+        let Place { queue, slot, index } = place;
+        let id = self.queues.get(usize::from(queue.0))?.task_at(slot, index)?;
+        let task = self.tasks.get(id)?;
+        (task.state == TaskState::Posted { slot, index }).then_some(id)
+    }
+
+    /// Lets a task wait again, first in its queue, or ends it if nobody wants it any more.
+    pub(super) fn give_back(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        if task.wish != Wish::Run {
+            return self.end(id, Outcome::Cancelled);
+        }
+        task.state = TaskState::Waiting;
+        let (queue, call) = (task.submission.queue, task.submission.call);
+        self.queues[usize::from(queue.0)].push_front(call, id);
+    }
+}

@@ -1,0 +1,185 @@
+//! Tasks: what they carry, the states they move through, and how they end.
+//!
+//! ```text
+//!  Waiting --> Posting --> Posted --its slot is reclaimed--> Taken --outcome--> (gone)
+//!     ^                      |  `------------- outcome -------------------------^
+//!     `---------- its worker died, or it was retracted ---------'
+//! ```
+
+use std::sync::Arc;
+
+use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
+use crate::supervise::{Exit, StartError};
+
+/// What a caller asks for.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// The call it belongs to.
+    pub call: CallId,
+    /// The queue it goes to.
+    pub queue: QueueIndex,
+    /// The function, as the worker's codec reads it.
+    pub function: Arc<[u8]>,
+    /// The arguments, as the worker's codec reads them.
+    pub arguments: Arc<[u8]>,
+    /// How many times it may be run again when its worker dies.
+    pub retries: u32,
+    /// Given back with the outcome.
+    pub token: u64,
+}
+
+/// How a task ended. Every accepted task gets exactly one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It returned; the value as the worker's codec wrote it.
+    Value(Vec<u8>),
+    /// It raised; the exception as the worker's codec wrote it.
+    Raised(Vec<u8>),
+    /// It was cancelled, by the caller or by itself.
+    Cancelled,
+    /// The worker could not make the function out of its bytes; the reason as the worker's codec wrote it.
+    Rejected(Vec<u8>),
+    /// Its worker died while running it, and no retry was left.
+    Lost(Loss),
+    /// The pool was terminated first.
+    Terminated,
+    /// No worker could be started.
+    NoWorkers(StartError),
+}
+
+/// The end of a worker, as told to a task it was running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its process, where it was known.
+    pub pid: Option<u32>,
+    /// How it ended.
+    pub exit: Exit,
+    /// Which run of the task this was, from 1.
+    pub attempt: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TaskState {
+    Waiting,
+    /// The driver has been told to put it on the board.
+    Posting,
+    Posted {
+        slot: u32,
+        index: u32,
+    },
+    Taken {
+        worker: WorkerId,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Run,
+    /// Cancelled by the caller, who is told by this moment at the latest.
+    Cancel {
+        until: Moment,
+    },
+    /// Cancelled, and the caller has been told; kept until its worker lets go of it, or until then.
+    Forget {
+        until: Moment,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) submission: Submission,
+    pub(crate) state: TaskState,
+    pub(crate) wish: Wish,
+    pub(crate) attempt: u32,
+}
+
+impl Task {
+    pub(crate) fn new(submission: Submission) -> Self {
+        Self { submission, state: TaskState::Waiting, wish: Wish::Run, attempt: 1 }
+    }
+
+    /// Whether its caller still waits to be told how it ended.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !matches!(self.wish, Wish::Forget { .. })
+    }
+}
+
+#[derive(Debug)]
+struct Seat {
+    generation: u32,
+    task: Option<Task>,
+}
+
+/// All unfinished tasks, by id, in constant time.
+#[derive(Debug, Default)]
+pub(crate) struct TaskTable {
+    seats: Vec<Seat>,
+    free: Vec<u32>,
+}
+
+impl TaskTable {
+    pub(crate) fn insert(&mut self, task: Task) -> TaskId {
+        if let Some(index) = self.free.pop() {
+            let seat = &mut self.seats[index as usize];
+            seat.task = Some(task);
+            return TaskId { index, generation: seat.generation };
+        }
+        let index = self.seats.len() as u32;
+        self.seats.push(Seat { generation: 1, task: Some(task) });
+        TaskId { index, generation: 1 }
+    }
+
+    pub(crate) fn get(&self, id: TaskId) -> Option<&Task> {
+        self.seats.get(id.index as usize).filter(|seat| seat.generation == id.generation)?.task.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, id: TaskId) -> Option<&mut Task> {
+        self.seats.get_mut(id.index as usize).filter(|seat| seat.generation == id.generation)?.task.as_mut()
+    }
+
+    pub(crate) fn remove(&mut self, id: TaskId) -> Option<Task> {
+        let seat = self.seats.get_mut(id.index as usize).filter(|seat| seat.generation == id.generation)?;
+        let task = seat.task.take()?;
+        seat.generation = seat.generation.wrapping_add(1).max(1);
+        self.free.push(id.index);
+        Some(task)
+    }
+
+    pub(crate) fn ids(&self) -> Vec<TaskId> {
+        self.iter().map(|(id, _)| id).collect()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (TaskId, &Task)> {
+        self.seats.iter().enumerate().filter_map(|(index, seat)| {
+            let id = TaskId { index: index as u32, generation: seat.generation };
+            seat.task.as_ref().map(|task| (id, task))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_id_never_finds_a_new_task() {
+        let submission = Submission {
+            call: CallId::SINGLES,
+            queue: QueueIndex(0),
+            function: Arc::from(*b"f"),
+            arguments: Arc::from(*b""),
+            retries: 0,
+            token: 0,
+        };
+        let mut table = TaskTable::default();
+        let old = table.insert(Task::new(submission.clone()));
+        assert!(table.remove(old).is_some());
+        let new = table.insert(Task::new(submission));
+        assert_eq!(old.index, new.index);
+        assert!(table.get(old).is_none() && table.remove(old).is_none() && table.get(new).is_some());
+        assert_ne!(TaskId::from_bits(new.to_bits()), old);
+        assert_eq!(table.ids(), [new]);
+    }
+}

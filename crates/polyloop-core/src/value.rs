@@ -1,0 +1,194 @@
+//! The codec for simple values: the few types that most small tasks carry, in a byte or nine each.
+//!
+//! A value is a tag and its content; a sequence is a tag, a count and that many values. Everything else is bytes
+//! that the host's own codec wrote, under [`Value::Other`].
+
+use thiserror::Error;
+
+const NONE: u8 = 0;
+const FALSE: u8 = 1;
+const TRUE: u8 = 2;
+const INT: u8 = 3;
+const FLOAT: u8 = 4;
+const TEXT: u8 = 5;
+const BYTES: u8 = 6;
+const TUPLE: u8 = 7;
+const LIST: u8 = 8;
+const OTHER: u8 = 9;
+
+/// One step of a written value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// Nothing.
+    None,
+    /// A truth value.
+    Bool(bool),
+    /// An integer of at most 64 bits.
+    Int(i64),
+    /// A double.
+    Float(f64),
+    /// Text.
+    Text(&'a str),
+    /// Bytes.
+    Bytes(&'a [u8]),
+    /// A tuple; so many values follow.
+    Tuple(u32),
+    /// A list; so many values follow.
+    List(u32),
+    /// What the host's codec wrote.
+    Other(&'a [u8]),
+}
+
+/// Bytes that are not a value.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum ValueError {
+    /// They end within a value.
+    #[error("a value ends too early")]
+    Truncated,
+    /// They begin with an unknown tag.
+    #[error("a value of unknown type {0}")]
+    Tag(u8),
+    /// Text that is not UTF-8.
+    #[error("text that is not UTF-8")]
+    Text,
+}
+
+/// Writes values one after the other.
+#[derive(Debug)]
+pub struct ValueWriter<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl<'a> ValueWriter<'a> {
+    /// Appends to `out`.
+    pub fn new(out: &'a mut Vec<u8>) -> Self {
+        Self { out }
+    }
+
+    /// Writes one step. After a sequence's head its values follow.
+    pub fn write(&mut self, value: Value<'_>) {
+        match value {
+            Value::None => self.out.push(NONE),
+            Value::Bool(false) => self.out.push(FALSE),
+            Value::Bool(true) => self.out.push(TRUE),
+            Value::Int(int) => self.fixed(INT, &int.to_le_bytes()),
+            Value::Float(float) => self.fixed(FLOAT, &float.to_le_bytes()),
+            Value::Text(text) => self.counted(TEXT, text.as_bytes()),
+            Value::Bytes(bytes) => self.counted(BYTES, bytes),
+            Value::Tuple(len) => self.fixed(TUPLE, &len.to_le_bytes()),
+            Value::List(len) => self.fixed(LIST, &len.to_le_bytes()),
+            Value::Other(bytes) => self.counted(OTHER, bytes),
+        }
+    }
+
+    /// Bytes written so far, to go back to with [`Self::rewind`].
+    pub fn mark(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Forgets what was written since `mark`.
+    pub fn rewind(&mut self, mark: usize) {
+        self.out.truncate(mark);
+    }
+
+    fn fixed(&mut self, tag: u8, content: &[u8]) {
+        self.out.push(tag);
+        self.out.extend_from_slice(content);
+    }
+
+    fn counted(&mut self, tag: u8, content: &[u8]) {
+        self.fixed(tag, &(content.len() as u64).to_le_bytes());
+        self.out.extend_from_slice(content);
+    }
+}
+
+/// Reads values one after the other.
+#[derive(Clone, Debug)]
+pub struct ValueReader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> ValueReader<'a> {
+    /// Reads from the start of `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// The next step.
+    ///
+    /// # Errors
+    /// [`ValueError`] when the bytes are no value.
+    pub fn read(&mut self) -> Result<Value<'a>, ValueError> {
+        let [tag] = self.array()?;
+        Ok(match tag {
+            NONE => Value::None,
+            FALSE => Value::Bool(false),
+            TRUE => Value::Bool(true),
+            INT => Value::Int(i64::from_le_bytes(self.array()?)),
+            FLOAT => Value::Float(f64::from_le_bytes(self.array()?)),
+            TEXT => Value::Text(std::str::from_utf8(self.counted()?).map_err(|_| ValueError::Text)?),
+            BYTES => Value::Bytes(self.counted()?),
+            TUPLE => Value::Tuple(self.count()?),
+            LIST => Value::List(self.count()?),
+            OTHER => Value::Other(self.counted()?),
+            _ => return Err(ValueError::Tag(tag)),
+        })
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], ValueError> {
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(ValueError::Truncated)?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    fn counted(&mut self) -> Result<&'a [u8], ValueError> {
+        let len = usize::try_from(u64::from_le_bytes(self.array()?)).map_err(|_| ValueError::Truncated)?;
+        let (content, rest) = self.rest.split_at_checked(len).ok_or(ValueError::Truncated)?;
+        self.rest = rest;
+        Ok(content)
+    }
+
+    /// A sequence's length, which can't exceed the bytes left: each value takes one at least.
+    fn count(&mut self) -> Result<u32, ValueError> {
+        let len = u32::from_le_bytes(self.array()?);
+        if len as usize > self.rest.len() { Err(ValueError::Truncated) } else { Ok(len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn values_come_back_as_they_went_in() {
+        let values = [
+            Value::Tuple(9),
+            Value::None,
+            Value::Bool(true),
+            Value::Bool(false),
+            Value::Int(i64::MIN),
+            Value::Float(-0.5),
+            Value::Text("größer"),
+            Value::Bytes(b"\0\xff"),
+            Value::List(1),
+            Value::Other(b"pickle"),
+        ];
+        let mut bytes = Vec::new();
+        let mut writer = ValueWriter::new(&mut bytes);
+        values.iter().for_each(|value| writer.write(*value));
+        let mut reader = ValueReader::new(&bytes);
+        for value in values {
+            assert_eq!(reader.read(), Ok(value));
+        }
+        assert_eq!(reader.read(), Err(ValueError::Truncated));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let mut reader = ValueReader::new(&bytes);
+            while reader.read().is_ok() {}
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The worker's half of the protocol: when it claims, when it leaves work to a peer, and when it leaves.
+
+use std::time::Duration;
+
+/// How long a worker leaves an item to an idle peer before it takes the item itself.
+pub const DEFER: Duration = Duration::from_micros(500);
+
+/// How many times items are left to a peer that does nothing: it may be stopped, or busy.
+const FRUITLESS_MAX: u32 = 6;
+/// How many times in a row items are left to peers of whatever kind: one that does something all the time may still
+/// not be able to take them, as it may serve another queue.
+const IN_A_ROW_MAX: u32 = 16;
+/// A peer is idler if it has fewer items by more than this part of ours, so that a balanced pair of workers with many
+/// items each does not wait for the other all the time.
+const SLACK_DIVISOR: u32 = 8;
+
+/// What a worker is told when it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerConfig {
+    /// Items it runs at the same time, at least 1.
+    pub concurrency: u32,
+    /// Items it runs in its life; 0 for no limit.
+    pub max_tasks: u64,
+}
+
+/// What a worker sees of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Changes whenever the peer does anything.
+    pub state: u64,
+    /// Items it runs.
+    pub in_flight: u32,
+    /// Items it would take.
+    pub room: u32,
+}
+
+/// How often items were left to a peer since it was last seen to do something.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watch {
+    state: u64,
+    fruitless: u32,
+}
+
+/// How a worker is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Claim nothing more, finish what runs, leave.
+    WhenDone,
+    /// Cancel what runs, leave.
+    Now,
+}
+
+/// Whether a worker leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// There is, or may be, work.
+    Stay,
+    /// Everything is done and published.
+    Leave,
+}
+
+/// The worker's decisions.
+#[derive(Debug)]
+pub struct Worker {
+    config: WorkerConfig,
+    in_flight: u32,
+    claimed: u64,
+    /// Outcomes that did not fit into the result ring yet.
+    unpublished: usize,
+    stop: Option<Stop>,
+    watches: Vec<Watch>,
+    /// Items left to peers since this worker last took one.
+    deferred_in_a_row: u32,
+}
+
+impl Worker {
+    /// A worker that has claimed nothing yet.
+    pub fn new(config: WorkerConfig) -> Self {
+        let concurrency = config.concurrency.max(1);
+        let config = WorkerConfig { concurrency, ..config };
+        Self { config, in_flight: 0, claimed: 0, unpublished: 0, stop: None, watches: Vec::new(), deferred_in_a_row: 0 }
+    }
+
+    /// How many more items it would start now.
+    pub fn room(&self) -> u32 {
+        if self.stop.is_some() || self.unpublished > 0 {
+            return 0;
+        }
+        let free = self.config.concurrency - self.in_flight;
+        match self.config.max_tasks {
+            0 => free,
+            max => u32::try_from(max - self.claimed).map_or(free, |left| left.min(free)),
+        }
+    }
+
+    /// Items started and not finished.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// It has claimed an item and starts it. Says whether it was the last it may.
+    pub fn claimed(&mut self) -> bool {
+        self.in_flight += 1;
+        self.claimed += 1;
+        self.deferred_in_a_row = 0;
+        self.claimed == self.config.max_tasks
+    }
+
+    /// An item ended.
+    pub fn finished(&mut self) {
+        self.in_flight -= 1;
+    }
+
+    /// So many outcomes wait for room in the result ring.
+    pub fn set_unpublished(&mut self, outcomes: usize) {
+        self.unpublished = outcomes;
+    }
+
+    /// It was told to stop. A gentle word does not take back a firm one.
+    pub fn stop(&mut self, stop: Stop) {
+        if self.stop != Some(Stop::Now) {
+            self.stop = Some(stop);
+        }
+    }
+
+    /// Whether it was told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_some()
+    }
+
+    /// Whether the next item is left to a peer for [`DEFER`]: while this worker runs some items already, and a peer
+    /// that has done something lately runs fewer. The peers are always given in the same order.
+    pub fn defers(&mut self, peers: impl IntoIterator<Item = PeerView>) -> bool {
+        let mine = self.in_flight;
+        if mine == 0 || self.deferred_in_a_row == IN_A_ROW_MAX {
+            return false;
+        }
+        let mut defers = false;
+        for (index, peer) in peers.into_iter().enumerate() {
+            if index == self.watches.len() {
+                self.watches.push(Watch::default());
+            }
+            let watch = &mut self.watches[index];
+            if watch.state != peer.state {
+                *watch = Watch { state: peer.state, fruitless: 0 };
+            }
+            let idler = peer.room > 0 && peer.in_flight.saturating_add(mine / SLACK_DIVISOR) < mine;
+            if idler && watch.fruitless < FRUITLESS_MAX {
+                watch.fruitless += 1;
+                defers = true;
+            }
+        }
+        self.deferred_in_a_row += u32::from(defers);
+        defers
+    }
+
+    /// Whether it is time to leave.
+    pub fn leave(&self) -> Leave {
+        let retired = self.config.max_tasks != 0 && self.claimed == self.config.max_tasks;
+        let ends = self.stop.is_some() || retired;
+        if ends && self.in_flight == 0 && self.unpublished == 0 { Leave::Leave } else { Leave::Stay }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(concurrency: u32, max_tasks: u64) -> Worker {
+        Worker::new(WorkerConfig { concurrency, max_tasks })
+    }
+
+    #[test]
+    fn it_claims_up_to_its_concurrency() {
+        let mut worker = worker(2, 0);
+        assert_eq!(worker.room(), 2);
+        worker.claimed();
+        worker.claimed();
+        assert_eq!(worker.room(), 0);
+        worker.finished();
+        assert_eq!(worker.room(), 1);
+    }
+
+    #[test]
+    fn its_life_in_tasks_is_exact_at_any_concurrency() {
+        let mut worker = worker(16, 3);
+        assert_eq!(worker.room(), 3);
+        assert!(!worker.claimed() && !worker.claimed() && worker.claimed());
+        assert_eq!((worker.room(), worker.leave()), (0, Leave::Stay));
+        (0..3).for_each(|_| worker.finished());
+        assert_eq!(worker.leave(), Leave::Leave);
+    }
+
+    #[test]
+    fn unpublished_outcomes_keep_it_from_claiming_and_from_leaving() {
+        let mut worker = worker(2, 0);
+        worker.set_unpublished(1);
+        worker.stop(Stop::WhenDone);
+        assert_eq!((worker.room(), worker.leave()), (0, Leave::Stay));
+        worker.set_unpublished(0);
+        assert_eq!(worker.leave(), Leave::Leave);
+    }
+
+    fn peer(state: u64, in_flight: u32) -> PeerView {
+        PeerView { state, in_flight, room: 8 }
+    }
+
+    #[test]
+    fn a_peer_that_does_something_all_the_time_but_never_takes_an_item_does_not_hold_it_up_for_ever() {
+        let mut worker = worker(8, 0);
+        worker.claimed();
+        let times = (0..1_000).filter(|&state| worker.defers([peer(state, 0)])).count();
+        assert_eq!(times, IN_A_ROW_MAX as usize);
+        worker.claimed();
+        assert!(worker.defers([peer(1_001, 0)]), "another item is another matter");
+    }
+
+    #[test]
+    fn it_leaves_items_to_an_idler_peer_while_that_is_of_use() {
+        let mut worker = worker(8, 0);
+        assert!(!worker.defers([peer(1, 0)]), "with nothing in flight it takes the item");
+        worker.claimed();
+        assert!(!worker.defers([peer(1, 1)]), "the peer has as many");
+        assert!(!worker.defers([PeerView { room: 0, ..peer(1, 0) }]), "the peer takes none");
+        let waited = (0..20).take_while(|_| worker.defers([peer(1, 0)])).count();
+        assert_eq!(waited, FRUITLESS_MAX as usize, "the peer did nothing");
+        assert!(worker.defers([peer(2, 0)]), "it has moved since");
+    }
+
+    #[test]
+    fn with_many_items_in_flight_a_small_difference_is_none() {
+        let mut worker = worker(128, 0);
+        for _ in 0..64 {
+            worker.claimed();
+        }
+        assert!(!worker.defers([peer(1, 56)]));
+        assert!(worker.defers([peer(1, 55)]));
+    }
+}

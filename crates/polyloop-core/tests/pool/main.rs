@@ -1,0 +1,6 @@
+//! The pool manager's behaviour, one test for each, through its inputs and outputs alone.
+
+mod ends;
+mod stage;
+mod tasks;
+mod workers;

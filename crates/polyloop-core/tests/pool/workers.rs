@@ -1,0 +1,180 @@
+//! What becomes of tasks and of the pool when workers die, retire or fail to start.
+
+use std::time::Duration;
+
+use polyloop_core::{
+    Exit, Input, Loss, Outcome, Output, PoolConfig, Refused, Report, StartError, State, Submission, WorkerId,
+};
+
+use crate::stage::{CONFIG, FIRST, Stage, task, value};
+
+const KILLED: Exit = Exit::Signal(9);
+const SECOND: WorkerId = WorkerId { seat: 0, generation: 2 };
+
+fn refused() -> StartError {
+    StartError::Refused("no".into())
+}
+
+#[test]
+fn a_task_claimed_but_not_started_runs_again_and_spends_no_retry() {
+    let mut stage = Stage::ready();
+    let id = stage.submit(task(1));
+    let place = stage.place(id);
+    // The lease is recorded before the item is taken, so it is found in both places.
+    stage.dies(FIRST, KILLED, |dead| {
+        dead.claimed = vec![place];
+        dead.leased = vec![id.to_bits()];
+    });
+    assert_eq!(stage.delivered(), []);
+    assert_eq!(stage.board[1].tasks, [id], "on the board again");
+    stage.is_ready(SECOND);
+    stage.outcome(SECOND, id, value());
+    assert_eq!(stage.delivered(), [(1, value())]);
+    assert_eq!(stage.reports(), [Report::Died { worker: FIRST, pid: Some(100), exit: KILLED, retried: 0, lost: 0 }]);
+}
+
+#[test]
+fn a_started_task_without_retries_is_lost_with_what_is_known_of_its_worker() {
+    let mut stage = Stage::ready();
+    let id = stage.submit(task(1));
+    let place = stage.place(id);
+    stage.dies(FIRST, KILLED, |dead| dead.taken = vec![place]);
+    let loss = Loss { worker: FIRST, pid: Some(100), exit: KILLED, attempt: 1 };
+    assert_eq!(stage.delivered(), [(1, Outcome::Lost(loss))]);
+}
+
+#[test]
+fn a_started_task_runs_again_as_often_as_its_retries_say() {
+    let mut stage = Stage::ready();
+    let id = stage.submit(Submission { retries: 2, ..task(1) });
+    for generation in 1..=3 {
+        assert_eq!(stage.delivered(), []);
+        let worker = WorkerId { seat: 0, generation };
+        stage.is_ready(worker);
+        stage.taken(id, worker);
+        stage.dies(worker, KILLED, |_| ());
+    }
+    assert!(matches!(stage.delivered()[..], [(1, Outcome::Lost(Loss { attempt: 3, .. }))]));
+}
+
+#[test]
+fn a_task_found_on_the_board_and_in_a_lease_is_counted_once() {
+    let mut stage = Stage::ready();
+    let id = stage.submit(Submission { retries: 1, ..task(1) });
+    let place = stage.place(id);
+    stage.dies(FIRST, KILLED, |dead| {
+        dead.taken = vec![place];
+        dead.leased = vec![id.to_bits(), id.to_bits()];
+    });
+    assert!(matches!(stage.reports()[..], [Report::Died { retried: 1, lost: 0, .. }]));
+}
+
+#[test]
+fn a_lease_on_a_task_that_another_worker_has_or_nobody_costs_nothing() {
+    let mut stage = Stage::new(PoolConfig { processes: 2, ..CONFIG });
+    let other = WorkerId { seat: 1, generation: 1 };
+    stage.is_ready(FIRST);
+    stage.is_ready(other);
+    let ended = stage.submit(task(1));
+    stage.outcome(FIRST, ended, value());
+    let foreign = stage.submit(task(2));
+    stage.taken(foreign, other);
+    stage.dies(FIRST, KILLED, |dead| {
+        dead.leased = vec![ended.to_bits(), foreign.to_bits(), u64::MAX];
+    });
+    assert_eq!(stage.delivered(), [(1, value())]);
+}
+
+#[test]
+fn a_cancelled_task_whose_worker_dies_is_cancelled_not_lost_and_not_retried() {
+    let mut stage = Stage::ready();
+    let id = stage.submit(Submission { retries: 5, ..task(1) });
+    stage.taken(id, FIRST);
+    stage.cancel(id);
+    stage.dies(FIRST, KILLED, |_| ());
+    assert_eq!(stage.delivered(), [(1, Outcome::Cancelled)]);
+}
+
+#[test]
+fn a_dead_worker_is_replaced_at_once_under_a_new_name() {
+    let mut stage = Stage::ready();
+    stage.dies(FIRST, KILLED, |_| ());
+    assert_eq!(stage.started(), [SECOND]);
+    stage.dies(FIRST, KILLED, |_| ());
+    assert_eq!(stage.reports().len(), 1, "a second notice is no second death");
+}
+
+#[test]
+fn a_retiring_workers_successor_starts_before_it_is_gone() {
+    let mut stage = Stage::ready();
+    stage.handle(Input::Retiring(FIRST));
+    let successor = WorkerId { seat: 1, generation: 1 };
+    assert_eq!(stage.started(), [successor]);
+    stage.dies(FIRST, Exit::Code(0), |_| ());
+    assert_eq!(stage.started(), [successor], "its seat is not filled again");
+    assert_eq!(stage.reports(), [], "it left as it should");
+}
+
+#[test]
+fn an_initialiser_that_fails_before_any_worker_was_ready_ends_every_task_with_its_error() {
+    let mut stage = Stage::new(CONFIG);
+    stage.submit(task(1));
+    stage.submit(task(2));
+    stage.handle(Input::Started { worker: FIRST, pid: 100 });
+    stage.handle(Input::Failed { worker: FIRST, error: b"boom".into() });
+    assert_eq!(stage.delivered(), [], "its process is about to leave");
+    stage.dies(FIRST, Exit::Code(1), |_| ());
+    let error = StartError::Raised(b"boom"[..].into());
+    let ended = Outcome::NoWorkers(error.clone());
+    assert_eq!(stage.delivered(), [(1, ended.clone()), (2, ended)]);
+    assert_eq!(stage.pool.submit(task(3)), Err(Refused::NoWorkers(error.clone())));
+    assert_eq!(stage.pool.open_call(1), Err(Refused::NoWorkers(error)));
+    assert!(stage.is_closed());
+}
+
+#[test]
+fn start_failures_after_a_healthy_worker_degrade_the_pool_until_one_is_ready_again() {
+    let mut stage = Stage::ready();
+    stage.dies(FIRST, KILLED, |_| ());
+    stage.outputs.clear();
+    stage.handle(Input::NotStarted { worker: SECOND, error: refused() });
+    assert_eq!(stage.reports(), [Report::Degraded(refused())]);
+    assert_eq!(stage.pool.state(), State::Degraded);
+    assert_eq!(stage.started(), [], "not at once");
+    let at = stage.pool.poll_timeout().expect("it tries again");
+    stage.pass(at);
+    let [third] = stage.started()[..] else { panic!("one start: {:?}", stage.outputs) };
+    stage.handle(Input::NotStarted { worker: third, error: refused() });
+    assert_eq!(stage.reports().len(), 1, "one line for each change");
+    let again = stage.pool.poll_timeout().unwrap() - stage.now;
+    assert!(again > at, "the wait grows");
+    stage.pass(again);
+    let fourth = *stage.started().last().unwrap();
+    stage.is_ready(fourth);
+    assert_eq!(stage.reports().last(), Some(&Report::Recovered));
+    assert_eq!(stage.pool.state(), State::Running);
+}
+
+#[test]
+fn when_a_worker_is_ready_again_the_others_start_at_once() {
+    let mut stage = Stage::new(PoolConfig { processes: 2, ..CONFIG });
+    let other = WorkerId { seat: 1, generation: 1 };
+    stage.handle(Input::NotStarted { worker: other, error: StartError::Exited(KILLED) });
+    stage.outputs.clear();
+    stage.is_ready(FIRST);
+    assert_eq!(stage.started().len(), 1);
+}
+
+#[test]
+fn tasks_wait_through_a_time_without_workers() {
+    let mut stage = Stage::ready();
+    stage.dies(FIRST, KILLED, |_| ());
+    stage.handle(Input::NotStarted { worker: SECOND, error: refused() });
+    let id = stage.submit(task(1));
+    stage.pass(Duration::from_secs(60));
+    let worker = *stage.started().last().unwrap();
+    stage.is_ready(worker);
+    stage.outcome(worker, id, value());
+    assert_eq!(stage.delivered(), [(1, value())]);
+    assert_eq!(stage.count(|o| matches!(o, Output::Kill { .. })), 0, "nobody is killed for it");
+}
