@@ -1,0 +1,126 @@
+//! The client: submits, cancels, closes and terminates, on the manager's loop, and takes note of every outcome.
+
+use std::collections::BTreeMap;
+
+use polyloop_core::{CallId, Outcome, Pool, QueueIndex, Submission, TaskId};
+
+use crate::scenario::{Action, CallPlan};
+use crate::site::{Event, Site};
+
+#[derive(Debug, Default)]
+struct OpenCall {
+    id: Option<CallId>,
+    ended: bool,
+    waiting: Vec<usize>,
+    unfinished: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    calls: Vec<OpenCall>,
+    ids: BTreeMap<usize, TaskId>,
+}
+
+impl Client {
+    pub(crate) fn new(site: &Site) -> Self {
+        let plans = &site.scenario.tasks;
+        let of = |call| {
+            let tokens = (0..plans.len()).rev().filter(|token| plans[*token].call == Some(call));
+            OpenCall { waiting: tokens.collect(), ..OpenCall::default() }
+        };
+        Self { calls: (0..site.scenario.calls.len()).map(of).collect(), ids: BTreeMap::new() }
+    }
+
+    pub(crate) fn act(&mut self, pool: &mut Pool, site: &mut Site, action: Action) {
+        site.trace("client", || format!("{action:?}"));
+        match action {
+            Action::Submit(token) => {
+                self.submit(pool, site, token, CallId::SINGLES);
+            }
+            // It may have been cancelled before it was opened.
+            Action::Open(call) if self.calls[call].ended => (),
+            Action::Open(call) => {
+                self.calls[call].id = pool.open_call(site.scenario.calls[call].weight).ok();
+                self.refill(pool, site, call);
+            }
+            Action::Cancel(token) => self.cancel(pool, site, token),
+            Action::CancelCall(call) => self.cancel_call(pool, site, call),
+            Action::Close => pool.close(site.now),
+            Action::Terminate => {
+                site.ledger.terminated();
+                pool.terminate(site.now);
+            }
+        }
+    }
+
+    pub(crate) fn delivered(&mut self, pool: &mut Pool, site: &mut Site, token: usize, outcome: &Outcome) {
+        site.trace("client", || format!("task {token} ended: {outcome:?}"));
+        site.ledger.delivered(token, outcome);
+        let Some(call) = site.scenario.tasks[token].call else { return };
+        self.calls[call].unfinished -= 1;
+        let failed = matches!(outcome, Outcome::Raised(_) | Outcome::Lost(_));
+        if failed && site.scenario.calls[call].gives_up {
+            self.cancel_call(pool, site, call);
+        } else {
+            self.refill(pool, site, call);
+        }
+    }
+
+    /// Submits a call's tasks up to its window, and ends it after the last.
+    fn refill(&mut self, pool: &mut Pool, site: &mut Site, call: usize) {
+        let Some(id) = self.calls[call].id else { return };
+        let CallPlan { window, .. } = site.scenario.calls[call];
+        while self.calls[call].unfinished < window {
+            let Some(token) = self.calls[call].waiting.pop() else { break };
+            if self.submit(pool, site, token, id) {
+                self.calls[call].unfinished += 1;
+            } else {
+                self.calls[call].waiting.clear();
+            }
+        }
+        if self.calls[call].waiting.is_empty() && !self.calls[call].ended {
+            self.calls[call].ended = true;
+            pool.end_call(site.now, id);
+        }
+    }
+
+    fn submit(&mut self, pool: &mut Pool, site: &mut Site, token: usize, call: CallId) -> bool {
+        let plan = &site.scenario.tasks[token];
+        let submission = Submission {
+            call,
+            queue: QueueIndex(plan.queue),
+            function: plan.function[..].into(),
+            arguments: plan.arguments[..].into(),
+            retries: plan.retries,
+            token: token as u64,
+        };
+        let endless = plan.behaviour.is_endless();
+        let Ok(id) = pool.submit(submission) else { return false };
+        self.ids.insert(token, id);
+        site.ledger.accepted(token, id);
+        if endless {
+            let at = site.now + site.rng.micros(0..=20_000);
+            site.schedule(at, Event::Action(Action::Cancel(token)));
+        }
+        true
+    }
+
+    fn cancel(&mut self, pool: &mut Pool, site: &mut Site, token: usize) {
+        if let Some(id) = self.ids.get(&token) {
+            site.ledger.cancelled(token);
+            pool.cancel(site.now, *id);
+        }
+    }
+
+    fn cancel_call(&mut self, pool: &mut Pool, site: &mut Site, call: usize) {
+        self.calls[call].waiting.clear();
+        self.calls[call].ended = true;
+        let Some(id) = self.calls[call].id else { return };
+        for (token, plan) in site.scenario.tasks.iter().enumerate() {
+            if plan.call == Some(call) && site.ledger.is_accepted(token) {
+                site.ledger.cancelled(token);
+            }
+        }
+        pool.cancel_call(site.now, id);
+    }
+}

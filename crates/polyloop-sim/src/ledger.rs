@@ -1,0 +1,264 @@
+//! The ledger: what really happened to each task and each process, and what must never have. Actors write down what
+//! they do; the first entry that breaks a promise is the run's violation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use polyloop_core::{Loss, Outcome, Report, TaskId, WorkerId};
+
+use crate::scenario::{Behaviour, Scenario};
+
+#[derive(Clone, Debug, Default)]
+struct Entry {
+    accepted: bool,
+    cancelled: bool,
+    /// Start marks.
+    takes: u32,
+    /// Its outcome is in a result ring.
+    published: bool,
+    running_in: Option<usize>,
+    delivered: bool,
+    retries: u32,
+    queue: usize,
+}
+
+/// One worker process.
+#[derive(Clone, Debug)]
+struct Life {
+    worker: WorkerId,
+    takes: u64,
+    alive: bool,
+    /// It left because it was done or told to.
+    left: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    entries: Vec<Entry>,
+    behaviours: Vec<Behaviour>,
+    max_tasks: u64,
+    tokens: BTreeMap<u64, usize>,
+    lives: Vec<Life>,
+    /// Start marks by queue.
+    pub(crate) starts: Vec<u64>,
+    /// Workers reported dead, workers that must have been, and those that tasks were lost with.
+    reported: BTreeSet<WorkerId>,
+    expected: BTreeSet<WorkerId>,
+    bereaving: BTreeSet<WorkerId>,
+    terminated: bool,
+    pub(crate) closed: bool,
+    pub(crate) violation: Option<String>,
+    /// How often what happened, to see that a sweep reaches all of it.
+    pub(crate) tally: BTreeMap<&'static str, u64>,
+}
+
+impl Ledger {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
+        let entry = |plan: &crate::scenario::Plan| Entry {
+            retries: plan.retries,
+            queue: plan.queue.into(),
+            ..Entry::default()
+        };
+        Self {
+            entries: scenario.tasks.iter().map(entry).collect(),
+            behaviours: scenario.tasks.iter().map(|plan| plan.behaviour).collect(),
+            max_tasks: scenario.worker.max_tasks,
+            tokens: BTreeMap::new(),
+            lives: Vec::new(),
+            starts: vec![0; scenario.pool.queues.into()],
+            reported: BTreeSet::new(),
+            expected: BTreeSet::new(),
+            bereaving: BTreeSet::new(),
+            terminated: false,
+            closed: false,
+            violation: None,
+            tally: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.tally.entry(what).or_default() += 1;
+    }
+
+    /// Notes a violation. The first one counts.
+    pub(crate) fn violate(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    pub(crate) fn demand(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.violate(what());
+        }
+    }
+
+    pub(crate) fn accepted(&mut self, token: usize, id: TaskId) {
+        self.entries[token].accepted = true;
+        self.tokens.insert(id.to_bits(), token);
+    }
+
+    /// A caller no longer wants a task. Nobody asks once the pool is terminated.
+    pub(crate) fn cancelled(&mut self, token: usize) {
+        self.entries[token].cancelled |= !self.terminated;
+    }
+
+    pub(crate) fn is_unfinished(&self, token: usize) -> bool {
+        self.entries[token].accepted && !self.entries[token].delivered
+    }
+
+    pub(crate) fn is_accepted(&self, token: usize) -> bool {
+        self.entries[token].accepted
+    }
+
+    pub(crate) fn terminated(&mut self) {
+        self.terminated = true;
+    }
+
+    /// Tasks that their callers still want.
+    fn wanted(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.accepted && !entry.delivered && !entry.cancelled).count()
+    }
+
+    /// The task that these bits from shared memory name.
+    pub(crate) fn token_of(&mut self, bits: u64) -> usize {
+        let token = self.tokens.get(&bits).copied();
+        self.demand(token.is_some(), || format!("a worker got a task that was never submitted: {bits:#x}"));
+        token.unwrap_or(0)
+    }
+
+    pub(crate) fn process(&mut self, worker: WorkerId) {
+        self.lives.push(Life { worker, takes: 0, alive: true, left: false });
+    }
+
+    /// A worker has marked a task as started.
+    pub(crate) fn taken(&mut self, token: usize, process: usize) {
+        let life = &mut self.lives[process];
+        life.takes += 1;
+        let (worker, takes, max) = (life.worker, life.takes, self.max_tasks);
+        self.demand(max == 0 || takes <= max, || format!("worker {worker} took its task {takes} of at most {max}"));
+        let entry = &mut self.entries[token];
+        entry.takes += 1;
+        self.starts[entry.queue] += 1;
+        let (takes, retries, published) = (entry.takes, entry.retries, entry.published);
+        self.count(if takes == 1 { "tasks started" } else { "tasks started again" });
+        self.demand(takes <= retries + 1, || format!("task {token} started {takes} times with {retries} retries"));
+        self.demand(!published, || format!("task {token} started again although its outcome was in a ring"));
+    }
+
+    /// A task's code begins to run.
+    pub(crate) fn runs(&mut self, token: usize, process: usize) {
+        let elsewhere = self.entries[token].running_in.filter(|other| self.lives[*other].alive);
+        self.demand(elsewhere.is_none(), || format!("task {token} runs in two processes at the same time"));
+        let (takes, starts) = (self.entries[token].takes, self.lives[process].takes);
+        self.demand(takes > 0 && starts > 0, || format!("task {token} runs without a start mark"));
+        self.entries[token].running_in = Some(process);
+    }
+
+    pub(crate) fn ended(&mut self, token: usize) {
+        self.entries[token].running_in = None;
+    }
+
+    pub(crate) fn published(&mut self, token: usize) {
+        self.entries[token].published = true;
+    }
+
+    pub(crate) fn died(&mut self, process: usize) {
+        self.lives[process].alive = false;
+        self.count("processes ended");
+    }
+
+    /// A worker leaves of its own accord: told to, or after its last task.
+    pub(crate) fn leaves(&mut self, process: usize, told: bool) {
+        let life = &mut self.lives[process];
+        life.left = true;
+        let (worker, takes, max) = (life.worker, life.takes, self.max_tasks);
+        self.demand(told || takes == max, || format!("worker {worker} left after {takes} tasks, not {max}"));
+    }
+
+    /// The manager has been told of a death that it must report.
+    pub(crate) fn must_report(&mut self, worker: WorkerId) {
+        self.expected.insert(worker);
+    }
+
+    pub(crate) fn report(&mut self, report: &Report) {
+        self.demand(!self.closed, || format!("{report:?} after Closed"));
+        match report {
+            Report::Died { worker, .. } => {
+                let new = self.reported.insert(*worker);
+                self.demand(new, || format!("worker {worker} reported dead twice"));
+                let left = self.lives.iter().any(|life| life.worker == *worker && life.left);
+                self.demand(!left, || format!("worker {worker} reported dead although it left"));
+            }
+            Report::Terminated(count) => {
+                let wanted = self.wanted();
+                self.demand(*count == wanted, || format!("{count} terminated, but {wanted} were wanted"));
+            }
+            Report::Degraded(_) => self.count("pools degraded"),
+            Report::Recovered => self.count("pools recovered"),
+        }
+    }
+
+    pub(crate) fn delivered(&mut self, token: usize, outcome: &Outcome) {
+        let entry = &mut self.entries[token];
+        let again = std::mem::replace(&mut entry.delivered, true);
+        let entry = entry.clone();
+        self.demand(entry.accepted && !again, || format!("task {token} ended twice, now with {outcome:?}"));
+        self.demand(!self.closed, || format!("task {token} ended after Closed"));
+        self.count(kind(outcome));
+        let possible = match outcome {
+            Outcome::Value(_) | Outcome::Raised(_) | Outcome::Rejected(_) => {
+                entry.published && is_outcome_of(token, self.behaviours[token], outcome)
+            }
+            Outcome::Cancelled => entry.cancelled,
+            Outcome::Terminated => self.terminated,
+            Outcome::NoWorkers(_) => true,
+            Outcome::Lost(loss) => self.is_due(&entry, loss),
+        };
+        self.demand(possible, || format!("task {token} ended with {outcome:?}: {entry:?}"));
+    }
+
+    /// Whether a task may be given up: each start allowed to it was made, and none was invented.
+    fn is_due(&mut self, entry: &Entry, loss: &Loss) -> bool {
+        self.bereaving.insert(loss.worker);
+        !entry.published && entry.takes == entry.retries + 1 && loss.attempt == entry.takes
+    }
+
+    /// What must hold when all is over.
+    pub(crate) fn settle(&mut self) {
+        let open: Vec<_> = (0..self.entries.len()).filter(|token| self.is_unfinished(*token)).collect();
+        self.demand(open.is_empty(), || format!("the pool is closed and tasks {open:?} never ended"));
+        let due = self.expected.union(&self.bereaving);
+        let missing: Vec<_> = due.filter(|worker| !self.reported.contains(worker)).copied().collect();
+        self.demand(missing.is_empty(), || format!("the death of {missing:?} was never reported"));
+    }
+}
+
+fn kind(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Value(_) => "outcomes: value",
+        Outcome::Raised(_) => "outcomes: raised",
+        Outcome::Rejected(_) => "outcomes: rejected",
+        Outcome::Cancelled => "outcomes: cancelled",
+        Outcome::Lost(_) => "outcomes: lost with a worker",
+        Outcome::Terminated => "outcomes: terminated",
+        Outcome::NoWorkers(_) => "outcomes: no workers",
+    }
+}
+
+/// The bytes that a task of this token returns or raises.
+pub(crate) fn reply_bytes(token: usize, behaviour: Behaviour) -> Vec<u8> {
+    let len = if let Behaviour::ReturnLarge(len) = behaviour { len } else { 4 };
+    let mut bytes: Vec<u8> = (0..len).map(|at| (at + token) as u8).collect();
+    bytes[..4].copy_from_slice(&(token as u32).to_le_bytes());
+    bytes
+}
+
+fn is_outcome_of(token: usize, behaviour: Behaviour, outcome: &Outcome) -> bool {
+    let expected = reply_bytes(token, behaviour);
+    match (behaviour, outcome) {
+        (Behaviour::Raise, Outcome::Raised(bytes)) | (Behaviour::Reject, Outcome::Rejected(bytes)) => {
+            *bytes == expected
+        }
+        (Behaviour::Raise | Behaviour::Reject, _) => false,
+        (_, Outcome::Value(bytes)) => *bytes == expected,
+        _ => false,
+    }
+}

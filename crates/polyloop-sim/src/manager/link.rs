@@ -1,0 +1,243 @@
+//! Moving bytes and ringing bells: the manager's effects on shared memory.
+
+use polyloop_core::{
+    ControlFrame, Dead, Exit, Input, NAP, Outcome, Place, QueueIndex, Reply, Rest, ResultFrame, State, TaskId,
+    WorkerId, whom_to_ring, write_large,
+};
+use polyloop_shm::{Phase, Reclaimed, SlotIndex};
+
+use super::seat::Seat;
+use super::{Manager, Op};
+use crate::sabotage::Sabotage;
+use crate::site::Site;
+
+/// Control frames other than fetched bytes that may wait for a worker, for each item it can run.
+const CONTROL_WAITING_MAX: usize = 8;
+
+impl Manager {
+    pub(super) fn read(&mut self, site: &mut Site, seat: u16, left: u32) {
+        if left > 0 && self.read_one(site, seat) {
+            self.next([Op::Read { seat, left: left - 1 }]);
+        } else {
+            self.next([Op::GiveRoom { seat }]);
+        }
+    }
+
+    fn read_one(&mut self, site: &mut Site, index: u16) -> bool {
+        let mut payload = Vec::new();
+        let Some(seat) = self.seats.get_mut(&index) else { return false };
+        let worker = seat.worker;
+        let record = match seat.results.pop(&mut payload) {
+            Ok(Some(record)) => record,
+            Ok(None) => return false,
+            Err(corrupt) => {
+                site.ledger.violate(format!("{worker}: {corrupt}"));
+                return false;
+            }
+        };
+        match ResultFrame::parse(record.kind, &payload) {
+            Ok(frame) => self.frame(site, worker, frame),
+            Err(error) => site.ledger.violate(format!("{worker}: {error}")),
+        }
+        true
+    }
+
+    fn frame(&mut self, site: &mut Site, worker: WorkerId, frame: ResultFrame<'_>) {
+        let Some(seat) = self.seat(worker) else { return };
+        let input = match frame {
+            ResultFrame::Piece { task, bytes } => {
+                return seat.pieces.entry(task).or_default().extend_from_slice(bytes);
+            }
+            ResultFrame::Fetch(task) => {
+                site.ledger.count("large tasks fetched");
+                return self.fetch(worker, task);
+            }
+            ResultFrame::Reply { task, reply } => {
+                let outcome = whole(seat, task, reply);
+                self.outcomes += 1;
+                Input::Outcome { worker, task, outcome }
+            }
+            ResultFrame::Ready => {
+                seat.ready = true;
+                Input::Ready(worker)
+            }
+            ResultFrame::Failed(error) => Input::Failed { worker, error: error.to_vec() },
+            ResultFrame::Retiring => {
+                seat.retiring = true;
+                Input::Retiring(worker)
+            }
+        };
+        self.handle(site, input);
+    }
+
+    fn fetch(&mut self, worker: WorkerId, task: TaskId) {
+        let bytes = self.pool.bytes_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
+        match (bytes, self.seat(worker)) {
+            (Some(bytes), Some(seat)) => seat.send_large(task, &bytes),
+            (None, Some(seat)) => seat.send(ControlFrame::Cancel(task)),
+            (_, None) => (),
+        }
+    }
+
+    pub(super) fn give_room(&mut self, site: &Site, index: u16) {
+        let Some(seat) = self.seats.get_mut(&index) else { return };
+        if seat.results.writer_waits() && !site.sabotages(Sabotage::RoomUntold) {
+            let process = seat.process;
+            self.next([Op::Ding { process }]);
+        }
+    }
+
+    pub(super) fn last_words(&mut self, site: &mut Site, worker: WorkerId, exit: Exit) {
+        let more = !site.sabotages(Sabotage::LastWordsUnread) && self.read_one(site, worker.seat);
+        self.next([if more { Op::LastWords { worker, exit } } else { Op::Bury { worker, exit } }]);
+    }
+
+    pub(super) fn bury(&mut self, site: &mut Site, worker: WorkerId, exit: Exit) {
+        let Some(seat) = self.seats.remove(&worker.seat) else { return };
+        let (mut claimed, mut taken) = (Vec::new(), Vec::new());
+        for (queue, board) in (0..).map(QueueIndex).zip(&self.boards) {
+            for (slot, index, phase) in board.owned_by(worker.seat) {
+                let place = Place { queue, slot: slot.0, index };
+                if phase == Phase::Claimed && !site.sabotages(Sabotage::BoardUnscanned) {
+                    board.bury(slot, index);
+                    site.ledger.count("items buried unstarted");
+                    claimed.push(place);
+                } else if phase == Phase::Taken && !site.sabotages(Sabotage::BoardUnscanned) {
+                    taken.push(place);
+                }
+            }
+        }
+        if site.sabotages(Sabotage::ClaimedCountsAsStarted) {
+            taken.append(&mut claimed);
+        }
+        let open = matches!(self.pool.state(), State::Starting | State::Running | State::Degraded);
+        if open && seat.ready && !seat.retiring && !seat.stopping {
+            site.ledger.must_report(worker);
+        }
+        let leased = seat.leases.held();
+        self.handle(site, Input::Exited(Dead { worker, exit, claimed, taken, leased }));
+        let state = self.pool.state();
+        let known = !open || seat.ready || !matches!(state, State::Starting | State::Running);
+        site.ledger.demand(known, || format!("{worker} failed to start, and the pool is {state:?}"));
+    }
+
+    pub(super) fn reclaim(&mut self, site: &mut Site, queue: u16, slot: u32) {
+        if slot + 1 < site.scenario.pool.slots {
+            self.next([Op::Reclaim { queue, slot: slot + 1 }]);
+        }
+        self.reclaim_one(site, queue, slot);
+    }
+
+    fn reclaim_one(&mut self, site: &mut Site, queue: u16, slot: u32) -> bool {
+        let Some(Reclaimed { owners }) = self.boards[usize::from(queue)].reclaim(SlotIndex(slot)) else {
+            return false;
+        };
+        self.handle(site, Input::Reclaimed { queue: QueueIndex(queue), slot, owners });
+        true
+    }
+
+    /// Puts one waiting control frame into the ring; the worker is told after the last that fits. It rings back when
+    /// it has made room for the others.
+    pub(super) fn pump(&mut self, site: &mut Site, index: u16) {
+        let concurrency = site.scenario.worker.concurrency as usize;
+        let Some(seat) = self.seats.get_mut(&index) else { return };
+        let waiting = seat.outgoing.iter().filter(|(_, bytes)| bytes.len() <= size_of::<u64>()).count();
+        let bounded = waiting <= CONTROL_WAITING_MAX * concurrency;
+        site.ledger.demand(bounded, || format!("{waiting} control frames wait for one worker"));
+        let sent = seat.outgoing.front().is_some_and(|(kind, bytes)| seat.control.push(*kind, bytes).is_ok());
+        if sent {
+            seat.outgoing.pop_front();
+            seat.owes_ring = true;
+            self.next([Op::Pump { seat: index }]);
+            return;
+        }
+        if !seat.outgoing.is_empty() {
+            site.ledger.count("control rings full");
+        }
+        if std::mem::take(&mut seat.owes_ring) {
+            self.next([Op::Tell { seat: index }]);
+        }
+    }
+
+    pub(super) fn tell(&mut self, index: u16) {
+        let Some(seat) = self.seats.get_mut(&index) else { return };
+        if seat.ringer.must_ring() {
+            let process = seat.process;
+            self.next([Op::Ding { process }]);
+        }
+    }
+
+    pub(super) fn ring_for(&mut self, queue: u16, items: usize) {
+        let seats: Vec<_> = self.seats.iter().filter(|(_, seat)| seat.queue.0 == queue).collect();
+        let loads: Vec<_> = seats.iter().map(|(_, seat)| seat.load()).collect();
+        let mut chosen = Vec::new();
+        whom_to_ring(&loads, items, &mut chosen);
+        let tells: Vec<_> = chosen.iter().map(|&at| Op::Tell { seat: *seats[at].0 }).collect();
+        self.next(tells);
+    }
+
+    pub(super) fn rest(&mut self, site: &mut Site) {
+        // A nap ends with the look that follows it; the client's calls leave it alone.
+        if self.nap.is_none() && self.resting.after(site.now, self.outcomes, self.pool.unfinished()) == Rest::Nap {
+            self.nap = Some(site.now + NAP);
+            site.ledger.count("naps");
+        }
+        if self.nap.is_some() {
+            return self.next([Op::Watch, Op::Sleep]);
+        }
+        self.sleeper.announce();
+        if site.sabotages(Sabotage::ManagerSleepsUnchecked) {
+            return self.next([Op::Watch, Op::Sleep]);
+        }
+        self.next([Op::Recheck, Op::Watch, Op::Sleep]);
+    }
+
+    /// Looks at everything once more after the announcement; what is found begins another turn.
+    pub(super) fn recheck(&mut self, site: &mut Site) {
+        let unread = self.seats.values_mut().any(|seat| seat.results.is_ready());
+        let freed = (0..self.boards.len() as u16).any(|queue| self.frees(site, queue));
+        if unread || freed {
+            self.begin_turn(site);
+        }
+    }
+
+    /// Reclaims one slot that waiting tasks could use.
+    fn frees(&mut self, site: &mut Site, queue: u16) -> bool {
+        self.pool.has_waiting(QueueIndex(queue))
+            && (0..site.scenario.pool.slots).any(|slot| self.reclaim_one(site, queue, slot))
+    }
+
+    /// While items wait that a sleeper not rung could take, rings one when it is time, and looks again.
+    pub(super) fn watch(&mut self, site: &mut Site) {
+        if site.sabotages(Sabotage::NoSecondRing) {
+            return;
+        }
+        let due = self.look_again.is_some_and(|at| at <= site.now);
+        let mut wanted = false;
+        for queue in 0..self.boards.len() as u16 {
+            let can_ring = |seat: &Seat| seat.queue.0 == queue && seat.load().can_ring && seat.load().room > 0;
+            if self.boards[usize::from(queue)].has_unclaimed() && self.seats.values().any(can_ring) {
+                wanted = true;
+                if due {
+                    site.ledger.count("second rings");
+                    self.next([Op::RingFor { queue, items: 1 }]);
+                }
+            }
+        }
+        self.set_look_again(site, wanted);
+    }
+}
+
+fn whole(seat: &mut Seat, task: TaskId, reply: Reply<'_>) -> Outcome {
+    let mut whole = |bytes: &[u8]| {
+        let mut whole = seat.pieces.remove(&task).unwrap_or_default();
+        whole.extend_from_slice(bytes);
+        whole
+    };
+    match reply {
+        Reply::Value(bytes) => Outcome::Value(whole(bytes)),
+        Reply::Raised(bytes) => Outcome::Raised(whole(bytes)),
+        Reply::Rejected(bytes) => Outcome::Rejected(whole(bytes)),
+        Reply::Cancelled => Outcome::Cancelled,
+    }
+}

@@ -1,0 +1,170 @@
+//! The items that a worker runs: an event loop on virtual time.
+
+use polyloop_core::{Exit, Moment, Reply, ResultFrame, Stop, TaskId, split_large};
+use polyloop_shm::LeaseIndex;
+
+use super::{Op, Pause, Process};
+use crate::ledger::reply_bytes;
+use crate::scenario::Behaviour;
+use crate::site::Site;
+
+/// How a process ends that an item ends.
+const EXIT: Exit = Exit::Code(7);
+/// How a worker leaves whose item ignored its cancellation.
+const GRACE_EXIT: Exit = Exit::Code(77);
+/// How long an item takes, at most, to give in to its cancellation.
+const CANCEL_MICROS_MAX: u64 = 200;
+
+/// What a claim was for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claimed {
+    pub(super) task: TaskId,
+    pub(super) token: usize,
+    /// Its bytes are not in the slot.
+    pub(super) large: bool,
+}
+
+/// An item that was claimed and has not ended.
+#[derive(Debug)]
+pub(super) struct Job {
+    task: TaskId,
+    token: usize,
+    lease: LeaseIndex,
+    state: JobState,
+}
+
+#[derive(Debug)]
+enum JobState {
+    /// Its bytes are on their way.
+    Fetching(Vec<u8>),
+    /// It has its bytes; its turn comes.
+    Loaded,
+    /// It ends by itself then.
+    Running(Moment),
+    /// It ends then, cancelled.
+    Cancelled(Moment),
+    /// It was cancelled and goes on; its worker leaves then.
+    Stubborn(Moment),
+}
+
+impl Job {
+    /// When something happens to it.
+    pub(super) fn due(&self) -> Option<Moment> {
+        match self.state {
+            JobState::Fetching(_) | JobState::Loaded => None,
+            JobState::Running(at) | JobState::Cancelled(at) | JobState::Stubborn(at) => Some(at),
+        }
+    }
+}
+
+impl Process {
+    /// Begins an item, or fetches what it needs.
+    pub(super) fn start(&mut self, claimed: Claimed, lease: LeaseIndex) {
+        let Claimed { task, token, large } = claimed;
+        let state = if large { JobState::Fetching(Vec::new()) } else { JobState::Loaded };
+        self.jobs.push(Job { task, token, lease, state });
+        if large {
+            self.send(&ResultFrame::Fetch(task), None);
+            self.next([Op::Publish, Op::Tell]);
+        } else {
+            self.next([Op::Run(task)]);
+        }
+    }
+
+    /// Takes in bytes of an item that was fetched, and runs it after the last.
+    pub(super) fn fetched(&mut self, site: &mut Site, task: TaskId, bytes: &[u8], last: bool) {
+        let Some(job) = self.jobs.iter_mut().find(|job| job.task == task) else { return };
+        let JobState::Fetching(whole) = &mut job.state else { return };
+        whole.extend_from_slice(bytes);
+        if last {
+            let (token, whole) = (job.token, std::mem::take(whole));
+            job.state = JobState::Loaded;
+            match split_large(&whole) {
+                Some((function, arguments)) => self.check_bytes(site, token, function, arguments),
+                None => site.ledger.violate(format!("task {token} was fetched as {} bytes of nonsense", whole.len())),
+            }
+            self.next([Op::Publish, Op::Tell, Op::Run(task)]);
+        }
+    }
+
+    pub(super) fn check_bytes(&self, site: &mut Site, token: usize, function: &[u8], arguments: &[u8]) {
+        let plan = &site.scenario.tasks[token];
+        let intact = plan.function == function && plan.arguments == arguments;
+        site.ledger.demand(intact, || format!("task {token} arrived with other bytes"));
+    }
+
+    pub(super) fn run(&mut self, site: &mut Site, task: TaskId) {
+        let Some(job) = self.jobs.iter_mut().find(|job| job.task == task) else { return };
+        site.ledger.runs(job.token, self.index);
+        let (ends, pause) = match site.scenario.tasks[job.token].behaviour {
+            Behaviour::Return | Behaviour::Raise | Behaviour::Reject | Behaviour::ReturnLarge(_) => (site.now, None),
+            Behaviour::Sleep(time) => (site.now + time, None),
+            Behaviour::Forever | Behaviour::Stubborn => (Moment::MAX, None),
+            Behaviour::Block(time) => (site.now + time, Some(Pause::Busy(site.now + time))),
+            Behaviour::Hang => (Moment::MAX, Some(Pause::Busy(Moment::MAX))),
+            Behaviour::Exit => return self.exit(site, EXIT),
+        };
+        job.state = JobState::Running(ends);
+        self.pause = pause;
+        self.next([Op::EndDue]);
+    }
+
+    /// Ends one item that is due, then the next.
+    pub(super) fn end_due(&mut self, site: &mut Site) {
+        let due = |job: &Job| job.due().is_some_and(|at| at <= site.now);
+        let Some(at) = self.jobs.iter().position(due) else { return };
+        if matches!(self.jobs[at].state, JobState::Stubborn(_)) {
+            return self.exit(site, GRACE_EXIT);
+        }
+        self.next([Op::Publish, Op::EndDue]);
+        self.end(site, at);
+    }
+
+    pub(super) fn cancel(&mut self, site: &mut Site, task: TaskId) {
+        if let Some(at) = self.jobs.iter().position(|job| job.task == task) {
+            self.cancel_at(site, at);
+        }
+    }
+
+    pub(super) fn stop(&mut self, site: &mut Site, stop: Stop) {
+        self.core.stop(stop);
+        if stop == Stop::Now {
+            (0..self.jobs.len()).rev().for_each(|at| self.cancel_at(site, at));
+        }
+    }
+
+    fn cancel_at(&mut self, site: &mut Site, at: usize) {
+        let job = &mut self.jobs[at];
+        match job.state {
+            JobState::Fetching(_) | JobState::Loaded => {
+                job.state = JobState::Cancelled(site.now);
+                self.end(site, at);
+            }
+            JobState::Running(ends) if ends > site.now => {
+                let stubborn = site.scenario.tasks[job.token].behaviour == Behaviour::Stubborn;
+                job.state = if stubborn {
+                    JobState::Stubborn(site.now + site.scenario.pool.grace)
+                } else {
+                    JobState::Cancelled(site.now + site.rng.micros(0..=CANCEL_MICROS_MAX))
+                };
+            }
+            JobState::Running(_) | JobState::Cancelled(_) | JobState::Stubborn(_) => (),
+        }
+    }
+
+    /// Replies for an item and forgets it.
+    fn end(&mut self, site: &mut Site, at: usize) {
+        let Job { task, token, lease, state } = self.jobs.remove(at);
+        site.ledger.ended(token);
+        let behaviour = site.scenario.tasks[token].behaviour;
+        let bytes = reply_bytes(token, behaviour);
+        let reply = match behaviour {
+            _ if matches!(state, JobState::Cancelled(_)) => Reply::Cancelled,
+            Behaviour::Raise => Reply::Raised(&bytes),
+            Behaviour::Reject => Reply::Rejected(&bytes),
+            _ => Reply::Value(&bytes),
+        };
+        self.reply(site, task, token, lease, reply);
+        self.core.finished();
+    }
+}

@@ -1,0 +1,226 @@
+//! What a seed stands for: the shape of the pool, the tasks, what the client does and when, and how often what fails.
+//! Everything is small, so that full boards, full rings and empty rooms are the rule.
+
+use std::time::Duration;
+
+use polyloop_core::{Moment, PoolConfig, WorkerConfig};
+
+use crate::rng::Rng;
+
+/// What a task does once it has started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Behaviour {
+    Return,
+    Raise,
+    Reject,
+    /// Returns so many bytes.
+    ReturnLarge(usize),
+    /// Keeps its worker's loop busy.
+    Block(Duration),
+    Sleep(Duration),
+    /// Waits until it is cancelled.
+    Forever,
+    /// Waits, and ignores its cancellation; its worker leaves after the grace.
+    Stubborn,
+    /// Keeps its worker's loop busy until that is killed.
+    Hang,
+    /// Ends its process.
+    Exit,
+}
+
+impl Behaviour {
+    pub(crate) fn is_endless(self) -> bool {
+        matches!(self, Self::Forever | Self::Stubborn | Self::Hang)
+    }
+}
+
+/// A task to be; its token is its place in the list.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) behaviour: Behaviour,
+    pub(crate) retries: u32,
+    pub(crate) queue: u16,
+    pub(crate) call: Option<usize>,
+    pub(crate) function: Vec<u8>,
+    pub(crate) arguments: Vec<u8>,
+}
+
+/// A call that submits its tasks as earlier ones end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallPlan {
+    pub(crate) weight: u32,
+    pub(crate) window: usize,
+    /// Whether the first failure cancels the rest.
+    pub(crate) gives_up: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Submit(usize),
+    Open(usize),
+    Cancel(usize),
+    CancelCall(usize),
+    Close,
+    Terminate,
+}
+
+/// How often something goes wrong: once in so many times, 0 for never.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Faults {
+    pub(crate) kill_steps: u64,
+    pub(crate) kills_max: u32,
+    pub(crate) stall_steps: u64,
+    pub(crate) stall_max: Duration,
+    pub(crate) start_fails: u64,
+    pub(crate) start_fails_max: u32,
+    pub(crate) late_ring: u64,
+    pub(crate) wake_steps: u64,
+    pub(crate) repeated_frame: u64,
+    /// Nothing goes wrong after this.
+    pub(crate) until: Moment,
+}
+
+/// Liberties that the link has.
+#[derive(Clone, Debug)]
+pub(crate) struct Habits {
+    /// The manager is rung after each outcome, not once for many.
+    pub(crate) rings_each: bool,
+    /// Records read of one ring before the next one's turn.
+    pub(crate) records_per_look: u32,
+    /// SIGTERM ends a worker at once, rather than asking it to stop.
+    pub(crate) dies_of_term: bool,
+    /// An actor goes on rather than letting another step, so many times in eight.
+    pub(crate) inertia: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) pool: PoolConfig,
+    pub(crate) worker: WorkerConfig,
+    pub(crate) result_words: usize,
+    pub(crate) control_words: usize,
+    pub(crate) tasks: Vec<Plan>,
+    pub(crate) calls: Vec<CallPlan>,
+    pub(crate) actions: Vec<(Moment, Action)>,
+    pub(crate) faults: Faults,
+    pub(crate) habits: Habits,
+}
+
+impl Scenario {
+    pub(crate) fn from_seed(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let (pool, worker) = shape(&mut rng);
+        let horizon = rng.pick(&[2_000, 20_000, 100_000]);
+        let end = end(&mut rng, horizon);
+        let calls: Vec<_> = (0..rng.below(3)).map(|_| call(&mut rng)).collect();
+        let most = rng.pick(&[8, 24, 24, 24, 24, 24, 24, 60, 60, 200]);
+        let tasks: Vec<_> = (0..rng.within(1..=most)).map(|token| task(&mut rng, token, &pool, calls.len())).collect();
+        let mut actions = end;
+        for (token, _) in tasks.iter().enumerate().filter(|(_, task)| task.call.is_none()) {
+            actions.push((rng.micros(0..=horizon), Action::Submit(token)));
+        }
+        for call in 0..calls.len() {
+            actions.push((rng.micros(0..=horizon / 2), Action::Open(call)));
+            if rng.once_in(4) {
+                actions.push((rng.micros(0..=horizon), Action::CancelCall(call)));
+            }
+        }
+        for _ in 0..rng.below(5) {
+            actions.push((rng.micros(0..=horizon), Action::Cancel(rng.below(tasks.len() as u64) as usize)));
+        }
+        actions.sort_by_key(|(at, _)| *at);
+        let faults = faults(&mut rng, horizon);
+        let habits = habits(&mut rng);
+        let (result_words, control_words) = (rng.pick(&[16, 16, 32, 64, 1024]), rng.pick(&[16, 16, 32, 512]));
+        Self { pool, worker, result_words, control_words, tasks, calls, actions, faults, habits }
+    }
+}
+
+fn shape(rng: &mut Rng) -> (PoolConfig, WorkerConfig) {
+    let processes = rng.within(1..=4) as u16;
+    let slot_bytes = rng.pick(&[32, 64, 128, 512]);
+    let items_max = rng.pick(&[4, 4, 4, 32]);
+    let pool = PoolConfig {
+        processes,
+        queues: rng.within(1..=2).min(processes.into()) as u16,
+        seats: processes + rng.below(3) as u16,
+        slots: rng.within(1..=4) as u32,
+        slot_items: rng.within(1..=items_max) as u32,
+        slot_bytes,
+        inline_bytes: rng.pick(&[16, 32, slot_bytes]),
+        grace: rng.micros(1_000..=10_000),
+    };
+    let max_tasks = if rng.once_in(2) { 0 } else { rng.within(1..=5) };
+    let concurrency = rng.pick(&[1, 1, 2, 3, 4, 16]);
+    (pool, WorkerConfig { concurrency, max_tasks })
+}
+
+fn end(rng: &mut Rng, horizon: u64) -> Vec<(Moment, Action)> {
+    let at = rng.micros(0..=horizon + horizon / 4);
+    let later = at + rng.micros(0..=horizon / 2);
+    match rng.below(4) {
+        0 => vec![(at, Action::Terminate)],
+        1 => vec![(at, Action::Close), (later, Action::Terminate)],
+        _ => vec![(at, Action::Close)],
+    }
+}
+
+fn call(rng: &mut Rng) -> CallPlan {
+    CallPlan { weight: rng.within(1..=3) as u32, window: rng.pick(&[1, 2, 4, 8, 100]), gives_up: rng.once_in(3) }
+}
+
+fn task(rng: &mut Rng, token: u64, pool: &PoolConfig, calls: usize) -> Plan {
+    let time = |rng: &mut Rng| {
+        let most = rng.pick(&[50, 1_000, 20_000]);
+        rng.micros(0..=most)
+    };
+    let behaviour = match rng.below(24) {
+        0..8 => Behaviour::Return,
+        8..10 => Behaviour::Raise,
+        10 => Behaviour::Reject,
+        11..13 => Behaviour::ReturnLarge(rng.within(10..=300) as usize),
+        13..16 => Behaviour::Block(time(rng)),
+        16..20 => Behaviour::Sleep(time(rng)),
+        20..22 => Behaviour::Forever,
+        22 => rng.pick(&[Behaviour::Stubborn, Behaviour::Hang]),
+        _ => Behaviour::Exit,
+    };
+    let length = if rng.once_in(5) { rng.within(1..=200) } else { rng.within(4..=12) };
+    let mut arguments = vec![token as u8; length.max(4) as usize];
+    arguments[..4].copy_from_slice(&(token as u32).to_le_bytes());
+    Plan {
+        behaviour,
+        retries: rng.pick(&[0, 0, 1, 2, 3]),
+        queue: rng.below(pool.queues.into()) as u16,
+        call: (calls > 0 && rng.once_in(2)).then(|| rng.below(calls as u64) as usize),
+        function: vec![b'f'; rng.pick(&[1, 1, 8, 15])],
+        arguments,
+    }
+}
+
+fn faults(rng: &mut Rng, horizon: u64) -> Faults {
+    if rng.once_in(5) {
+        return Faults::default();
+    }
+    Faults {
+        kill_steps: rng.pick(&[0, 15, 60, 300, 1_000]),
+        kills_max: rng.within(1..=10) as u32,
+        stall_steps: rng.pick(&[0, 20, 100, 500]),
+        stall_max: rng.micros(1..=30_000),
+        start_fails: rng.pick(&[0, 0, 2, 5]),
+        start_fails_max: rng.within(1..=5) as u32,
+        late_ring: rng.pick(&[0, 2, 10]),
+        wake_steps: rng.pick(&[0, 50, 500]),
+        repeated_frame: rng.pick(&[0, 3, 20]),
+        until: rng.micros(horizon / 2..=horizon * 2),
+    }
+}
+
+fn habits(rng: &mut Rng) -> Habits {
+    Habits {
+        rings_each: rng.once_in(2),
+        records_per_look: rng.pick(&[1, 3, 100]),
+        dies_of_term: rng.once_in(2),
+        inertia: rng.pick(&[0, 4, 7]),
+    }
+}
