@@ -1,0 +1,500 @@
+//! The client's side of the engine: turns what the operating system and the shared memory say into the core's
+//! inputs, and the core's outputs into actions, or into events for the host.
+//!
+//! ```text
+//!  host's loop --fd readable--> drain --Input--> core --Output--> board, rings, signals
+//!                                 `----------- Event ----------> host: start, reap, deliver, log
+//! ```
+
+mod processes;
+mod rest;
+mod rings;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use polyloop_core::{
+    CallId, ControlFrame, Input, Moment, Outcome, Output, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Report,
+    Resting, State, Submission, TaskId, WorkerId, WorkerView,
+};
+use polyloop_shm::{Geometry, Retract};
+use thiserror::Error;
+
+use crate::layout::Layout;
+use crate::link::{Link, entry};
+use crate::os::{self, Poller, Timer};
+
+/// Version of everything that manager and worker must agree on.
+pub(crate) const PROTOCOL: u64 = 1;
+
+const SLOTS: u32 = 64;
+const SLOT_ITEMS: u32 = 256;
+const SLOT_WORDS: u32 = 8 * 1024;
+/// A quarter of a slot: larger tasks are fetched by the worker that starts them.
+const INLINE_BYTES: usize = 16 * 1024;
+const RESULT_WORDS: u32 = 32 * 1024;
+const CONTROL_WORDS: u32 = 16 * 1024;
+
+const BELL: u64 = 0;
+const TIMER: u64 = 1;
+const SOCKET: u64 = 2;
+const DEATH: u64 = 3;
+
+/// The shape of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DriverConfig {
+    /// Worker processes, at least 1.
+    pub processes: u16,
+    /// Task queues, 1 to `processes`.
+    pub queues: u16,
+    /// Items a worker runs at the same time, at least 1.
+    pub concurrency: u32,
+    /// Items a worker runs before it is replaced; 0 for no limit.
+    pub max_tasks: u64,
+    /// How long whoever is asked to end may take.
+    pub grace: Duration,
+}
+
+/// Why a pool could not be made or driven.
+#[derive(Debug, Error)]
+pub enum DriverError {
+    /// The shape is impossible.
+    #[error("{0}")]
+    Config(&'static str),
+    /// The operating system refused.
+    #[error("the operating system refused: {0}")]
+    Os(#[from] io::Error),
+}
+
+/// What the host must do to start a worker.
+#[derive(Debug)]
+pub struct StartOrder {
+    /// The worker to be. Report it with [`Driver::started`] or [`Driver::not_started`].
+    pub worker: WorkerId,
+    /// The queue it will serve.
+    pub queue: QueueIndex,
+    /// For [`crate::WorkerLink::connect`] in the new process.
+    pub socket: OwnedFd,
+    /// For [`crate::die_with_parent`] in the new process.
+    pub lifeline: OwnedFd,
+    /// The other ends, which stay here, until [`Driver::exited`] or [`Driver::not_started`]. A forked child must close
+    /// them: as long as anyone has them, the worker can't notice that they are closed here.
+    pub our_ends: [RawFd; 2],
+}
+
+/// What the driver tells its host.
+#[derive(Debug)]
+pub enum Event {
+    /// Start a process.
+    Start(StartOrder),
+    /// A worker's process has ended: collect its exit status and report it with [`Driver::exited`].
+    Reap(WorkerId),
+    /// A task has ended.
+    Deliver {
+        /// Which task.
+        task: TaskId,
+        /// The call it belonged to.
+        call: CallId,
+        /// As submitted.
+        token: u64,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// News for a log.
+    Report(Report),
+    /// A worker wrote what no correct worker writes, and is being replaced.
+    Garbage {
+        /// Which.
+        worker: WorkerId,
+        /// What was wrong.
+        problem: String,
+    },
+    /// Everything has ended. Comes once, and last.
+    Closed,
+}
+
+/// The client's side of a pool.
+pub struct Driver {
+    config: DriverConfig,
+    pool: Pool,
+    link: Link,
+    poller: Poller,
+    timer: Timer,
+    /// When the timer will be readable.
+    armed: Option<Moment>,
+    /// When to look again at what is on the boards, and how long that wait has become.
+    look_again: Option<Moment>,
+    look_wait: Duration,
+    nap: Option<Moment>,
+    resting: Resting,
+    events: VecDeque<Event>,
+    origin: Instant,
+    generation: u32,
+    tokens: Vec<u64>,
+}
+
+impl Driver {
+    /// A pool whose first events ask for its workers to be started.
+    ///
+    /// # Errors
+    /// [`DriverError`] when the shape is impossible or the system has no memory or descriptors left.
+    pub fn new(config: DriverConfig) -> Result<Self, DriverError> {
+        if config.processes == 0 || config.queues == 0 || config.concurrency == 0 {
+            return Err(DriverError::Config("a pool needs at least one process, one queue and a concurrency of one"));
+        }
+        if config.queues > config.processes {
+            return Err(DriverError::Config("a pool can't have more queues than processes"));
+        }
+        let Some(seats) = config.processes.checked_mul(2).filter(|seats| *seats < u16::MAX) else {
+            return Err(DriverError::Config("a pool can't have more than 32,766 processes"));
+        };
+        let geometry = Geometry { slots: SLOTS, items: SLOT_ITEMS, blob_words: SLOT_WORDS };
+        let pool = Pool::new(PoolConfig {
+            processes: config.processes,
+            queues: config.queues,
+            seats,
+            slots: SLOTS,
+            slot_items: SLOT_ITEMS,
+            slot_bytes: geometry.blob_bytes(),
+            inline_bytes: INLINE_BYTES,
+            grace: config.grace,
+        });
+        let layout = Layout {
+            seats,
+            queues: config.queues,
+            geometry,
+            leases: config.concurrency,
+            result_words: RESULT_WORDS,
+            control_words: CONTROL_WORDS,
+        };
+        let (link, poller, timer) = (Link::new(layout)?, Poller::new()?, Timer::new()?);
+        poller.add(&link.bell, BELL)?;
+        poller.add(&timer, TIMER)?;
+        let mut driver = Self {
+            config,
+            pool,
+            link,
+            poller,
+            timer,
+            armed: None,
+            look_again: None,
+            look_wait: RING_AGAIN,
+            nap: None,
+            resting: Resting::default(),
+            events: VecDeque::new(),
+            origin: Instant::now(),
+            generation: os::forked_generation(),
+            tokens: Vec::new(),
+        };
+        driver.act_and_rest(0)?;
+        Ok(driver)
+    }
+
+    /// Whether this driver belongs to the process it is in, not to one that this was forked from.
+    pub fn is_ours(&self) -> bool {
+        self.generation == os::forked_generation()
+    }
+
+    /// When [`Self::drain`] wants to be called even if the descriptor stays silent. The descriptor becomes readable
+    /// then too, so a host may ignore this.
+    pub fn deadline(&self) -> Option<Instant> {
+        [self.pool.poll_timeout(), self.look_again, self.nap].into_iter().flatten().min().map(|at| self.origin + at)
+    }
+
+    /// Opens a call: tasks that are submitted as room appears, and that queues are fair to as one.
+    ///
+    /// # Errors
+    /// [`Refused`] when the pool takes no new work.
+    pub fn open_call(&mut self) -> Result<CallId, Refused> {
+        self.pool.open_call(1)
+    }
+
+    /// No more tasks will be submitted to this call.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn end_call(&mut self, call: CallId) -> io::Result<()> {
+        let now = self.now();
+        self.pool.end_call(now, call);
+        self.act_and_rest(0)
+    }
+
+    /// Accepts a task; it goes to the workers with the next [`Self::flush`] or [`Self::drain`].
+    ///
+    /// # Errors
+    /// [`Refused`] when the pool takes no new work.
+    pub fn submit(&mut self, submission: Submission) -> Result<TaskId, Refused> {
+        self.pool.submit(submission)
+    }
+
+    /// Gives what was submitted to the workers.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.act_and_rest(0)
+    }
+
+    /// Asks for a task to be cancelled. Its outcome comes as for any other.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn cancel(&mut self, task: TaskId) -> io::Result<()> {
+        let now = self.now();
+        self.pool.cancel(now, task);
+        self.act_and_rest(0)
+    }
+
+    /// Cancels all tasks of a call and ends it.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn cancel_call(&mut self, call: CallId) -> io::Result<()> {
+        let now = self.now();
+        self.pool.cancel_call(now, call);
+        self.act_and_rest(0)
+    }
+
+    /// Takes no new work, finishes what was accepted, then ends.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn close(&mut self) -> io::Result<()> {
+        let now = self.now();
+        self.pool.close(now);
+        self.act_and_rest(0)
+    }
+
+    /// Ends every task and every worker now.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn terminate(&mut self) -> io::Result<()> {
+        let now = self.now();
+        self.pool.terminate(now);
+        self.act_and_rest(0)
+    }
+
+    /// Ends every worker at once and waits for nothing: for an owner that is gone. Those that are still being started
+    /// end when they find that nobody is at the other end of their socket.
+    pub fn abandon(&mut self) {
+        for seat in std::mem::take(&mut self.link.seats).into_values() {
+            // Whoever can't be killed is gone, or goes with its lifeline.
+            let _ = seat.kill(false);
+        }
+    }
+
+    /// Takes in what has happened, for about 2 ms at most. Then fetch the events with [`Self::next_event`].
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn drain(&mut self) -> io::Result<()> {
+        self.check_ours()?;
+        self.link.sleeper.wake();
+        self.nap = None;
+        self.poll()?;
+        let outcomes = self.read_rings()?;
+        let now = self.now();
+        if self.pool.poll_timeout().is_some_and(|at| at <= now) {
+            self.pool.handle(now, Input::Timeout);
+        }
+        self.act_and_rest(outcomes)
+    }
+
+    /// Makes the descriptor readable, for a host that has left events for later.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn call_again(&self) -> io::Result<()> {
+        self.link.bell.ring()
+    }
+
+    /// Whether events wait for the host.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// The next event for the host, if any.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Tasks that have not ended.
+    pub fn unfinished(&self) -> usize {
+        self.pool.unfinished()
+    }
+
+    /// What the pool is doing.
+    pub fn state(&self) -> State {
+        self.pool.state()
+    }
+
+    /// The workers that have a process or are about to.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerView> {
+        self.pool.workers()
+    }
+
+    /// A forked child has the pool's objects, and not the memory they speak of.
+    fn check_ours(&self) -> io::Result<()> {
+        if self.is_ours() {
+            return Ok(());
+        }
+        Err(io::Error::other("this pool belongs to the process that forked this one"))
+    }
+
+    fn now(&self) -> Moment {
+        self.origin.elapsed()
+    }
+
+    fn tell(&mut self, input: Input) -> io::Result<()> {
+        let now = self.now();
+        self.pool.handle(now, input);
+        self.act_and_rest(0)
+    }
+
+    /// Carries out what the core says, and decides how to wait.
+    fn act_and_rest(&mut self, outcomes: usize) -> io::Result<()> {
+        self.check_ours()?;
+        self.reclaim();
+        self.act()?;
+        self.rest(outcomes)?;
+        let waiting = (0..self.config.queues).map(QueueIndex).any(|queue| self.pool.has_waiting(queue));
+        if waiting && self.reclaim() {
+            // A slot became free between the last look and the announcement of sleep: fill it in the next round.
+            self.link.bell.ring()?;
+        }
+        Ok(())
+    }
+
+    /// Looks at every descriptor.
+    fn poll(&mut self) -> io::Result<()> {
+        let mut tokens = std::mem::take(&mut self.tokens);
+        self.poller.ready(Duration::ZERO, &mut tokens)?;
+        for token in tokens.drain(..) {
+            match kind_of(token) {
+                BELL => self.link.bell.silence()?,
+                TIMER => {
+                    self.timer.silence()?;
+                    self.armed = None;
+                }
+                SOCKET => self.hello(worker_of(token))?,
+                _ => self.death(worker_of(token))?,
+            }
+        }
+        self.tokens = tokens;
+        Ok(())
+    }
+
+    /// Posts what waits, and carries out what the core says.
+    fn act(&mut self) -> io::Result<()> {
+        self.pool.flush();
+        let mut posted = vec![0; usize::from(self.config.queues)];
+        while let Some(output) = self.pool.poll_output() {
+            self.carry_out(output, &mut posted)?;
+        }
+        for seat in self.link.seats.values_mut() {
+            seat.pump()?;
+        }
+        for (queue, items) in (0..).map(QueueIndex).zip(posted) {
+            self.link.set_backlog(queue, self.pool.has_waiting(queue));
+            if items > 0 {
+                self.ring(queue, items)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the slots whose items have all left them. Says whether there were any.
+    fn reclaim(&mut self) -> bool {
+        let now = self.now();
+        let mut any = false;
+        for queue in (0..self.config.queues).map(QueueIndex) {
+            for (slot, owners) in self.link.reclaim(queue) {
+                self.pool.handle(now, Input::Reclaimed { queue, slot, owners });
+                any = true;
+            }
+        }
+        any
+    }
+
+    fn carry_out(&mut self, output: Output, posted: &mut [usize]) -> io::Result<()> {
+        match output {
+            Output::Start { worker, queue } => self.start(worker, queue)?,
+            Output::Post { queue, call, lane, tasks } => {
+                posted[usize::from(queue.0)] += tasks.len();
+                self.post(queue, call, lane, tasks);
+            }
+            Output::Retract { task, place } => {
+                let input = match self.link.retract(place) {
+                    Retract::Retracted => Input::Retracted(task),
+                    Retract::Owned(seat) => Input::Owned { task, seat },
+                };
+                let now = self.now();
+                self.pool.handle(now, input);
+            }
+            Output::Cancel { worker, task } => self.send(worker, ControlFrame::Cancel(task))?,
+            Output::Stop { worker, stop } => self.send(worker, ControlFrame::Stop(stop))?,
+            Output::Kill { worker, gently } => {
+                if let Some(seat) = self.link.get(worker) {
+                    seat.kill(gently)?;
+                }
+            }
+            Output::Deliver { task, call, token, outcome } => {
+                self.events.push_back(Event::Deliver { task, call, token, outcome });
+            }
+            Output::Report(report) => self.events.push_back(Event::Report(report)),
+            Output::Closed => self.events.push_back(Event::Closed),
+        }
+        Ok(())
+    }
+
+    fn post(&mut self, queue: QueueIndex, call: CallId, lane: u16, tasks: Vec<TaskId>) {
+        debug_assert!(self.link.free_slots(queue) > 0, "the core counts the slots");
+        let (pool, link) = (&self.pool, &mut self.link);
+        let entries = tasks.iter().filter_map(|task| {
+            let (submission, inline) = pool.bytes_of(*task)?;
+            Some(entry(*task, &submission.function, &submission.arguments, inline))
+        });
+        if let Some(posted) = link.post(queue, lane, entries) {
+            debug_assert_eq!(posted.count as usize, tasks.len(), "the core counts the bytes");
+            self.pool.posted(queue, call, posted.slot.0, tasks);
+        }
+    }
+
+    fn send(&mut self, worker: WorkerId, frame: ControlFrame<'_>) -> io::Result<()> {
+        self.link.get(worker).map_or(Ok(()), |seat| seat.send(frame))
+    }
+}
+
+impl AsFd for Driver {
+    /// Readable when [`Driver::drain`] has something to do.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poller.as_fd()
+    }
+}
+
+impl Drop for Driver {
+    /// Whoever drops a driver that has not closed takes its workers with it.
+    fn drop(&mut self) {
+        if self.is_ours() {
+            self.abandon();
+        } else {
+            // A forked child may have closed these descriptors, and have others under their numbers.
+            std::mem::forget(std::mem::take(&mut self.link.seats));
+        }
+    }
+}
+
+fn token(kind: u64, worker: WorkerId) -> u64 {
+    kind << 48 | u64::from(worker.seat) << 32 | u64::from(worker.generation)
+}
+
+fn kind_of(token: u64) -> u64 {
+    token >> 48
+}
+
+fn worker_of(token: u64) -> WorkerId {
+    WorkerId { seat: (token >> 32) as u16, generation: token as u32 }
+}

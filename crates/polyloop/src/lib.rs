@@ -1,0 +1,23 @@
+//! The engine of a pool: processes, descriptors, timers and shared memory around the decisions of the core.
+//!
+//! [`Driver`] is the client's side and runs under any event loop: it has one descriptor to watch, a [`Driver::drain`]
+//! to call when it is readable, and a [`Driver::deadline`]. [`WorkerLink`] is the worker's side. How a worker
+//! process is made, and what a function is, is up to the host.
+
+mod driver;
+mod inject;
+mod layout;
+mod link;
+mod os;
+mod process;
+mod worker;
+
+pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
+pub use os::forked_generation;
+pub use polyloop_core::{
+    CallId, DEFER, Exit, Loss, Moment, Outcome, QueueIndex, Refused, Reply, Report, StartError, State, Stop,
+    Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, WorkerId, WorkerView,
+};
+pub use polyloop_shm::Item;
+pub use process::{ParentDeathError, die_with_parent};
+pub use worker::{ConnectError, Control, Job, Next, Rested, WorkerError, WorkerLink};

@@ -1,0 +1,302 @@
+//! The manager's side of the shared memory: boards, and for each seated worker its rings, leases and doorbell.
+//! Moves bytes and rings bells; what they mean is the driver's and the core's business.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use polyloop_core::{ControlFrame, FrameError, LARGE, Load, Place, QueueIndex, ResultFrame, TaskId, WorkerId};
+use polyloop_shm::{
+    BoardWriter, Corrupt, Doorbell, Entry, LeaseReader, Phase, Reclaimed, Region, Retract, RingReader, RingWriter,
+    Ringer, Sleeper, SlotIndex, Status, StatusWriter, Words,
+};
+use thiserror::Error;
+
+use crate::layout::Layout;
+use crate::os;
+
+/// A worker wrote what no correct worker writes.
+#[derive(Debug, Error)]
+pub(crate) enum WorkerGarbage {
+    #[error(transparent)]
+    Ring(#[from] Corrupt),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// Bytes of a large task on their way to the worker that fetched them.
+struct Stream {
+    task: TaskId,
+    bytes: Arc<[u8]>,
+    sent: usize,
+}
+
+enum Outgoing {
+    Frame(u32, Vec<u8>),
+    Stream(Stream),
+}
+
+/// One worker's part of the shared memory, and what belongs to its process.
+pub(crate) struct Seat {
+    pub(crate) worker: WorkerId,
+    pub(crate) queue: QueueIndex,
+    pub(crate) pid: Option<u32>,
+    /// Says when the process is gone; unknown before the hello of a process that is not our child.
+    pub(crate) handle: Option<OwnedFd>,
+    /// Tells of the process's end while there is no handle.
+    pub(crate) sentinel: Option<OwnedFd>,
+    /// Our end of the worker's socket.
+    pub(crate) socket: OwnedFd,
+    /// Held open: when we end in any way, the kernel kills the worker.
+    pub(crate) lifeline: OwnedFd,
+    region: Region,
+    results: RingReader,
+    control: RingWriter,
+    outgoing: VecDeque<Outgoing>,
+    leases: LeaseReader,
+    bell: Doorbell,
+    ringer: Ringer,
+    status: Words,
+    /// Replies that come in pieces, as far as they have come.
+    pub(crate) pieces: BTreeMap<TaskId, Vec<u8>>,
+    /// Nothing more is read from a worker that wrote garbage.
+    pub(crate) mute: bool,
+    pub(crate) gone: bool,
+    payload: Vec<u8>,
+}
+
+/// What a new worker gets passed when its process is started.
+pub(crate) struct NewSeat {
+    pub(crate) socket: OwnedFd,
+    pub(crate) lifeline: OwnedFd,
+}
+
+impl Seat {
+    /// Handles the next record of this worker, if there is one.
+    pub(crate) fn next_frame<R>(
+        &mut self,
+        read: impl FnOnce(ResultFrame<'_>) -> R,
+    ) -> Result<Option<R>, WorkerGarbage> {
+        if self.mute {
+            return Ok(None);
+        }
+        let Some(record) = self.results.pop(&mut self.payload)? else { return Ok(None) };
+        Ok(Some(read(ResultFrame::parse(record.kind, &self.payload)?)))
+    }
+
+    pub(crate) fn has_frames(&mut self) -> bool {
+        !self.mute && self.results.is_ready()
+    }
+
+    /// After reading: rings a worker whose ring had been full.
+    pub(crate) fn give_room(&mut self) -> io::Result<()> {
+        if self.results.writer_waits() { self.bell.ring() } else { Ok(()) }
+    }
+
+    pub(crate) fn send(&mut self, frame: ControlFrame<'_>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        let kind = frame.write(&mut bytes);
+        self.outgoing.push_back(Outgoing::Frame(kind, bytes));
+        self.pump()
+    }
+
+    pub(crate) fn send_large(&mut self, task: TaskId, bytes: Arc<[u8]>) -> io::Result<()> {
+        self.outgoing.push_back(Outgoing::Stream(Stream { task, bytes, sent: 0 }));
+        self.pump()
+    }
+
+    /// Writes what waits for room in the control ring, and rings the worker if it sleeps. The worker rings back when
+    /// the ring was full and it has made room.
+    pub(crate) fn pump(&mut self) -> io::Result<()> {
+        let mut wrote = false;
+        while let Some(outgoing) = self.outgoing.front_mut() {
+            let done = match outgoing {
+                Outgoing::Frame(kind, bytes) => self.control.push(*kind, bytes).is_ok(),
+                Outgoing::Stream(stream) => push_stream(&mut self.control, stream, &mut wrote),
+            };
+            if !done {
+                break;
+            }
+            wrote = true;
+            self.outgoing.pop_front();
+        }
+        if wrote && self.ringer.must_ring() { self.bell.ring() } else { Ok(()) }
+    }
+
+    pub(crate) fn load(&self) -> Load {
+        let Status { in_flight, room, .. } = Status::read(&self.status);
+        Load { can_ring: self.ringer.can_ring(), in_flight, room }
+    }
+
+    pub(crate) fn ring(&mut self) -> io::Result<()> {
+        if self.ringer.must_ring() { self.bell.ring() } else { Ok(()) }
+    }
+
+    pub(crate) fn leased(&self) -> Vec<u64> {
+        self.leases.held()
+    }
+
+    /// What the worker gets with the handshake, beside the pool's own: its memory and its bell.
+    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.region.as_fd(), self.bell.as_fd()]
+    }
+
+    pub(crate) fn kill(&self, gently: bool) -> io::Result<()> {
+        match (&self.handle, self.pid) {
+            (Some(handle), _) => os::kill(handle.as_fd(), gently),
+            // Not our child, and no word from it yet. Its number was told by whoever started it.
+            (None, Some(pid)) if !self.gone => os::kill_number(pid, gently),
+            (None, _) => Ok(()),
+        }
+    }
+}
+
+fn push_stream(control: &mut RingWriter, stream: &mut Stream, wrote: &mut bool) -> bool {
+    let piece = control.max_payload() - size_of::<u64>();
+    let mut payload = Vec::new();
+    loop {
+        let rest = &stream.bytes[stream.sent..];
+        let bytes = &rest[..rest.len().min(piece)];
+        let last = bytes.len() == rest.len();
+        let kind = ControlFrame::Bytes { task: stream.task, bytes, last }.write(&mut payload);
+        if control.push(kind, &payload).is_err() {
+            return false;
+        }
+        *wrote = true;
+        stream.sent += bytes.len();
+        if last {
+            return true;
+        }
+    }
+}
+
+/// All shared memory of a pool, from its manager's side.
+pub(crate) struct Link {
+    pub(crate) layout: Layout,
+    pub(crate) region: Region,
+    pub(crate) bell: Doorbell,
+    pub(crate) sleeper: Sleeper,
+    boards: Vec<BoardWriter>,
+    pub(crate) seats: BTreeMap<u16, Seat>,
+}
+
+impl Link {
+    pub(crate) fn new(layout: Layout) -> io::Result<Self> {
+        let region = Region::create(layout.pool_words())?;
+        let words = region.words();
+        let boards = (0..layout.queues).map(|queue| BoardWriter::new(layout.board(words, queue))).collect();
+        let sleeper = Sleeper::new(layout.manager_epoch(words));
+        Ok(Self { layout, bell: Doorbell::new()?, sleeper, boards, seats: BTreeMap::new(), region })
+    }
+
+    /// Makes the memory and the descriptors of a new worker.
+    pub(crate) fn seat(&mut self, worker: WorkerId, queue: QueueIndex) -> io::Result<NewSeat> {
+        let region = Region::create(self.layout.seat_words())?;
+        let words = region.words();
+        let (socket, worker_socket) = os::socket_pair()?;
+        let (lifeline, our_lifeline) = os::pipe()?;
+        let status = self.layout.status(self.region.words(), worker.seat);
+        // Whatever a predecessor left there is no longer true: this worker has no room until it says so.
+        drop(StatusWriter::new(status.clone()));
+        let seat = Seat {
+            worker,
+            queue,
+            pid: None,
+            handle: None,
+            sentinel: None,
+            socket,
+            lifeline: our_lifeline,
+            results: RingReader::new(self.layout.results(words)),
+            control: RingWriter::new(self.layout.control(words)),
+            outgoing: VecDeque::new(),
+            leases: LeaseReader::new(self.layout.leases(words)),
+            bell: Doorbell::new()?,
+            ringer: Ringer::new(self.layout.epoch(self.region.words(), worker.seat)),
+            status,
+            pieces: BTreeMap::new(),
+            mute: false,
+            gone: false,
+            payload: Vec::new(),
+            region,
+        };
+        self.seats.insert(worker.seat, seat);
+        Ok(NewSeat { socket: worker_socket, lifeline })
+    }
+
+    pub(crate) fn get(&mut self, worker: WorkerId) -> Option<&mut Seat> {
+        self.seats.get_mut(&worker.seat).filter(|seat| seat.worker == worker)
+    }
+
+    pub(crate) fn free_slots(&self, queue: QueueIndex) -> usize {
+        self.boards[usize::from(queue.0)].free_slots()
+    }
+
+    /// Puts tasks into a slot. The core has counted them to fit.
+    pub(crate) fn post<'a>(
+        &mut self,
+        queue: QueueIndex,
+        lane: u16,
+        tasks: impl Iterator<Item = Entry<'a>>,
+    ) -> Option<polyloop_shm::Posted> {
+        self.boards[usize::from(queue.0)].post(lane, tasks).ok()
+    }
+
+    pub(crate) fn retract(&self, place: Place) -> Retract {
+        self.boards[usize::from(place.queue.0)].retract(SlotIndex(place.slot), place.index)
+    }
+
+    /// Frees every slot of a queue whose items have all left it.
+    pub(crate) fn reclaim(&mut self, queue: QueueIndex) -> Vec<(u32, Vec<Option<u16>>)> {
+        let board = &mut self.boards[usize::from(queue.0)];
+        let mut freed = Vec::new();
+        for slot in board.posted_slots() {
+            if board.is_exhausted(slot) {
+                freed.extend(board.reclaim(slot).map(|Reclaimed { owners }| (slot.0, owners)));
+            }
+        }
+        freed
+    }
+
+    /// Whether a slot of this queue has nothing left to claim and yet something that is not taken: it is about to be
+    /// free, unless the worker in between has stopped.
+    pub(crate) fn is_about_to_free(&self, queue: QueueIndex) -> bool {
+        let board = &self.boards[usize::from(queue.0)];
+        board.posted_slots().any(|slot| board.is_exhausted(slot))
+    }
+
+    pub(crate) fn set_backlog(&self, queue: QueueIndex, more: bool) {
+        self.boards[usize::from(queue.0)].set_backlog(more);
+    }
+
+    pub(crate) fn unclaimed(&self, queue: QueueIndex, limit: usize) -> usize {
+        self.boards[usize::from(queue.0)].unclaimed(limit)
+    }
+
+    /// What a dead worker had on the boards: items claimed and not started, now taken back, and items started.
+    pub(crate) fn bury(&self, seat: u16) -> (Vec<Place>, Vec<Place>) {
+        let (mut claimed, mut taken) = (Vec::new(), Vec::new());
+        for (queue, board) in (0..).map(QueueIndex).zip(&self.boards) {
+            for (slot, index, phase) in board.owned_by(seat) {
+                let place = Place { queue, slot: slot.0, index };
+                if phase == Phase::Claimed {
+                    board.bury(slot, index);
+                    claimed.push(place);
+                } else {
+                    taken.push(place);
+                }
+            }
+        }
+        (claimed, taken)
+    }
+}
+
+/// What goes on the board for a task that fits into a slot, and for one that must be fetched.
+pub(crate) fn entry<'a>(task: TaskId, function: &'a [u8], arguments: &'a [u8], inline: bool) -> Entry<'a> {
+    let task = task.to_bits();
+    if inline {
+        Entry { task, function, arguments, extra: 0 }
+    } else {
+        Entry { task, function: &[], arguments: &[], extra: LARGE }
+    }
+}

@@ -1,0 +1,226 @@
+//! The operating system's part of the engine: polling, timers, sockets that pass descriptors, and signals.
+//! With its namesake in the memory crate, the only code to give a second body for another system.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
+
+/// Descriptors that one message carries at most.
+const FDS_MAX: usize = 8;
+/// Bytes that one message carries at most.
+const MESSAGE_MAX: usize = 256;
+
+/// A set of descriptors to wait on, itself a descriptor to wait on.
+pub(crate) struct Poller {
+    fd: OwnedFd,
+}
+
+impl Poller {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { fd: epoll::create(epoll::CreateFlags::CLOEXEC)? })
+    }
+
+    pub(crate) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
+    }
+
+    pub(crate) fn remove(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.fd, fd)?)
+    }
+
+    /// The tokens of what is readable now, or within `timeout`.
+    pub(crate) fn ready(&self, timeout: Duration, tokens: &mut Vec<u64>) -> io::Result<()> {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 64];
+        let timeout = Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ };
+        let (ready, _) = match epoll::wait(&self.fd, &mut events[..], Some(&timeout)) {
+            Err(Errno::INTR) => return Ok(()),
+            other => other?,
+        };
+        tokens.extend(ready.iter().map(|event| event.data.u64()));
+        Ok(())
+    }
+}
+
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A descriptor that becomes readable at a moment.
+pub(crate) struct Timer {
+    fd: OwnedFd,
+}
+
+impl Timer {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        Ok(Self { fd: timerfd_create(TimerfdClockId::Monotonic, flags)? })
+    }
+
+    /// Readable once after `delay`, or never.
+    pub(crate) fn set(&self, delay: Option<Duration>) -> io::Result<()> {
+        // All zeros would disarm it.
+        let delay = delay.map_or(Duration::ZERO, |delay| delay.max(Duration::from_nanos(1)));
+        let value = Timespec { tv_sec: delay.as_secs() as _, tv_nsec: delay.subsec_nanos() as _ };
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: zero, it_value: value })?;
+        Ok(())
+    }
+
+    pub(crate) fn silence(&self) -> io::Result<()> {
+        match rustix::io::read(&self.fd, &mut [0; 8]) {
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Timer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Two connected sockets that keep message boundaries and pass descriptors: the manager's, which never blocks, and
+/// the worker's.
+pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (manager, worker) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&manager, true)?;
+    Ok((manager, worker))
+}
+
+/// A pipe, its reading end first.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe_with(PipeFlags::CLOEXEC)?)
+}
+
+/// Sends numbers and descriptors as one message.
+pub(crate) fn send(socket: BorrowedFd<'_>, numbers: &[u64], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives one message of numbers and descriptors; `None` when the peer is gone.
+pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u64>, Vec<OwnedFd>)>> {
+    let mut bytes = [0; MESSAGE_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => (),
+            other => break other?.bytes,
+        }
+    };
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if received == 0 {
+        return Ok(None);
+    }
+    let numbers = bytes[..received].as_chunks().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
+    Ok(Some((numbers, fds)))
+}
+
+/// A handle on a process that is a child of this one, or this one.
+pub(crate) fn process_handle(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Whether a process handle says that its process has ended.
+pub(crate) fn has_ended(handle: BorrowedFd<'_>) -> bool {
+    let mut fds = [rustix::event::PollFd::from_borrowed_fd(handle, rustix::event::PollFlags::IN)];
+    matches!(rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
+}
+
+/// Asks a process to end, or ends it. A process that is gone already is no error.
+pub(crate) fn kill(handle: BorrowedFd<'_>, gently: bool) -> io::Result<()> {
+    match pidfd_send_signal(handle, if gently { Signal::TERM } else { Signal::KILL }) {
+        Err(Errno::SRCH) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The same for a process known only by its number.
+pub(crate) fn kill_number(pid: u32, gently: bool) -> io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    match rustix::process::kill_process(pid, if gently { Signal::TERM } else { Signal::KILL }) {
+        Err(Errno::SRCH) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(feature = "inject")]
+pub(crate) fn signal_self(signal: i32) {
+    // To this thread, so that it goes no further: another might take what is sent to the process.
+    // SAFETY: sends a signal; touches no memory.
+    unsafe { libc::raise(signal) };
+}
+
+/// Makes the kernel kill this process when the other end of `pipe` is closed: also while it is blocked in native
+/// code, or stopped.
+pub(crate) fn kill_on_hangup(pipe: BorrowedFd<'_>) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let fd = pipe.as_raw_fd();
+    let check = |result: i32| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) };
+    // SAFETY: fcntl on a descriptor that the caller keeps open; none of these commands touches memory.
+    unsafe {
+        check(libc::fcntl(fd, libc::F_SETOWN, libc::getpid()))?;
+        check(libc::fcntl(fd, F_SETSIG, libc::SIGKILL))?;
+        let flags = check(libc::fcntl(fd, libc::F_GETFL))?;
+        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_ASYNC | libc::O_NONBLOCK))?;
+    }
+    Ok(())
+}
+
+/// `fcntl`'s command to choose the signal of `O_ASYNC`; Linux only, and missing from the bindings.
+const F_SETSIG: i32 = 10;
+
+/// Makes the kernel kill this process when the thread that started it ends.
+pub(crate) fn kill_with_starter() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+/// The process that started this one.
+pub(crate) fn parent() -> Option<u32> {
+    rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32)
+}
+
+static FORKED: AtomicU32 = AtomicU32::new(0);
+
+/// How many times this process has been forked from the one that first asked: what belongs to another generation
+/// must not be touched. Costs one load.
+pub fn forked_generation() -> u32 {
+    static WATCH: Once = Once::new();
+    WATCH.call_once(|| {
+        extern "C" fn in_child() {
+            FORKED.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the handler only increments an atomic, which is allowed after a fork of any process.
+        unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+    });
+    FORKED.load(Ordering::Relaxed)
+}

@@ -1,0 +1,465 @@
+//! The worker's side of the engine: claims items, publishes outcomes, and sleeps without missing anything.
+//!
+//! The host runs turns: [`WorkerLink::begin_turn`], control and items until there are none, [`WorkerLink::end_turn`].
+//! Between turns it waits on the link's descriptor, and runs whatever the items left running.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use polyloop_core::{
+    ControlFrame, DEFER, FrameError, LARGE, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Worker, WorkerConfig,
+    split_large,
+};
+use polyloop_shm::{
+    AttachError, BoardReader, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
+    Ringer, Sleeper, Status, StatusWriter,
+};
+use thiserror::Error;
+
+use crate::driver::PROTOCOL;
+use crate::inject::step;
+use crate::layout::Layout;
+use crate::os;
+
+/// Why a worker could not join its pool.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The manager hung up.
+    #[error("the pool is gone")]
+    Gone,
+    /// The manager speaks another version of the protocol, or garbage.
+    #[error("the pool speaks another version of polyloop")]
+    Version,
+    /// Its memory can't be used.
+    #[error(transparent)]
+    Memory(#[from] AttachError),
+    /// The operating system refused.
+    #[error("the operating system refused: {0}")]
+    Os(#[from] io::Error),
+}
+
+/// Why a worker can't go on.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The control ring is damaged.
+    #[error(transparent)]
+    Ring(#[from] Corrupt),
+    /// A control frame is damaged.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The board or a fetched task is damaged.
+    #[error("a task whose bytes make no sense")]
+    Task,
+    /// The operating system refused.
+    #[error("the operating system refused: {0}")]
+    Os(#[from] io::Error),
+}
+
+/// An item that this worker has started, or is about to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// The task.
+    pub task: TaskId,
+    lease: LeaseIndex,
+}
+
+/// The answer to a request for work.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Start this item; its function and arguments are in the buffer.
+    Start(Job),
+    /// Ask again after this long: an idle peer gets the chance to take the next item.
+    Defer(Duration),
+    /// Nothing to start now.
+    Nothing,
+}
+
+/// What the manager says to this worker.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Cancel the item of this task, if it runs here.
+    Cancel(TaskId),
+    /// Claim nothing more; with [`Stop::Now`], cancel what runs too.
+    Stop(Stop),
+    /// Start this item: a large one, whose function and arguments have arrived in the buffer.
+    Start(Job),
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rested {
+    /// Something came in the meantime: take another turn soon.
+    Again,
+    /// Asleep: take a turn when the descriptor is readable, or when an item has ended.
+    Asleep,
+    /// Everything is done: leave the process.
+    Leave,
+}
+
+struct Unpublished {
+    kind: u32,
+    payload: Vec<u8>,
+    /// Cleared once this record is in the ring.
+    lease: Option<LeaseIndex>,
+}
+
+/// A worker's side of its pool.
+pub struct WorkerLink {
+    core: Worker,
+    queue: u16,
+    board: BoardReader,
+    leases: LeaseWriter,
+    results: RingWriter,
+    control: RingReader,
+    sleeper: Sleeper,
+    status: StatusWriter,
+    bell: Doorbell,
+    manager: Ringer,
+    manager_bell: Doorbell,
+    peers: Vec<Peer>,
+    /// Until when items are left to a peer.
+    defers_until: Option<Instant>,
+    unpublished: VecDeque<Unpublished>,
+    /// Large items that were claimed and whose bytes are on their way.
+    fetching: BTreeMap<TaskId, (Job, Vec<u8>)>,
+    /// Something was published since the manager was last looked at.
+    news: bool,
+    payload: Vec<u8>,
+    generation: u32,
+    _socket: OwnedFd,
+    _regions: [Region; 2],
+}
+
+impl WorkerLink {
+    /// Joins the pool at the other end of `socket`. Waits for the manager to answer.
+    ///
+    /// # Errors
+    /// [`ConnectError`] when the pool is gone, of another version, or the system refuses.
+    pub fn connect(socket: OwnedFd) -> Result<Self, ConnectError> {
+        let pid = std::process::id();
+        let handle = os::process_handle(pid)?;
+        os::send(socket.as_fd(), &[PROTOCOL, pid.into()], &[handle.as_fd()])?;
+        let (numbers, fds) = os::receive(socket.as_fd())?.ok_or(ConnectError::Gone)?;
+        let (&[version, seat, queue, concurrency, max_tasks], fields) =
+            numbers.split_first_chunk().ok_or(ConnectError::Version)?;
+        let fields = fields.first_chunk::<{ Layout::FIELDS }>().ok_or(ConnectError::Version)?;
+        let layout = Layout::from_fields(*fields).filter(|_| version == PROTOCOL).ok_or(ConnectError::Version)?;
+        let seat = u16::try_from(seat).ok().filter(|seat| *seat < layout.seats).ok_or(ConnectError::Version)?;
+        let queue = u16::try_from(queue).ok().filter(|queue| *queue < layout.queues).ok_or(ConnectError::Version)?;
+        let concurrency = u32::try_from(concurrency).map_err(|_| ConnectError::Version)?;
+        let [pool, own, bell, manager_bell] = <[OwnedFd; 4]>::try_from(fds).map_err(|_| ConnectError::Version)?;
+        let regions = [Region::attach(pool)?, Region::attach(own)?];
+        let [pool, own] = [regions[0].words(), regions[1].words()];
+        if pool.len() < layout.pool_words() || own.len() < layout.seat_words() {
+            return Err(ConnectError::Version);
+        }
+        let peers = (0..layout.seats).filter(|peer| *peer != seat);
+        let peer = |peer| Peer::new(layout.epoch(pool, peer), layout.status(pool, peer));
+        Ok(Self {
+            core: Worker::new(WorkerConfig { concurrency, max_tasks }),
+            queue,
+            board: BoardReader::new(layout.board(pool, queue), seat),
+            leases: LeaseWriter::new(layout.leases(own)),
+            results: RingWriter::new(layout.results(own)),
+            control: RingReader::new(layout.control(own)),
+            sleeper: Sleeper::new(layout.epoch(pool, seat)),
+            status: StatusWriter::new(layout.status(pool, seat)),
+            bell: Doorbell::from_fd(bell),
+            manager: Ringer::new(layout.manager_epoch(pool)),
+            manager_bell: Doorbell::from_fd(manager_bell),
+            peers: peers.map(peer).collect(),
+            defers_until: None,
+            unpublished: VecDeque::new(),
+            fetching: BTreeMap::new(),
+            news: false,
+            payload: Vec::new(),
+            generation: os::forked_generation(),
+            _socket: socket,
+            _regions: regions,
+        })
+    }
+
+    /// Whether this process is the worker, not one that it forked: such a child has no part in the pool.
+    pub fn is_ours(&self) -> bool {
+        self.generation == os::forked_generation()
+    }
+
+    /// Tells the manager that this worker takes work.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn ready(&mut self) -> io::Result<()> {
+        self.publish(&ResultFrame::Ready, None);
+        self.tell()
+    }
+
+    /// Tells the manager that this worker could not be initialised, and why. Leave afterwards.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn failed(&mut self, error: &[u8]) -> io::Result<()> {
+        let error = &error[..error.len().min(self.results.max_payload())];
+        self.publish(&ResultFrame::Failed(error), None);
+        self.tell()
+    }
+
+    /// Begins a turn, whatever caused it.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn begin_turn(&mut self) -> io::Result<()> {
+        self.check_ours()?;
+        self.sleeper.wake();
+        step("wake");
+        self.bell.silence()?;
+        step("silence");
+        Ok(())
+    }
+
+    /// What the manager has said, one thing at a time. The bytes of [`Control::Start`] are left in `item`.
+    ///
+    /// # Errors
+    /// [`WorkerError`] when the manager can't be understood: leave.
+    pub fn next_control(&mut self, item: &mut Item) -> Result<Option<Control>, WorkerError> {
+        self.check_ours()?;
+        while let Some(record) = self.control.pop(&mut self.payload)? {
+            step("control");
+            if self.control.writer_waits() {
+                step("room");
+                self.manager_bell.ring()?;
+            }
+            match ControlFrame::parse(record.kind, &self.payload)? {
+                ControlFrame::Cancel(task) => {
+                    if let Some((job, _)) = self.fetching.remove(&task) {
+                        self.reply(job, Reply::Cancelled);
+                        continue;
+                    }
+                    return Ok(Some(Control::Cancel(task)));
+                }
+                ControlFrame::Stop(stop) => {
+                    self.core.stop(stop);
+                    return Ok(Some(Control::Stop(stop)));
+                }
+                ControlFrame::Bytes { task, bytes, last } => {
+                    let Some((_, whole)) = self.fetching.get_mut(&task) else { continue };
+                    whole.extend_from_slice(bytes);
+                    step("bytes");
+                    if !last {
+                        continue;
+                    }
+                    if let Some((job, whole)) = self.fetching.remove(&task) {
+                        let (function, arguments) = split_large(&whole).ok_or(WorkerError::Task)?;
+                        item.function = function.to_vec();
+                        item.arguments = arguments.to_vec();
+                        // What was published must not wait for this item, which may block.
+                        self.tell()?;
+                        return Ok(Some(Control::Start(job)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next item to start, if this worker has room and there is one. Start it before asking for another.
+    ///
+    /// # Errors
+    /// [`WorkerError`] when the board makes no sense: leave.
+    pub fn next_item(&mut self, item: &mut Item) -> Result<Next, WorkerError> {
+        // The item before may have forked.
+        self.check_ours()?;
+        // What was published must not wait for the next item, which may block.
+        self.tell()?;
+        loop {
+            if self.core.room() == 0 || self.leases.room() == 0 {
+                return Ok(Next::Nothing);
+            }
+            let has_choice = self.core.in_flight() > 0 && self.board.has_unclaimed();
+            if let Some(left) = has_choice.then(|| self.leaves_it_to_a_peer()).flatten() {
+                step("defer");
+                return Ok(Next::Defer(left));
+            }
+            step("claim");
+            let Some(claim) = self.board.claim() else { return Ok(Next::Nothing) };
+            step("claimed");
+            self.board.read(&claim, item).ok_or(WorkerError::Task)?;
+            step("read");
+            let lease = self.leases.record(item.task).ok_or(WorkerError::Task)?;
+            step("leased");
+            let manager_may_post = self.board.take(claim);
+            step("taken");
+            if manager_may_post {
+                self.news = true;
+                self.tell()?;
+            }
+            let job = Job { task: TaskId::from_bits(item.task), lease };
+            let last = self.core.claimed();
+            // Peers and the manager see at once that this worker is busy, should the item block.
+            self.publish_status();
+            if last {
+                step("retire");
+                self.publish(&ResultFrame::Retiring, None);
+                self.tell()?;
+            }
+            if item.extra & LARGE == 0 {
+                step("start");
+                return Ok(Next::Start(job));
+            }
+            step("fetch");
+            self.fetching.insert(job.task, (job, Vec::new()));
+            self.publish(&ResultFrame::Fetch(job.task), None);
+            self.tell()?;
+            step("fetched");
+        }
+    }
+
+    /// Publishes how an item ended; in a process that this worker forked, nothing happens. The manager is rung by the next call that starts or ends something.
+    pub fn reply(&mut self, job: Job, reply: Reply<'_>) {
+        if !self.is_ours() {
+            return;
+        }
+        let piece = self.results.max_payload() - size_of::<u64>();
+        let task = job.task;
+        let mut send = |bytes: &[u8]| {
+            let mut rest = bytes;
+            while rest.len() > piece {
+                let (bytes, after) = rest.split_at(piece);
+                self.publish(&ResultFrame::Piece { task, bytes }, None);
+                step("piece");
+                rest = after;
+            }
+            bytes.len() - rest.len()
+        };
+        let reply = match reply {
+            Reply::Value(bytes) => Reply::Value(&bytes[send(bytes)..]),
+            Reply::Raised(bytes) => Reply::Raised(&bytes[send(bytes)..]),
+            Reply::Rejected(bytes) => Reply::Rejected(&bytes[send(bytes)..]),
+            Reply::Cancelled => Reply::Cancelled,
+        };
+        self.publish(&ResultFrame::Reply { task, reply }, Some(job.lease));
+        self.core.finished();
+        self.publish_status();
+    }
+
+    /// Ends a turn: rings the manager if it must know, and announces sleep if there is nothing left. `deferring` says
+    /// that the turn ended with [`Next::Defer`], so that what waits on the board does not count.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn end_turn(&mut self, deferring: bool) -> io::Result<Rested> {
+        self.check_ours()?;
+        self.publish_waiting();
+        self.tell()?;
+        self.publish_status();
+        if self.core.leave() == Leave::Leave {
+            step("leave");
+            return Ok(Rested::Leave);
+        }
+        step("announce");
+        self.sleeper.announce();
+        step("announced");
+        let work = !deferring && self.core.room() > 0 && self.board.has_unclaimed();
+        let room = !self.unpublished.is_empty() && self.publish_waiting();
+        if work || room || self.control.is_ready() {
+            step("again");
+            self.sleeper.wake();
+            return Ok(Rested::Again);
+        }
+        Ok(Rested::Asleep)
+    }
+
+    /// Items started and not finished.
+    pub fn in_flight(&self) -> u32 {
+        self.core.in_flight()
+    }
+
+    /// Whether it was told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.core.is_stopping()
+    }
+
+    /// A process that this worker forked has its objects, and not the memory they speak of.
+    fn check_ours(&self) -> io::Result<()> {
+        if self.is_ours() {
+            return Ok(());
+        }
+        Err(io::Error::other("a process forked from a worker is no worker"))
+    }
+
+    /// Whether an idler peer gets the chance to take the next item, and for how long from now.
+    fn leaves_it_to_a_peer(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        if let Some(left) = self.defers_until.and_then(|until| until.checked_duration_since(now)) {
+            return Some(left);
+        }
+        let views = self.peers.iter().map(|peer| {
+            let Status { in_flight, room, queue } = peer.status();
+            PeerView { state: peer.state(), in_flight, room: if queue == self.queue { room } else { 0 } }
+        });
+        self.defers_until = self.core.defers(views).then(|| now + DEFER);
+        self.defers_until.map(|_| DEFER)
+    }
+
+    fn publish_status(&mut self) {
+        self.status.publish(Status { in_flight: self.core.in_flight(), room: self.core.room(), queue: self.queue });
+    }
+
+    /// Puts a frame into the ring, or behind those that already wait for room.
+    fn publish(&mut self, frame: &ResultFrame<'_>, lease: Option<LeaseIndex>) {
+        let mut payload = std::mem::take(&mut self.payload);
+        let kind = frame.write(&mut payload);
+        step("publish");
+        if self.unpublished.is_empty() && self.results.push(kind, &payload).is_ok() {
+            step("published");
+            if let Some(lease) = lease {
+                self.leases.clear(lease);
+                step("cleared");
+            }
+        } else {
+            self.unpublished.push_back(Unpublished { kind, payload: payload.clone(), lease });
+            self.core.set_unpublished(self.unpublished.len());
+            step("full");
+        }
+        self.news = true;
+        self.payload = payload;
+    }
+
+    /// Puts what waits for room into the ring, as far as there is. Says whether any went in.
+    fn publish_waiting(&mut self) -> bool {
+        let before = self.unpublished.len();
+        while let Some(waiting) = self.unpublished.front() {
+            step("waiting");
+            if self.results.push(waiting.kind, &waiting.payload).is_err() {
+                break;
+            }
+            step("waited");
+            if let Some(lease) = waiting.lease {
+                self.leases.clear(lease);
+                step("waited-cleared");
+            }
+            self.unpublished.pop_front();
+            self.news = true;
+        }
+        self.core.set_unpublished(self.unpublished.len());
+        self.unpublished.len() < before
+    }
+
+    /// Rings the manager if something was published and it sleeps.
+    fn tell(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.news) && self.manager.must_ring() {
+            step("ring");
+            self.manager_bell.ring()?;
+            step("rung");
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for WorkerLink {
+    /// Readable when a turn should be taken.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}

@@ -1,0 +1,73 @@
+//! Bytes, time and rest: large tasks, bounded drains, and silence when idle.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use polyloop::{DriverConfig, Outcome};
+
+use crate::rig::work::Work;
+use crate::rig::worker::wait;
+use crate::rig::{Rig, SHAPE, WATCHDOG};
+
+const TEN_MB: usize = 10 << 20;
+/// Wake-ups between the last outcome and rest, at most.
+const SETTLING_MAX: u32 = 20;
+/// What the rings of four workers take, and more than is read in the time of one drain.
+const OUTCOMES: usize = 40_000;
+const IDLE: Duration = Duration::from_secs(2);
+
+#[test]
+fn ten_megabytes_arrive_whole_in_both_directions_at_the_same_time() {
+    let mut rig = Rig::healthy("large", DriverConfig { concurrency: 2, ..SHAPE });
+    for _ in 0..3 {
+        rig.submit(Work::Echo, TEN_MB, 0);
+        rig.submit(Work::Big(TEN_MB), TEN_MB, 0);
+        rig.submit(Work::Big(TEN_MB), 0, 0);
+        rig.submit(Work::Echo, 10, 0);
+    }
+    rig.flush();
+    rig.wait_all_done("everything has arrived");
+    let whole = (0..12).all(|token| matches!(rig.outcome(token), Some(Outcome::Value(_))));
+    assert!(whole, "the rig compares every byte");
+    rig.close();
+}
+
+#[test]
+fn one_drain_does_not_hold_the_loop_for_all_outcomes_there_are() {
+    let mut rig = Rig::healthy("drain", DriverConfig { processes: 4, ..SHAPE });
+    rig.wait_all_ready();
+    rig.run_unread(OUTCOMES);
+    let (mut drains, mut longest) = (0, Duration::ZERO);
+    while rig.driver.unfinished() > 0 {
+        assert!(drains == 0 || wait(rig.driver.as_fd(), Some(WATCHDOG)), "what is left is not told of");
+        let before = Instant::now();
+        rig.driver.drain().expect("nothing of the system's is short");
+        (drains, longest) = (drains + 1, longest.max(before.elapsed()));
+    }
+    println!("{OUTCOMES} outcomes in {drains} drains, the longest of {longest:?}");
+    assert!(drains > 1, "{OUTCOMES} outcomes came in one drain, of {longest:?}");
+    rig.wait_all_done("the events are taken");
+    rig.close();
+}
+
+#[test]
+fn an_idle_pool_wakes_nobody() {
+    let mut rig = Rig::healthy("idle", SHAPE);
+    rig.submit_many(1_000, Work::Echo);
+    rig.wait_all_done("some work is done");
+    // What comes after the last outcome: a worker that goes to sleep, a nap that ends.
+    assert!((0..SETTLING_MAX).any(|_| !rig.turn(Duration::from_millis(200))), "the driver never comes to rest");
+    let pids = rig.pids();
+    let switches = |pids: &[u32]| pids.iter().map(|pid| voluntary_switches(*pid)).collect::<Vec<_>>();
+    let before = switches(&pids);
+    assert_eq!(rig.driver.deadline(), None);
+    assert!(!rig.turn(IDLE), "the driver's descriptor became readable");
+    assert_eq!(switches(&pids), before, "a worker woke up");
+    rig.close();
+}
+
+fn voluntary_switches(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.expect("the kernel counts them").trim().parse().expect("a number")
+}

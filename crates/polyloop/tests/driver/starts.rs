@@ -1,0 +1,150 @@
+//! Workers on their way into the pool, and those that never arrive.
+
+use std::process::Stdio;
+use std::sync::Arc;
+
+use polyloop::{Driver, DriverConfig, DriverError, Exit, Outcome, Report, StartError, State};
+use rustix::process::Signal;
+
+use crate::rig::work::Work;
+use crate::rig::{Rig, Role, SHAPE, Starts, exit_of, myself, send_signal};
+
+const ONE: DriverConfig = DriverConfig { processes: 1, ..SHAPE };
+
+/// A process of that kind first, healthy ones after it.
+fn first(name: &'static str) -> impl FnMut(usize) -> Role {
+    move |start| if start == 0 { Role::named(name) } else { Role::HEALTHY }
+}
+
+fn run_one(rig: &mut Rig) {
+    let token = rig.submit(Work::Echo, 100, 0);
+    rig.flush();
+    rig.wait_all_done("a task has run");
+    assert!(matches!(rig.outcome(token), Some(Outcome::Value(_))));
+}
+
+#[test]
+fn an_impossible_shape_is_refused() {
+    let impossible = [
+        DriverConfig { processes: 0, ..SHAPE },
+        DriverConfig { queues: 0, ..SHAPE },
+        DriverConfig { queues: 3, ..SHAPE },
+        DriverConfig { concurrency: 0, ..SHAPE },
+        DriverConfig { processes: 40_000, ..SHAPE },
+    ];
+    for config in impossible {
+        assert!(matches!(Driver::new(config), Err(DriverError::Config(_))), "{config:?}");
+    }
+}
+
+#[test]
+fn a_worker_of_another_version_is_told_of_and_replaced() {
+    let mut rig = Rig::new("another version", ONE, first("another version"));
+    let stranger = rig.pids()[0];
+    run_one(&mut rig);
+    assert!(rig.was_killed(stranger));
+    assert!(rig.news.garbage[0].1.contains("version"), "{:?}", rig.news.garbage);
+    rig.close();
+}
+
+#[test]
+fn a_worker_of_another_version_that_speaks_before_it_is_known_is_replaced_too() {
+    let mut rig = Rig::starting(Starts::Later, "early stranger", ONE, first("another version"));
+    let stranger = rig.pids()[0];
+    rig.wait("its hello is read", |rig| !rig.news.garbage.is_empty());
+    rig.report_started();
+    run_one(&mut rig);
+    assert!(rig.was_killed(stranger));
+    rig.close();
+}
+
+#[test]
+fn a_pool_whose_workers_are_all_of_another_version_gives_up() {
+    let mut rig = Rig::new("all of another version", ONE, |_| Role::named("another version"));
+    let token = rig.submit(Work::Echo, 0, 0);
+    rig.flush();
+    rig.wait("the pool is over", |rig| rig.news.closed);
+    let killed = StartError::Exited(Exit::Signal(Signal::KILL.as_raw()));
+    assert_eq!(rig.outcome(token), Some(&Outcome::NoWorkers(killed)));
+}
+
+#[test]
+fn a_worker_may_work_before_the_driver_is_told_of_its_process() {
+    let mut rig = Rig::starting(Starts::Later, "late news", ONE, |_| Role::HEALTHY);
+    run_one(&mut rig);
+    rig.report_started();
+    run_one(&mut rig);
+    let first = rig.pids()[0];
+    send_signal(first, Signal::KILL);
+    rig.wait("its death is known", |rig| !rig.is_alive(first));
+    run_one(&mut rig);
+    rig.close();
+}
+
+#[test]
+fn a_worker_that_dies_before_the_driver_is_told_of_its_process_is_replaced() {
+    let mut rig = Rig::starting(Starts::Later, "late news of the dead", ONE, |_| Role::HEALTHY);
+    run_one(&mut rig);
+    let first = rig.pids()[0];
+    send_signal(first, Signal::KILL);
+    rig.report_started();
+    rig.wait("its death is known", |rig| !rig.is_alive(first));
+    run_one(&mut rig);
+    rig.close();
+}
+
+#[test]
+fn workers_that_are_not_our_children_live_and_die_like_others() {
+    let mut rig = Rig::starting(Starts::Foreign, "foreign", SHAPE, first("leaves at once"));
+    rig.wait("one leaves before its hello", |rig| !rig.news.exits.is_empty());
+    assert_eq!(rig.news.exits[0].1, Exit::Code(7));
+    rig.wait_all_ready();
+    let victim = rig.pids()[0];
+    send_signal(victim, Signal::KILL);
+    rig.wait("its death is known", |rig| !rig.is_alive(victim));
+    run_one(&mut rig);
+    rig.close();
+}
+
+#[test]
+fn a_pool_whose_workers_can_not_be_initialised_fails_with_their_reason() {
+    let mut rig = Rig::new("can't start", SHAPE, |_| Role::named("can't start"));
+    let token = rig.submit(Work::Echo, 0, 0);
+    rig.flush();
+    rig.wait("the pool is over", |rig| rig.news.closed);
+    let error = StartError::Raised(Arc::from(*b"no luck"));
+    assert_eq!(rig.outcome(token), Some(&Outcome::NoWorkers(error)));
+    assert_eq!(rig.driver.state(), State::Closed);
+}
+
+#[test]
+fn initialisation_that_fails_later_is_tried_again_and_reported_once() {
+    let fails = |start| if (1..3).contains(&start) { Role::named("can't start") } else { Role::HEALTHY };
+    let mut rig = Rig::new("fails later", ONE, fails);
+    rig.wait_all_ready();
+    send_signal(rig.pids()[0], Signal::KILL);
+    rig.wait("a start fails", |rig| rig.driver.state() == State::Degraded);
+    run_one(&mut rig);
+    let degraded = Report::Degraded(StartError::Raised(Arc::from(*b"no luck")));
+    assert_eq!(rig.news.reports[1..], [degraded, Report::Recovered]);
+    rig.close();
+}
+
+#[test]
+fn a_pool_with_more_workers_than_descriptors_says_so() {
+    let mut client = myself("few descriptors").stdout(Stdio::null()).spawn().expect("it runs here");
+    assert_eq!(exit_of(client.wait().expect("a child")), Exit::Code(0));
+}
+
+#[test]
+fn a_worker_that_writes_garbage_is_told_of_and_replaced() {
+    for forgery in ["unknown kind", "short frame", "tail out of range", "record beyond the tail"] {
+        let mut rig = Rig::new(forgery, ONE, first(forgery));
+        let forger = rig.pids()[0];
+        rig.wait("the garbage is seen", |rig| !rig.news.garbage.is_empty());
+        run_one(&mut rig);
+        assert!(rig.was_killed(forger));
+        assert_eq!(rig.news.garbage.len(), 1, "{:?}", rig.news.garbage);
+        rig.close();
+    }
+}

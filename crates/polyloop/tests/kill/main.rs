@@ -1,0 +1,42 @@
+//! Real worker processes, killed and stopped at every named step of their protocol.
+//!
+//! `POLYLOOP_KILL_ROUNDS` sets the rounds for each step (default 20), `POLYLOOP_KILL_SEED` repeats a run.
+//!
+//! Broken on purpose, one thing at a time, with 6 rounds; what caught it:
+//!
+//! | broken | caught by |
+//! |---|---|
+//! | a dead worker's leases and its started items are both ignored | stuck after "taken" |
+//! | its claimed items are not given back | stuck after "claimed" |
+//! | its claimed items count as started | "it had started nothing", at "claimed" |
+//! | its claimed items stay on the board (no bury) | 70 deaths in one pool: out of slots |
+//! | its ring is not read once more | 24,368 of 30,000 published outcomes lost |
+//! | items are never marked as taken | "it had started one item", at "taken" |
+//! | a retry is not counted; one retry too many | run more often than the retries allow; "no retry was left" |
+//! | a dead worker's descriptors are kept | descriptors left open |
+//! | a worker does not look again after announcing sleep | stuck after a stop at "ring" |
+//! | the manager does not ring another sleeper after a while | stuck beside a worker stopped at "announced" |
+//! | a ring takes the sleeper's flag (swap instead of epochs) | stuck beside a worker stopped at "ring" |
+//! | no ring once there is room in the result ring, or control ring | stuck on large answers; on large arguments |
+//!
+//! Not caught, since each is recorded twice: leases alone, or the started items on the board alone, may be ignored.
+//! For the same reason a lease that is cleared before its outcome is published changes nothing.
+
+#[path = "../rig/mod.rs"]
+#[expect(dead_code, reason = "the rig serves other test programs too")]
+mod rig;
+
+mod dice;
+mod idle;
+mod killed;
+mod steps;
+mod stopped;
+
+/// What a worker process runs instead of tests.
+#[test]
+fn worker_process() {
+    if std::env::var_os(rig::worker::ROLE).is_some() {
+        rig::worker::serve();
+        std::process::exit(0);
+    }
+}

@@ -1,0 +1,69 @@
+//! What the test workers can do, by name, and what each call must return: shared by both sides.
+//!
+//! Arguments are the task's token, then padding. Every answer depends on all of them, so a mix-up is seen.
+
+use std::time::Duration;
+
+/// A function of the test workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Answers at once.
+    Echo,
+    /// Blocks its worker for so many milliseconds.
+    Block(u64),
+    /// Runs for so many milliseconds beside others.
+    Nap(u64),
+    /// Answers with so many bytes.
+    Big(usize),
+    /// Never answers, and looks at nothing meanwhile.
+    Spin,
+}
+
+impl Work {
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Echo => "echo 0".to_owned(),
+            Self::Block(ms) => format!("block {ms}"),
+            Self::Nap(ms) => format!("nap {ms}"),
+            Self::Big(len) => format!("big {len}"),
+            Self::Spin => "spin 0".to_owned(),
+        }
+        .into_bytes()
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (name, number) = std::str::from_utf8(bytes).ok()?.split_once(' ')?;
+        let number: u64 = number.parse().ok()?;
+        Some(match name {
+            "echo" => Self::Echo,
+            "block" => Self::Block(number),
+            "nap" => Self::Nap(number),
+            "big" => Self::Big(number as usize),
+            "spin" => Self::Spin,
+            _ => return None,
+        })
+    }
+
+    /// How long it leaves its worker free before it answers.
+    pub(crate) fn nap(self) -> Option<Duration> {
+        if let Self::Nap(ms) = self { Some(Duration::from_millis(ms)) } else { None }
+    }
+
+    pub(crate) fn answer(self, arguments: &[u8]) -> Vec<u8> {
+        let sum = arguments
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+        let len = if let Self::Big(len) = self { len } else { size_of::<u64>() };
+        sum.to_le_bytes().into_iter().cycle().take(len).collect()
+    }
+}
+
+pub(crate) fn arguments(token: u64, padding: usize) -> Vec<u8> {
+    let mut bytes = token.to_le_bytes().to_vec();
+    bytes.extend((0..padding).map(|at| at as u8));
+    bytes
+}
+
+pub(crate) fn token_of(arguments: &[u8]) -> u64 {
+    arguments.first_chunk().map_or(u64::MAX, |token| u64::from_le_bytes(*token))
+}
