@@ -1,0 +1,229 @@
+//! Python objects as bytes and back: the engine's codec for simple values, `polyloop._codec` for all others.
+
+use polyloop::{Value, ValueReader, ValueWriter};
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+
+/// How deep simple values may nest.
+const DEPTH_MAX: u32 = 4;
+/// How many values a simple sequence may hold; beyond, pickle is as good.
+const LEN_MAX: usize = 64;
+
+/// `polyloop._codec`, its functions at hand.
+pub(crate) struct Codec {
+    dumps: Py<PyAny>,
+    loads: Py<PyAny>,
+    dump_exception: Py<PyAny>,
+    dump_unsendable: Py<PyAny>,
+    load_exception: Py<PyAny>,
+    load_function: Py<PyAny>,
+    function_ref: Py<PyAny>,
+    function_by_value: Py<PyAny>,
+    not_importable: Py<PyAny>,
+}
+
+/// A function that travels by name, and so means the same in every call.
+pub(crate) fn travels_by_name(reference: &[u8]) -> bool {
+    reference.first() == Some(&b'n')
+}
+
+impl Codec {
+    pub(crate) fn new(py: Python<'_>) -> PyResult<Self> {
+        let module = py.import(intern!(py, "polyloop._codec"))?;
+        let get = |name: &str| module.getattr(name).map(Bound::unbind);
+        Ok(Self {
+            dumps: get("dumps")?,
+            loads: get("loads")?,
+            dump_exception: get("dump_exception")?,
+            dump_unsendable: get("dump_unsendable")?,
+            load_exception: get("load_exception")?,
+            load_function: get("load_function")?,
+            function_ref: get("function_ref")?,
+            function_by_value: get("function_by_value")?,
+            not_importable: get("FunctionNotImportable")?,
+        })
+    }
+
+    /// Appends `value` to `out`.
+    pub(crate) fn write(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
+        let mut writer = ValueWriter::new(out);
+        let mark = writer.mark();
+        if write_simple(value, &mut writer, &mut Nesting::default())? {
+            return Ok(());
+        }
+        writer.rewind(mark);
+        let py = value.py();
+        let bytes = self.dumps.bind(py).call1((value,))?;
+        writer.write(Value::Other(bytes.cast::<PyBytes>()?.as_bytes()));
+        Ok(())
+    }
+
+    /// The value that [`Self::write`] wrote.
+    pub(crate) fn read<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        self.read_one(py, &mut ValueReader::new(bytes))
+    }
+
+    /// Arguments: a tuple, or a tuple and a dictionary of keywords.
+    pub(crate) fn write_arguments(
+        &self,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+        out: &mut Vec<u8>,
+    ) -> PyResult<()> {
+        match kwargs.filter(|kwargs| !kwargs.is_empty()) {
+            None => self.write(args.as_any(), out),
+            Some(kwargs) => {
+                let both = PyTuple::new(args.py(), [args.as_any(), kwargs.as_any()])?;
+                let bytes = self.dumps.bind(args.py()).call1((both,))?;
+                // Two values stand for arguments with keywords.
+                let mut writer = ValueWriter::new(out);
+                writer.write(Value::None);
+                writer.write(Value::Other(bytes.cast::<PyBytes>()?.as_bytes()));
+                Ok(())
+            }
+        }
+    }
+
+    /// What [`Self::write_arguments`] wrote.
+    pub(crate) fn read_arguments<'py>(
+        &self,
+        py: Python<'py>,
+        bytes: &[u8],
+    ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+        let mut reader = ValueReader::new(bytes);
+        let first = self.read_one(py, &mut reader)?;
+        if !first.is_none() {
+            return Ok((first.cast_into()?, None));
+        }
+        let (args, kwargs) = self.read_one(py, &mut reader)?.extract()?;
+        Ok((args, Some(kwargs)))
+    }
+
+    pub(crate) fn dump_exception(&self, py: Python<'_>, error: &PyErr) -> PyResult<Vec<u8>> {
+        self.dump_exception.bind(py).call1((with_traceback(py, error),))?.extract()
+    }
+
+    pub(crate) fn dump_unsendable(&self, value: &Bound<'_, PyAny>, reason: &PyErr) -> PyResult<Vec<u8>> {
+        let py = value.py();
+        self.dump_unsendable.bind(py).call1((value, with_traceback(py, reason)))?.extract()
+    }
+
+    pub(crate) fn load_exception<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        self.load_exception.bind(py).call1((PyBytes::new(py, bytes),))
+    }
+
+    pub(crate) fn load_function<'py>(&self, py: Python<'py>, reference: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        self.load_function.bind(py).call1((PyBytes::new(py, reference),))
+    }
+
+    /// Whether an error says that a function must be sent again by value.
+    pub(crate) fn is_not_importable(&self, py: Python<'_>, error: &PyErr) -> bool {
+        error.is_instance(py, self.not_importable.bind(py))
+    }
+
+    pub(crate) fn function_ref(&self, function: &Bound<'_, PyAny>, scope: u64) -> PyResult<Vec<u8>> {
+        self.reference(&self.function_ref, function, scope)
+    }
+
+    pub(crate) fn function_by_value(&self, function: &Bound<'_, PyAny>, scope: u64) -> PyResult<Vec<u8>> {
+        self.reference(&self.function_by_value, function, scope)
+    }
+
+    fn reference(&self, by: &Py<PyAny>, function: &Bound<'_, PyAny>, scope: u64) -> PyResult<Vec<u8>> {
+        let py = function.py();
+        let kwargs = PyDict::new(py);
+        kwargs.set_item(intern!(py, "scope"), scope)?;
+        by.bind(py).call((function,), Some(&kwargs))?.extract()
+    }
+
+    fn read_one<'py>(&self, py: Python<'py>, reader: &mut ValueReader<'_>) -> PyResult<Bound<'py, PyAny>> {
+        let value = reader.read().map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(match value {
+            Value::None => py.None().into_bound(py),
+            Value::Bool(value) => PyBool::new(py, value).to_owned().into_any(),
+            Value::Int(value) => value.into_pyobject(py)?.into_any(),
+            Value::Float(value) => PyFloat::new(py, value).into_any(),
+            Value::Text(value) => PyString::new(py, value).into_any(),
+            Value::Bytes(value) => PyBytes::new(py, value).into_any(),
+            Value::Tuple(len) => PyTuple::new(py, self.read_many(py, reader, len)?)?.into_any(),
+            Value::List(len) => PyList::new(py, self.read_many(py, reader, len)?)?.into_any(),
+            Value::Other(bytes) => self.loads.bind(py).call1((PyBytes::new(py, bytes),))?,
+        })
+    }
+
+    fn read_many<'py>(
+        &self,
+        py: Python<'py>,
+        reader: &mut ValueReader<'_>,
+        len: u32,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        (0..len).map(|_| self.read_one(py, reader)).collect()
+    }
+}
+
+/// The exception as Python sees it: before CPython 3.12 a `PyErr` keeps the traceback beside it.
+pub(crate) fn with_traceback<'py>(py: Python<'py>, error: &PyErr) -> Bound<'py, PyAny> {
+    error.clone_ref(py).into_value(py).into_bound(py).into_any()
+}
+
+#[derive(Default)]
+struct Nesting {
+    depth: u32,
+    /// With a second list it might be the same list twice, which only pickle keeps the same.
+    has_list: bool,
+}
+
+/// Writes a value of the simple types exactly (no subclass), or says that it is none.
+fn write_simple(value: &Bound<'_, PyAny>, writer: &mut ValueWriter<'_>, nesting: &mut Nesting) -> PyResult<bool> {
+    if value.is_none() {
+        writer.write(Value::None);
+    } else if value.is_exact_instance_of::<PyInt>() {
+        let Ok(int) = value.extract::<i64>() else { return Ok(false) };
+        writer.write(Value::Int(int));
+    } else if let Ok(text) = value.cast_exact::<PyString>() {
+        let Ok(text) = text.to_str() else { return Ok(false) };
+        writer.write(Value::Text(text));
+    } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
+        if tuple.len() > LEN_MAX {
+            return Ok(false);
+        }
+        writer.write(Value::Tuple(tuple.len() as u32));
+        return write_items(tuple.iter_borrowed().map(|item| item.to_owned()), writer, nesting);
+    } else if let Ok(float) = value.cast_exact::<PyFloat>() {
+        writer.write(Value::Float(float.value()));
+    } else if let Ok(truth) = value.cast_exact::<PyBool>() {
+        writer.write(Value::Bool(truth.is_true()));
+    } else if let Ok(bytes) = value.cast_exact::<PyBytes>() {
+        writer.write(Value::Bytes(bytes.as_bytes()));
+    } else if let Ok(list) = value.cast_exact::<PyList>() {
+        if nesting.has_list || list.len() > LEN_MAX {
+            return Ok(false);
+        }
+        nesting.has_list = true;
+        writer.write(Value::List(list.len() as u32));
+        return write_items(list.iter(), writer, nesting);
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+fn write_items<'py>(
+    items: impl Iterator<Item = Bound<'py, PyAny>>,
+    writer: &mut ValueWriter<'_>,
+    nesting: &mut Nesting,
+) -> PyResult<bool> {
+    if nesting.depth == DEPTH_MAX {
+        return Ok(false);
+    }
+    nesting.depth += 1;
+    for item in items {
+        if !write_simple(&item, writer, nesting)? {
+            return Ok(false);
+        }
+    }
+    nesting.depth -= 1;
+    Ok(true)
+}

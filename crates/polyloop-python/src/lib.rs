@@ -1,0 +1,25 @@
+//! The extension module `polyloop._core`: registration only.
+
+mod codec;
+mod errors;
+mod manager;
+mod map;
+mod pending;
+mod task;
+mod worker;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use crate::errors::die_with_parent;
+    #[pymodule_export]
+    use crate::manager::Manager;
+    #[pymodule_export]
+    use crate::map::MapCall;
+    #[pymodule_export]
+    use crate::task::Done;
+    #[pymodule_export]
+    use crate::worker::Worker;
+}

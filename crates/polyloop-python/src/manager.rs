@@ -1,0 +1,559 @@
+//! The client's side for Python: takes tasks in, and completes futures and maps as outcomes come back.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use polyloop::{
+    CallId, Driver, DriverConfig, Event, Outcome, QueueIndex, Refused, Report, State, Submission, WorkerId,
+};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use crate::codec::{Codec, travels_by_name};
+use crate::errors;
+use crate::map::{MapCall, Opening, is_stop_iteration};
+use crate::pending::{NotAccepted, Pending, PendingTable, Target};
+
+/// How long one drain may spend on completing what has come back.
+const DELIVERY_BUDGET: Duration = Duration::from_millis(2);
+/// Deliveries between two looks at the clock.
+const DELIVERIES_PER_LOOK: usize = 32;
+/// Functions whose references are remembered.
+const REFERENCES_MAX: usize = 256;
+
+/// What is known of a function that was sent before.
+enum Reference {
+    ByName(Arc<[u8]>),
+    /// Workers can't import it: it is taken as it is, anew for each call.
+    ByValue,
+}
+
+/// The scheduler that chooses the queue of each task, where there is a choice.
+struct Scheduler {
+    schedule: Py<PyAny>,
+    complete: Py<PyAny>,
+    /// Queue ids as the scheduler gave them, by our index.
+    queue_ids: Vec<Py<PyAny>>,
+}
+
+/// The pool manager in the client: one descriptor to watch, `drain` to call when it is readable.
+///
+/// Parameters:
+///     processes, queues, concurrency, max_tasks: the pool's shape; max_tasks 0 means no limit.
+///     grace_s: how long whoever is asked to end may take, in seconds.
+///     call_flush_soon: called when tasks have been submitted; it has `flush` called before the loop waits again.
+#[pyclass(frozen, weakref, module = "polyloop._core")]
+pub(crate) struct Manager {
+    driver: Mutex<Driver>,
+    codec: Codec,
+    pending: Mutex<PendingTable>,
+    references: Mutex<HashMap<usize, (Py<PyAny>, Reference)>>,
+    scheduler: OnceLock<Scheduler>,
+    last_scheduled: Mutex<u64>,
+    call_flush_soon: Py<PyAny>,
+    last_scope: Mutex<u64>,
+    flush_due: Mutex<bool>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn worker_key(worker: WorkerId) -> u64 {
+    u64::from(worker.seat) << 32 | u64::from(worker.generation)
+}
+
+fn worker_id(key: u64) -> WorkerId {
+    WorkerId { seat: (key >> 32) as u16, generation: key as u32 }
+}
+
+#[pymethods]
+impl Manager {
+    #[new]
+    #[pyo3(signature = (*, processes, queues, concurrency, max_tasks, grace_s, call_flush_soon))]
+    fn new(
+        py: Python<'_>,
+        processes: u16,
+        queues: u16,
+        concurrency: u32,
+        max_tasks: u64,
+        grace_s: f64,
+        call_flush_soon: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let grace = Duration::try_from_secs_f64(grace_s)
+            .map_err(|_| PyValueError::new_err("grace must be a number of seconds, 0 or more"))?;
+        let config = DriverConfig { processes, queues, concurrency, max_tasks, grace };
+        let driver = Driver::new(config).map_err(errors::driver)?;
+        // Its first events ask for workers.
+        driver.call_again()?;
+        Ok(Self {
+            driver: Mutex::new(driver),
+            codec: Codec::new(py)?,
+            pending: Mutex::default(),
+            references: Mutex::default(),
+            scheduler: OnceLock::new(),
+            last_scheduled: Mutex::new(0),
+            call_flush_soon,
+            last_scope: Mutex::new(0),
+            flush_due: Mutex::new(false),
+        })
+    }
+
+    /// The descriptor to watch: call `drain` when it is readable.
+    fn fileno(&self) -> RawFd {
+        lock(&self.driver).as_fd().as_raw_fd()
+    }
+
+    /// Whether this process made the pool, and was not forked from the one that did.
+    #[getter]
+    fn is_ours(&self) -> bool {
+        lock(&self.driver).is_ours()
+    }
+
+    /// "starting", "running", "degraded", "closing", "terminating" or "closed".
+    #[getter]
+    fn state(&self) -> &'static str {
+        match lock(&self.driver).state() {
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Degraded => "degraded",
+            State::Closing => "closing",
+            State::Terminating => "terminating",
+            State::Closed => "closed",
+        }
+    }
+
+    /// Tasks that have not ended.
+    #[getter]
+    fn unfinished(&self) -> usize {
+        lock(&self.driver).unfinished()
+    }
+
+    /// Have a scheduler choose the queue of every task: `schedule(task_id, func, args, kwargs)` gives one of
+    /// `queue_ids`, which stand for the queues in order; `complete(task_id)` is told when the task has ended.
+    fn set_scheduler(&self, schedule: Py<PyAny>, complete: Py<PyAny>, queue_ids: Vec<Py<PyAny>>) -> PyResult<()> {
+        self.scheduler
+            .set(Scheduler { schedule, complete, queue_ids })
+            .map_err(|_| PyRuntimeError::new_err("the pool has a scheduler already"))
+    }
+
+    /// Submit `func(*args, **kwargs)`; `future` gets what comes of it. Returns a token for `cancel`.
+    #[pyo3(signature = (func, args, kwargs, retries, future))]
+    fn submit(
+        slf: &Bound<'_, Self>,
+        func: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+        retries: u32,
+        future: Py<PyAny>,
+    ) -> PyResult<usize> {
+        let this = slf.get();
+        let function = this.reference(func, 0)?;
+        let mut arguments = Vec::new();
+        this.codec.write_arguments(args, kwargs, &mut arguments)?;
+        let (queue, scheduled_as) = this.schedule(func, args, kwargs)?;
+        let call = CallId::SINGLES;
+        let submission = Submission { call, queue, function, arguments: arguments.into(), retries, token: 0 };
+        let function = Some(func.clone().unbind());
+        let pending = Pending { target: Target::Future(future), function, submission, task: None, scheduled_as };
+        let token = this.accept(slf.py(), pending).map_err(|refused| refused.error)?;
+        this.schedule_flush(slf.py())?;
+        Ok(token)
+    }
+
+    /// Open a map of `func` over what `source` (an iterator) gives, or over what is pushed if it is None.
+    fn open_map(
+        slf: &Bound<'_, Self>,
+        func: &Bound<'_, PyAny>,
+        source: Option<Py<PyAny>>,
+        star: bool,
+        retries: u32,
+    ) -> PyResult<Py<MapCall>> {
+        let (this, py) = (slf.get(), slf.py());
+        let scope = {
+            let mut last = lock(&this.last_scope);
+            *last += 1;
+            *last
+        };
+        let reference = this.reference(func, scope)?;
+        let call = lock(&this.driver).open_call().map_err(|error| errors::refused(py, &this.codec, &error))?;
+        let function = func.clone().unbind();
+        Py::new(
+            py,
+            MapCall::new(slf.clone().unbind(), Opening { function, reference, scope, call, retries, star }, source),
+        )
+    }
+
+    /// Cancel a task; `ended` is set once it has ended. False if it has ended already.
+    fn cancel(&self, token: usize, future: Py<PyAny>, ended: Py<PyAny>) -> PyResult<bool> {
+        let task = {
+            let mut pending = lock(&self.pending);
+            let Some(pending) = pending.get_mut(token) else { return Ok(false) };
+            if !matches!(&pending.target, Target::Future(target) if target.is(&future)) {
+                return Ok(false);
+            }
+            pending.target = Target::Ended(ended);
+            pending.task
+        };
+        if let Some(task) = task {
+            self.drive(|driver| driver.cancel(task))?;
+        }
+        Ok(true)
+    }
+
+    /// Give the workers what was submitted.
+    fn flush(&self) -> PyResult<()> {
+        *lock(&self.flush_due) = false;
+        self.drive(Driver::flush)
+    }
+
+    /// Take in what has happened. Returns what Python must do, in order, as tuples:
+    /// ("start", key, queue, socket, lifeline, our_ends), ("reap", key), ("died", key, pid, exitcode, retried, lost),
+    /// ("degraded", exception), ("recovered",), ("terminated", count), ("garbage", key, problem), ("closed",).
+    fn drain<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
+        let (this, py) = (slf.get(), slf.py());
+        lock(&this.driver).drain()?;
+        this.events(py)
+    }
+
+    /// What Python must do, as `drain` gives it, without looking at anything new.
+    fn events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let orders = PyList::empty(py);
+        let mut maps: Vec<Py<MapCall>> = Vec::new();
+        let started = Instant::now();
+        for count in 1.. {
+            let Some(event) = lock(&self.driver).next_event() else { break };
+            match event {
+                Event::Deliver { token, outcome, .. } => self.deliver(py, token as usize, outcome, &mut maps),
+                other => orders.append(self.order(py, other)?)?,
+            }
+            if count % DELIVERIES_PER_LOOK == 0 && started.elapsed() > DELIVERY_BUDGET {
+                // The rest comes with the loop's next round.
+                lock(&self.driver).call_again()?;
+                break;
+            }
+        }
+        let drew = !maps.is_empty();
+        for map in maps {
+            MapCall::go_on(map.bind(py))?;
+        }
+        if drew {
+            lock(&self.driver).flush()?;
+        }
+        Ok(orders)
+    }
+
+    /// A worker's process runs.
+    fn started(&self, key: u64, pid: u32, is_direct_child: bool, sentinel: RawFd) -> PyResult<()> {
+        // SAFETY: the process object that owns the sentinel outlives this call.
+        let sentinel = unsafe { BorrowedFd::borrow_raw(sentinel) };
+        self.drive(|driver| driver.started(worker_id(key), pid, is_direct_child, sentinel))
+    }
+
+    /// A worker's process could not be started.
+    fn not_started(&self, key: u64, reason: &str) -> PyResult<()> {
+        self.drive(|driver| driver.not_started(worker_id(key), reason))
+    }
+
+    /// A worker's process has ended with this code, negative for a signal, None if unknown.
+    fn exited(&self, key: u64, exitcode: Option<i32>) -> PyResult<()> {
+        self.drive(|driver| driver.exited(worker_id(key), errors::exit_of(exitcode)))
+    }
+
+    /// Take no new work, finish what was accepted, then end.
+    fn close(&self) -> PyResult<()> {
+        self.drive(Driver::close)
+    }
+
+    /// End every task and every worker now.
+    fn terminate(&self) -> PyResult<()> {
+        self.drive(Driver::terminate)
+    }
+
+    /// Kill every worker, also those that are being started, and wait for nothing: for an owner that is gone, or a
+    /// program that is about to be.
+    fn abandon(&self) {
+        lock(&self.driver).abandon();
+        let pending = std::mem::take(&mut *lock(&self.pending));
+        drop(pending);
+    }
+}
+
+impl Manager {
+    pub(crate) fn end_call(&self, call: CallId) -> PyResult<()> {
+        self.drive(|driver| driver.end_call(call))
+    }
+
+    pub(crate) fn cancel_call(&self, call: CallId) -> PyResult<()> {
+        self.drive(|driver| driver.cancel_call(call))
+    }
+
+    /// Does something with the driver; what comes of it is fetched by the drain that this makes the loop call.
+    fn drive(&self, act: impl FnOnce(&mut Driver) -> std::io::Result<()>) -> PyResult<()> {
+        let mut driver = lock(&self.driver);
+        act(&mut driver)?;
+        if driver.has_events() {
+            driver.call_again()?;
+        }
+        Ok(())
+    }
+
+    /// Has what was submitted flushed before the loop waits again.
+    pub(crate) fn schedule_flush(&self, py: Python<'_>) -> PyResult<()> {
+        if std::mem::replace(&mut *lock(&self.flush_due), true) {
+            return Ok(());
+        }
+        self.call_flush_soon.bind(py).call0().map(drop)
+    }
+
+    /// Submits an item of a map.
+    pub(crate) fn submit_item(&self, map: &Bound<'_, MapCall>, index: u64, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        let this = map.get();
+        let mut arguments = Vec::with_capacity(16);
+        self.codec.write_arguments(args, None, &mut arguments)?;
+        let (queue, scheduled_as) = self.schedule(this.function(map.py()), args, None)?;
+        let submission = Submission {
+            call: this.call,
+            queue,
+            function: this.reference(),
+            arguments: arguments.into(),
+            retries: this.retries,
+            token: 0,
+        };
+        let target = MapCall::target(map, index);
+        self.accept(map.py(), Pending { target, function: None, submission, task: None, scheduled_as })
+            .map(drop)
+            .map_err(|refused| refused.error)
+    }
+
+    fn accept(&self, py: Python<'_>, pending: Pending) -> Result<usize, Box<NotAccepted>> {
+        let mut submission = pending.submission.clone();
+        let token = lock(&self.pending).insert(pending);
+        submission.token = token as u64;
+        let submitted = lock(&self.driver).submit(submission);
+        let mut table = lock(&self.pending);
+        match submitted {
+            Ok(task) => {
+                if let Some(pending) = table.get_mut(token) {
+                    pending.task = Some(task);
+                }
+                Ok(token)
+            }
+            Err(refused) => {
+                let pending = table.remove(token);
+                drop(table);
+                let pending = pending.expect("inserted above, and its task was not made");
+                let error = match (&refused, &pending.target) {
+                    // A closed pool goes on with the maps it has: this one was terminated.
+                    (Refused::Closed, Target::Item(..)) => errors::terminated(py),
+                    _ => errors::refused(py, &self.codec, &refused),
+                };
+                Err(Box::new(NotAccepted { pending, error }))
+            }
+        }
+    }
+
+    /// A function's reference; remembered where it is the same in every call.
+    fn reference(&self, function: &Bound<'_, PyAny>, scope: u64) -> PyResult<Arc<[u8]>> {
+        match lock(&self.references).get(&(function.as_ptr() as usize)) {
+            Some((_, Reference::ByName(reference))) => return Ok(Arc::clone(reference)),
+            Some((_, Reference::ByValue)) => return Ok(self.codec.function_by_value(function, scope)?.into()),
+            None => (),
+        }
+        let reference: Arc<[u8]> = self.codec.function_ref(function, scope)?.into();
+        if travels_by_name(&reference) {
+            self.remember(function, Reference::ByName(Arc::clone(&reference)));
+        }
+        Ok(reference)
+    }
+
+    /// Remembers a reference by the function itself, which is kept alive so that no other takes its address.
+    fn remember(&self, function: &Bound<'_, PyAny>, reference: Reference) {
+        let forgotten = {
+            let mut references = lock(&self.references);
+            let full = references.len() >= REFERENCES_MAX;
+            let forgotten = if full { std::mem::take(&mut *references) } else { HashMap::new() };
+            references.insert(function.as_ptr() as usize, (function.clone().unbind(), reference));
+            forgotten
+        };
+        // Not under the lock: a function may be the last to hold something that uses this pool as it goes.
+        drop(forgotten);
+    }
+
+    fn schedule(
+        &self,
+        function: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<(QueueIndex, u64)> {
+        let Some(scheduler) = self.scheduler.get() else { return Ok((QueueIndex(0), 0)) };
+        let py = function.py();
+        let id = {
+            let mut last = lock(&self.last_scheduled);
+            *last += 1;
+            *last
+        };
+        let empty = PyDict::new(py);
+        let kwargs = kwargs.unwrap_or(&empty);
+        let chosen = scheduler.schedule.bind(py).call1((id, function, args, kwargs))?;
+        for (index, queue_id) in (0..).zip(&scheduler.queue_ids) {
+            if chosen.eq(queue_id)? {
+                return Ok((QueueIndex(index), id));
+            }
+        }
+        Err(PyValueError::new_err(format!("the scheduler chose the queue {chosen}, which it has not registered")))
+    }
+
+    /// Gives one outcome to whoever waits for it. Whatever goes wrong in that is theirs, and no one else's.
+    fn deliver(&self, py: Python<'_>, token: usize, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
+        let Some(pending) = lock(&self.pending).remove(token) else { return };
+        if matches!(outcome, Outcome::Rejected(_)) && !matches!(pending.target, Target::Ended(_)) {
+            return self.send_by_value(py, pending, outcome, maps);
+        }
+        self.tell_scheduler(py, pending.scheduled_as);
+        self.settle(py, pending, outcome, maps);
+    }
+
+    fn settle(&self, py: Python<'_>, pending: Pending, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
+        let name = if matches!(outcome, Outcome::Lost(_)) { pending.function_name(py) } else { None };
+        match pending.target {
+            Target::Item(map, index) => {
+                map.get().deliver(py, index, self.result(py, outcome, name));
+                if !maps.iter().any(|touched| touched.is(&map)) {
+                    maps.push(map);
+                }
+            }
+            Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
+            Target::Future(future) => {
+                let future = future.bind(py);
+                match outcome {
+                    Outcome::Cancelled => complete(py, future, intern!(py, "cancel"), None),
+                    outcome => match self.result(py, outcome, name) {
+                        Ok(value) => complete(py, future, intern!(py, "set_result"), Some(value)),
+                        Err(error) => complete(py, future, intern!(py, "set_exception"), Some(error)),
+                    },
+                }
+            }
+        }
+    }
+
+    /// The value, or the exception that stands for everything else.
+    fn result(&self, py: Python<'_>, outcome: Outcome, task: Option<String>) -> Result<Py<PyAny>, Py<PyAny>> {
+        let result = match outcome {
+            Outcome::Value(bytes) => match self.codec.read(py, &bytes) {
+                Ok(value) => return Ok(value.unbind()),
+                Err(error) => errors::unreadable(py, error),
+            },
+            Outcome::Cancelled => cancelled(py),
+            outcome => errors::exception_for(py, &self.codec, &outcome, task),
+        };
+        let error = match result {
+            Ok(error) if is_stop_iteration(&error) => stop_iteration(py, error),
+            other => other,
+        };
+        Err(error.map_or_else(|error| error.into_value(py).into_any(), Bound::unbind))
+    }
+
+    /// The worker could not import the function: sends it again by value, once.
+    fn send_by_value(&self, py: Python<'_>, mut pending: Pending, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
+        let by_value =
+            if travels_by_name(&pending.submission.function) { self.value_for(py, &pending).ok() } else { None };
+        let Some(by_value) = by_value else {
+            self.tell_scheduler(py, pending.scheduled_as);
+            return self.settle(py, pending, outcome, maps);
+        };
+        pending.submission.function = by_value;
+        if let Err(refused) = self.accept(py, pending) {
+            return self.settle(py, refused.pending, outcome, maps);
+        }
+        if let Err(error) = self.schedule_flush(py) {
+            // The loop is closed, and with it everything that could wait for this task.
+            error.write_unraisable(py, None);
+        }
+    }
+
+    /// The function of a task by value: taken once for all items of a map.
+    fn value_for(&self, py: Python<'_>, pending: &Pending) -> PyResult<Arc<[u8]>> {
+        if let Target::Item(map, _) = &pending.target {
+            let map = map.get();
+            if travels_by_name(&map.reference()) {
+                self.remember(map.function(py), Reference::ByValue);
+                map.set_reference(self.codec.function_by_value(map.function(py), map.scope)?.into());
+            }
+            return Ok(map.reference());
+        }
+        let function = pending.function.as_ref().map(|function| function.bind(py));
+        let function = function.ok_or_else(|| PyRuntimeError::new_err("a task without its function"))?;
+        self.remember(function, Reference::ByValue);
+        Ok(self.codec.function_by_value(function, 0)?.into())
+    }
+
+    fn tell_scheduler(&self, py: Python<'_>, scheduled_as: u64) {
+        if let Some(scheduler) = self.scheduler.get()
+            && let Err(error) = scheduler.complete.bind(py).call1((scheduled_as,))
+        {
+            error.write_unraisable(py, Some(scheduler.complete.bind(py)));
+        }
+    }
+
+    fn order<'py>(&self, py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyAny>> {
+        let order = match event {
+            Event::Start(order) => {
+                let (socket, lifeline) = (order.socket.into_raw_fd(), order.lifeline.into_raw_fd());
+                let key = worker_key(order.worker);
+                ("start", key, order.queue.0, socket, lifeline, order.our_ends).into_pyobject(py)?.into_any()
+            }
+            Event::Reap(worker) => ("reap", worker_key(worker)).into_pyobject(py)?.into_any(),
+            Event::Garbage { worker, problem } => {
+                ("garbage", worker_key(worker), problem).into_pyobject(py)?.into_any()
+            }
+            Event::Closed => ("closed",).into_pyobject(py)?.into_any(),
+            Event::Report(Report::Died { worker, pid, exit, retried, lost }) => {
+                let exitcode = errors::exit_code(exit);
+                ("died", worker_key(worker), pid, exitcode, retried, lost).into_pyobject(py)?.into_any()
+            }
+            Event::Report(Report::Degraded(error)) => {
+                ("degraded", errors::no_workers(py, &self.codec, &error)?).into_pyobject(py)?.into_any()
+            }
+            Event::Report(Report::Recovered) => ("recovered",).into_pyobject(py)?.into_any(),
+            Event::Report(Report::Terminated(count)) => ("terminated", count).into_pyobject(py)?.into_any(),
+            Event::Deliver { .. } => return Err(PyRuntimeError::new_err("a delivery is no order")),
+        };
+        Ok(order)
+    }
+}
+
+/// Completes a future, unless its owner has given up on it meanwhile.
+fn complete(
+    py: Python<'_>,
+    future: &Bound<'_, PyAny>,
+    how: &Bound<'_, pyo3::types::PyString>,
+    value: Option<Py<PyAny>>,
+) {
+    let done = future.call_method0(intern!(py, "done")).and_then(|done| done.is_truthy());
+    let result = match (done, value) {
+        (Ok(true), _) => return,
+        (Ok(false), Some(value)) => future.call_method1(how, (value,)),
+        (Ok(false), None) => future.call_method0(how),
+        (Err(error), _) => Err(error),
+    };
+    if let Err(error) = result {
+        // The loop is closed, for one: then nobody can be told.
+        error.write_unraisable(py, Some(future));
+    }
+}
+
+fn cancelled(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.call0()
+}
+
+/// As a coroutine does with a `StopIteration` that leaves it.
+fn stop_iteration<'py>(py: Python<'py>, cause: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let error = PyRuntimeError::new_err("the task raised StopIteration").into_value(py).into_bound(py).into_any();
+    error.setattr(intern!(py, "__cause__"), cause)?;
+    Ok(error)
+}

@@ -1,0 +1,416 @@
+//! A worker's turns: claims items through the engine, runs them as Python, and sends back what came of them.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use polyloop::{Control, Item, Job, Next, Reply, Rested, Stop, TaskId, WorkerLink};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use crate::codec::{Codec, travels_by_name, with_traceback};
+use crate::errors;
+use crate::task::{Done, Start, TaskStarter, call_in_own_context};
+
+/// How long a turn may keep the loop from everything else.
+const TURN_BUDGET: Duration = Duration::from_millis(1);
+/// Functions remembered by their references.
+const FUNCTIONS_MAX: usize = 256;
+
+/// How a turn ended, as Python sees it.
+const ASLEEP: u8 = 0;
+const AGAIN: u8 = 1;
+const DEFER: u8 = 2;
+const LEAVE: u8 = 3;
+
+struct Function {
+    call: Py<PyAny>,
+    /// A coroutine function runs nothing when it is called.
+    is_coroutine: bool,
+}
+
+impl Function {
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        Self { call: self.call.clone_ref(py), is_coroutine: self.is_coroutine }
+    }
+}
+
+/// Functions by their references.
+#[derive(Default)]
+struct Functions {
+    all: HashMap<Vec<u8>, Function>,
+    /// The one asked for last: most items run the same as the one before.
+    last: Option<(Vec<u8>, Function)>,
+}
+
+impl Functions {
+    fn get(&mut self, py: Python<'_>, reference: &[u8]) -> Option<Function> {
+        if let Some((_, function)) = self.last.as_ref().filter(|(last, _)| last == reference) {
+            return Some(function.clone_ref(py));
+        }
+        let function = self.all.get(reference)?.clone_ref(py);
+        self.last = Some((reference.to_vec(), function.clone_ref(py)));
+        Some(function)
+    }
+
+    fn insert(&mut self, reference: &[u8], function: Function) {
+        if self.all.len() >= FUNCTIONS_MAX {
+            self.all.clear();
+        }
+        self.all.insert(reference.to_vec(), function);
+    }
+}
+
+/// What the host's loop gives the worker when it starts.
+struct Host {
+    tasks: TaskStarter,
+    event_loop: Py<PyAny>,
+    take_turn: Py<PyAny>,
+    exception_handler: Option<Py<PyAny>>,
+    wait_for: Py<PyAny>,
+}
+
+/// The worker's side of a pool: connects over the socket it was given, and takes turns on the worker's event loop.
+///
+/// Parameters:
+///     socket: the descriptor the pool passed to this process; it is taken over.
+///
+/// Raises:
+///     ConnectionError: the pool is gone.
+///     OSError: the pool is of another version, or the system refuses.
+#[pyclass(frozen, module = "polyloop._core")]
+pub(crate) struct Worker {
+    link: Mutex<WorkerLink>,
+    codec: Codec,
+    host: OnceLock<Host>,
+    functions: Mutex<Functions>,
+    running: Mutex<HashMap<TaskId, Py<PyAny>>>,
+    scheduled: AtomicBool,
+    /// This process was told to end at once: what it runs counts as lost with it.
+    abandoned: AtomicBool,
+    /// The pool has said to end now, and everything that ran has been cancelled.
+    stopping: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+enum Called<'py> {
+    Value(Bound<'py, PyAny>),
+    Coroutine(Bound<'py, PyAny>),
+    /// The function must be sent again by value.
+    Rejected(PyErr),
+}
+
+#[pymethods]
+impl Worker {
+    #[new]
+    fn new(py: Python<'_>, socket: RawFd) -> PyResult<Self> {
+        let socket = errors::owned(socket)?;
+        let link = py.detach(|| WorkerLink::connect(socket)).map_err(errors::connect)?;
+        Ok(Self {
+            link: Mutex::new(link),
+            codec: Codec::new(py)?,
+            host: OnceLock::new(),
+            functions: Mutex::default(),
+            running: Mutex::default(),
+            scheduled: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// The descriptor to watch: take a turn when it is readable.
+    fn fileno(&self) -> RawFd {
+        lock(&self.link).as_fd().as_raw_fd()
+    }
+
+    /// Tell the pool that this worker takes work, and how it is to run it.
+    ///
+    /// Parameters:
+    ///     event_loop: the loop that turns are taken on.
+    ///     take_turn: what the loop is to call soon when an item has ended.
+    ///     wait_for: a coroutine function that awaits its argument.
+    ///     exception_handler: called with each exception that an item raises, or None.
+    fn start(
+        &self,
+        event_loop: &Bound<'_, PyAny>,
+        take_turn: Py<PyAny>,
+        wait_for: Py<PyAny>,
+        exception_handler: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let tasks = TaskStarter::new(event_loop)?;
+        let host = Host { tasks, event_loop: event_loop.clone().unbind(), take_turn, exception_handler, wait_for };
+        if self.host.set(host).is_err() {
+            return Err(PyRuntimeError::new_err("this worker has been started already"));
+        }
+        Ok(lock(&self.link).ready()?)
+    }
+
+    /// Tell the pool that this worker could not be initialised.
+    fn failed(&self, error: &[u8]) -> PyResult<()> {
+        Ok(lock(&self.link).failed(error)?)
+    }
+
+    /// Take a turn. Returns what to do next: 0 wait for the descriptor, 1 take another turn soon, 2 take one after
+    /// `defer_s` seconds, 3 leave.
+    fn turn(slf: &Bound<'_, Self>) -> PyResult<u8> {
+        let this = slf.get();
+        if this.is_abandoned() {
+            return Ok(LEAVE);
+        }
+        this.scheduled.store(false, Ordering::Relaxed);
+        lock(&this.link).begin_turn()?;
+        let next = this.work(slf)?;
+        let rested = match next {
+            AGAIN => AGAIN,
+            next => match lock(&this.link).end_turn(next == DEFER)? {
+                Rested::Again => AGAIN,
+                Rested::Asleep => next,
+                Rested::Leave => LEAVE,
+            },
+        };
+        if rested == AGAIN {
+            this.scheduled.store(true, Ordering::Relaxed);
+        }
+        Ok(rested)
+    }
+
+    /// Start nothing more and report nothing more: this process is about to end with what it runs.
+    fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this process is the worker, not one that it forked.
+    #[getter]
+    fn is_ours(&self) -> bool {
+        lock(&self.link).is_ours()
+    }
+
+    /// Whether the pool has said to end now, and everything that ran has been cancelled.
+    #[getter]
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Items that run now.
+    #[getter]
+    fn in_flight(&self) -> u32 {
+        lock(&self.link).in_flight()
+    }
+
+    /// Cancel every item that runs.
+    fn cancel_all(&self, py: Python<'_>) -> PyResult<()> {
+        let tasks: Vec<_> = lock(&self.running).values().map(|task| task.clone_ref(py)).collect();
+        tasks.iter().try_for_each(|task| cancel(task.bind(py)))
+    }
+
+    /// How long a turn that returned 2 is put off, in seconds.
+    #[classattr]
+    fn defer_s() -> f64 {
+        polyloop::DEFER.as_secs_f64()
+    }
+}
+
+impl Worker {
+    /// An item's task has ended.
+    pub(crate) fn ended(&self, job: Job, task: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = task.py();
+        lock(&self.running).remove(&job.task);
+        self.report(job, task)?;
+        if !self.scheduled.swap(true, Ordering::Relaxed) {
+            let host = self.host()?;
+            host.event_loop.bind(py).call_method1(intern!(py, "call_soon"), (&host.take_turn,))?;
+        }
+        Ok(())
+    }
+
+    /// Does what the manager says, and starts items until there are none, no room, or the time is up.
+    fn work(&self, slf: &Bound<'_, Self>) -> PyResult<u8> {
+        let py = slf.py();
+        let host = self.host()?;
+        let start = host.tasks.begin_turn(py)?;
+        let mut item = Item::default();
+        let next = self.obey(slf, host, &mut item, start).and_then(|()| self.start_items(slf, host, &mut item, start));
+        host.tasks.end_turn(py, start)?;
+        next
+    }
+
+    fn obey(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, start: Start) -> PyResult<()> {
+        let py = slf.py();
+        loop {
+            let control = lock(&self.link).next_control(item).map_err(errors::worker)?;
+            match control {
+                None => return Ok(()),
+                Some(Control::Start(job)) => self.run(slf, host, job, item, start)?,
+                Some(Control::Stop(Stop::Now)) => {
+                    self.cancel_all(py)?;
+                    self.stopping.store(true, Ordering::Relaxed);
+                }
+                Some(Control::Stop(Stop::WhenDone)) => (),
+                Some(Control::Cancel(task)) => {
+                    let task = lock(&self.running).get(&task).map(|task| task.clone_ref(py));
+                    if let Some(task) = task {
+                        cancel(task.bind(py))?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, start: Start) -> PyResult<u8> {
+        let started = Instant::now();
+        loop {
+            let next = lock(&self.link).next_item(item).map_err(errors::worker)?;
+            match next {
+                Next::Start(job) => self.run(slf, host, job, item, start)?,
+                Next::Defer(_) => return Ok(DEFER),
+                Next::Nothing => return Ok(ASLEEP),
+            }
+            if self.is_abandoned() || started.elapsed() > TURN_BUDGET {
+                return Ok(AGAIN);
+            }
+        }
+    }
+
+    fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, start: Start) -> PyResult<()> {
+        let py = slf.py();
+        let coroutine = match self.call(py, host, item) {
+            Ok(Called::Value(value)) => return self.reply_value(job, &value),
+            Ok(Called::Rejected(error)) => {
+                let bytes = self.codec.dump_exception(py, &error)?;
+                self.reply(job, Reply::Rejected(&bytes));
+                return Ok(());
+            }
+            Ok(Called::Coroutine(coroutine)) => coroutine,
+            Err(error) => return self.reply_error(py, job, &error),
+        };
+        match host.tasks.start(&coroutine, start) {
+            Err(error) => {
+                // It may not have begun, when a signal came first; then it is closed without a warning.
+                coroutine.call_method0(intern!(py, "close"))?;
+                self.reply_error(py, job, &error)
+            }
+            Ok(task) if task.call_method0(intern!(py, "done"))?.is_truthy()? => self.report(job, &task),
+            Ok(task) => {
+                lock(&self.running).insert(job.task, task.clone().unbind());
+                let done = Done::new(slf.clone().unbind(), job);
+                task.call_method1(intern!(py, "add_done_callback"), (done,))?;
+                Ok(())
+            }
+        }
+    }
+
+    fn call<'py>(&self, py: Python<'py>, host: &Host, item: &Item) -> PyResult<Called<'py>> {
+        let function = match self.function(py, &item.function) {
+            Ok(function) => function,
+            Err(error) if self.codec.is_not_importable(py, &error) => return Ok(Called::Rejected(error)),
+            Err(error) => return Err(error),
+        };
+        let (args, kwargs) = self.codec.read_arguments(py, &item.arguments)?;
+        let call = function.call.bind(py);
+        if function.is_coroutine {
+            return call.call(args, kwargs.as_ref()).map(Called::Coroutine);
+        }
+        let result = call_in_own_context(call, &args, kwargs.as_ref())?;
+        if is_coroutine(&result) {
+            return Ok(Called::Coroutine(result));
+        }
+        if is_awaitable(&result) {
+            return host.wait_for.bind(py).call1((result,)).map(Called::Coroutine);
+        }
+        Ok(Called::Value(result))
+    }
+
+    /// The function a reference stands for: remembered for all calls if it travels by name, else for its own call.
+    fn function(&self, py: Python<'_>, reference: &[u8]) -> PyResult<Function> {
+        if let Some(function) = lock(&self.functions).get(py, reference) {
+            return Ok(function);
+        }
+        let call = self.codec.load_function(py, reference)?;
+        let inspect = py.import(intern!(py, "inspect"))?;
+        let is_coroutine = inspect.call_method1(intern!(py, "iscoroutinefunction"), (&call,))?.is_truthy()?;
+        let function = Function { call: call.unbind(), is_coroutine };
+        if is_remembered(reference) {
+            lock(&self.functions).insert(reference, function.clone_ref(py));
+        }
+        Ok(function)
+    }
+
+    /// Sends what came of a task that has ended.
+    fn report(&self, job: Job, task: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = task.py();
+        match task.call_method0(intern!(py, "result")) {
+            Ok(value) => self.reply_value(job, &value),
+            Err(_) if task.call_method0(intern!(py, "cancelled"))?.is_truthy()? => {
+                self.reply(job, Reply::Cancelled);
+                Ok(())
+            }
+            Err(error) => self.reply_error(py, job, &error),
+        }
+    }
+
+    fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let mut bytes = Vec::with_capacity(16);
+        match self.codec.write(value, &mut bytes) {
+            Ok(()) => self.reply(job, Reply::Value(&bytes)),
+            Err(reason) => {
+                let bytes = self.codec.dump_unsendable(value, &reason)?;
+                self.reply(job, Reply::Raised(&bytes));
+            }
+        }
+        Ok(())
+    }
+
+    fn reply_error(&self, py: Python<'_>, job: Job, error: &PyErr) -> PyResult<()> {
+        if let Some(handler) = self.host()?.exception_handler.as_ref()
+            && let Err(failure) = handler.bind(py).call1((with_traceback(py, error),))
+        {
+            // The task's own exception is what its caller must get.
+            failure.write_unraisable(py, Some(handler.bind(py)));
+        }
+        let bytes = self.codec.dump_exception(py, error)?;
+        self.reply(job, Reply::Raised(&bytes));
+        Ok(())
+    }
+
+    fn reply(&self, job: Job, reply: Reply<'_>) {
+        if !self.is_abandoned() {
+            lock(&self.link).reply(job, reply);
+        }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    fn host(&self) -> PyResult<&Host> {
+        self.host.get().ok_or_else(|| PyRuntimeError::new_err("this worker has not been started"))
+    }
+}
+
+/// References by name mean the same for ever; by value they are remembered where they carry the number of a call.
+fn is_remembered(reference: &[u8]) -> bool {
+    travels_by_name(reference) || reference.get(1..9).is_some_and(|scope| scope != [0; 8])
+}
+
+fn cancel(task: &Bound<'_, PyAny>) -> PyResult<()> {
+    task.call_method0(intern!(task.py(), "cancel")).map(drop)
+}
+
+fn is_coroutine(value: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: looks at the type of a live object.
+    unsafe { pyo3::ffi::PyCoro_CheckExact(value.as_ptr()) != 0 }
+}
+
+fn is_awaitable(value: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: a live object's type is live, and its table of asynchronous slots, if there is one, is never changed.
+    unsafe {
+        let slots = (*value.get_type_ptr()).tp_as_async;
+        !slots.is_null() && (*slots).am_await.is_some()
+    }
+}
