@@ -1,0 +1,86 @@
+"""Coroutines and functions on a pool of worker processes, each with an event loop of its own.
+
+The public names only. They are imported when first used, so that a worker process pays for none it does not need.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .context import get_context, set_context, set_start_method
+    from .errors import (
+        PoisonTask,
+        PolyloopError,
+        PoolClosed,
+        PoolFull,
+        PoolTerminated,
+        RemoteError,
+        TaskTimeout,
+        WorkerDied,
+        WorkerStartError,
+    )
+    from .pool import Pool, WorkerProcess
+    from .process import Process, Worker
+    from .results import PoolResult
+    from .scheduler import QueueID, RoundRobin, Scheduler, TaskID
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PoisonTask",
+    "PolyloopError",
+    "Pool",
+    "PoolClosed",
+    "PoolFull",
+    "PoolResult",
+    "PoolTerminated",
+    "Process",
+    "QueueID",
+    "RemoteError",
+    "RoundRobin",
+    "Scheduler",
+    "TaskID",
+    "TaskTimeout",
+    "Worker",
+    "WorkerDied",
+    "WorkerProcess",
+    "WorkerStartError",
+    "get_context",
+    "set_context",
+    "set_start_method",
+]
+
+_HOMES = {
+    "context": ("get_context", "set_context", "set_start_method"),
+    "errors": (
+        "PoisonTask",
+        "PolyloopError",
+        "PoolClosed",
+        "PoolFull",
+        "PoolTerminated",
+        "RemoteError",
+        "TaskTimeout",
+        "WorkerDied",
+        "WorkerStartError",
+    ),
+    "pool": ("Pool", "WorkerProcess"),
+    "process": ("Process", "Worker"),
+    "results": ("PoolResult",),
+    "scheduler": ("QueueID", "RoundRobin", "Scheduler", "TaskID"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

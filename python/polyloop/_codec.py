@@ -1,0 +1,508 @@
+"""How functions, values and exceptions become bytes and back: the only file that knows pickle and cloudpickle.
+
+Standard pickle comes first; cloudpickle is imported only for what pickle cannot do. Taking exceptions apart is
+`_exceptions`; sending bytes is the engine's.
+
+    function reference:  b"n" "module:qualname"                      importable by name in a worker
+                         b"v" scope (8 bytes, little endian) pickle  by value
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import io
+import os
+import pickle
+import struct
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NoReturn, cast
+
+from ._exceptions import (
+    RemoteTraceback,
+    describe,
+    format_traceback,
+    hang_at_end,
+    link,
+    neighbours,
+    reduce,
+    reduces_itself,
+    safe_repr,
+    type_name,
+)
+from .errors import PolyloopError, RemoteError
+
+__all__ = [
+    "FunctionNotImportable",
+    "RemoteTraceback",
+    "dump_exception",
+    "dump_unsendable",
+    "dumps",
+    "dumps_for_child",
+    "function_by_value",
+    "function_ref",
+    "load_exception",
+    "load_function",
+    "loads",
+    "main_is_importable",
+]
+
+PROTOCOL = 5
+QUICKLY_SEARCHED_BYTES = 4 << 10
+LARGE_FUNCTION_BYTES = 1 << 20
+MAX_CHAINED_EXCEPTIONS = 100
+
+_BY_NAME = b"n"
+_BY_VALUE = b"v"
+_LINKS = ("__cause__", "__context__", "__suppress_context__")
+_SCOPE = struct.Struct("<Q")
+
+
+class FunctionNotImportable(PolyloopError):
+    """A worker cannot import a function that travelled by name: it must be sent again, by value."""
+
+
+# ---------------------------------------------------------------------------------------------------------- functions
+
+
+def function_ref(func: Any, *, scope: int = 0, allow_async_generator: bool = False) -> bytes:
+    """Return the reference by which workers find `func`: its name where they can import it, else a pickle of it.
+
+    Parameters:
+        scope: a number that makes by-value references of different calls differ, so that workers never share one.
+        allow_async_generator: for `stream`, which is the one verb that runs async generators.
+
+    Raises:
+        TypeError: `func` is not a function to call, or it cannot be sent.
+    """
+    if type(func) is types.FunctionType:
+        if func.__code__.co_flags & inspect.CO_ASYNC_GENERATOR and not allow_async_generator:
+            _refuse_async_generator(func)
+        module, name = func.__module__, func.__qualname__
+        if getattr(sys.modules.get(module), name, None) is func and module != "__main__":
+            return f"n{module}:{name}".encode()  # the usual case, on the path of every call
+        return _named(func) or _valued(_cloud_dumps, func, scope)
+    _check_callable(func, allow_async_generator)
+    return _named(func) or _valued(_dumps_any, func, scope)
+
+
+def function_by_value(func: Any, *, scope: int = 0) -> bytes:
+    """Return a by-value reference, whatever names `func` has: for workers that could not import it.
+
+    Raises:
+        TypeError: `func` cannot be sent by value.
+    """
+    return _valued(_cloud_dumps_whole, func, scope)
+
+
+def load_function(ref: bytes) -> Callable[..., Any]:
+    """Return the function a reference stands for; called in the worker.
+
+    Raises:
+        FunctionNotImportable: its module or its name is not there. An import that fails in another way raises its
+            own error.
+    """
+    kind, rest = ref[:1], ref[1:]
+    if kind == _BY_NAME:
+        return _import(str(rest, "utf-8"))
+    if kind != _BY_VALUE:
+        raise ValueError(f"not a function reference: {bytes(ref[:16])!r}")
+    try:
+        func = loads(rest[_SCOPE.size :])
+    except AttributeError as error:
+        if "Can't get attribute" not in str(error):
+            raise
+        raise FunctionNotImportable(f"the function needs something a worker cannot import: {error}") from error
+    return cast(Callable[..., Any], func)
+
+
+def _named(func: Any) -> bytes | None:
+    """The by-name reference, if following that name leads back to this very object, here and in a worker."""
+    module, qualname = getattr(func, "__module__", None), getattr(func, "__qualname__", None)
+    if type(module) is not str or type(qualname) is not str or "<" in qualname:
+        return None
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    if found is not func or (module == "__main__" and not main_is_importable()):
+        return None
+    return f"n{module}:{qualname}".encode()
+
+
+def _import(name: str) -> Callable[..., Any]:
+    module_name, _, qualname = name.partition(":")
+    try:
+        found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there; something it imports is not
+        raise FunctionNotImportable(f"a worker cannot import {name}: {error}") from error
+    try:
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        raise FunctionNotImportable(
+            f"a worker cannot find {qualname} in {module_name}: define it at the top level of the module, "
+            'not under `if __name__ == "__main__":`'
+        ) from error
+    return cast(Callable[..., Any], found)
+
+
+def _valued(dump: Callable[[Any], bytes], func: Any, scope: int) -> bytes:
+    try:
+        data = dump(func)
+    except Exception as error:
+        raise TypeError(f"cannot send {_function_name(func)} to a worker: {_blame(func)}{_reason(error)}") from error
+    if len(data) > LARGE_FUNCTION_BYTES:
+        names = ", ".join(_captured(func)) or "nothing by name"
+        warnings.warn(
+            f"{_function_name(func)} travels by value and takes {len(data) / 2**20:.1f} MiB in each call; "
+            f"it captures {names}: pass large data as arguments, or load it in an initializer",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return _BY_VALUE + _SCOPE.pack(scope & 0xFFFF_FFFF_FFFF_FFFF) + data
+
+
+def _check_callable(func: Any, allow_async_generator: bool) -> None:
+    if inspect.iscoroutine(func):
+        code = func.cr_code
+        name, names = func.__name__, code.co_varnames[: code.co_argcount]
+        func.close()  # it will never be awaited: no RuntimeWarning about that on top of this error
+        given = ", ".join(names)
+        as_tuple = f"({given},)" if len(names) == 1 else f"({given})"
+        right = f"pool.apply({name}, {as_tuple})" if names else f"pool.apply({name})"
+        raise TypeError(f"expected a function, got a coroutine: write {right} not pool.apply({name}({given}))")
+    if not callable(func):
+        raise TypeError(f"expected a function, got {safe_repr(func)} of type {type_name(func)}")
+    if not allow_async_generator and (
+        inspect.isasyncgenfunction(func) or inspect.isasyncgenfunction(type(func).__call__)
+    ):
+        _refuse_async_generator(func)
+
+
+def _refuse_async_generator(func: Any) -> NoReturn:
+    raise TypeError(
+        f"{_function_name(func)} is an async generator function, which apply and map do not support: "
+        "return a list from a coroutine function, or use pool.stream"
+    )
+
+
+def _function_name(func: Any) -> str:
+    return getattr(func, "__qualname__", None) or safe_repr(func)
+
+
+def _captured(func: Any) -> dict[str, Any]:
+    """What a function drags along when it travels by value, by name."""
+    if isinstance(func, functools.partial):
+        positional = {f"argument {index}": value for index, value in enumerate(func.args)}
+        return {**_captured(func.func), **positional, **func.keywords}
+    if isinstance(func, types.MethodType):
+        return {"self": func.__self__}
+    if not isinstance(func, types.FunctionType):
+        return {f"self.{name}": value for name, value in getattr(func, "__dict__", {}).items()}
+    used = inspect.getclosurevars(func)
+    return {**used.nonlocals, **{k: v for k, v in used.globals.items() if not isinstance(v, types.ModuleType)}}
+
+
+def _blame(func: Any) -> str:
+    """Names the captured value that cannot be pickled, if there is one."""
+    try:
+        for name, value in _captured(func).items():
+            try:
+                _cloud_dumps(value)
+            except Exception:
+                return f"it captures {name} of type {type_name(value)}: "
+    except Exception:  # an empty closure cell, a strange __getattr__: the reason alone must do
+        pass
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------------------- values
+
+
+def dumps(value: Any) -> bytes:
+    """Return `value` as bytes: by standard pickle, or by cloudpickle where that is not enough.
+
+    Raises:
+        TypeError: neither can; the message names the type and the reason.
+    """
+    try:
+        return _dumps_any(value)
+    except Exception as error:
+        raise TypeError(f"cannot send a value of type {type_name(value)}: {_reason(error)}") from error
+
+
+def loads(data: bytes | memoryview) -> Any:
+    """Return the value that `dumps` was given."""
+    return pickle.loads(data)
+
+
+def dumps_for_child(value: Any) -> bytes:
+    """As `dumps`, for a process that is being started: what only inheritance can pass (queues, locks, pipes) may go.
+
+    Raises:
+        TypeError: the value cannot be sent.
+    """
+    try:
+        try:
+            data = bytes(ForkingPickler.dumps(value, PROTOCOL))
+            if not _needs_cloud(data):
+                return data
+        except Exception:  # cloudpickle may know how
+            pass
+        return _dump_with(_cloud_child_pickler(), value)
+    except Exception as error:
+        raise TypeError(f"cannot send this to a new process: {_reason(error)}") from error
+
+
+def main_is_importable() -> bool:
+    """Whether a worker can import this process's `__main__`: a script or `-m module`; not a REPL, stdin or notebook."""
+    global _main_seen
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None)
+    if _main_seen[0] is not main or _main_seen[1] != path:
+        _main_seen = (main, path, _is_importable_main(main, path))
+    return _main_seen[2]
+
+
+_main_seen: tuple[types.ModuleType | None, str | None, bool] = (None, None, False)
+
+
+def _is_importable_main(main: types.ModuleType | None, path: str | None) -> bool:
+    """What multiprocessing's preparation of a child does: a spec's name first, then the path."""
+    name = getattr(getattr(main, "__spec__", None), "name", None)
+    if name is not None:
+        return not (name == "__main__" or name.endswith(".__main__"))
+    if path is None or os.path.splitext(os.path.basename(path))[0] == "ipython":
+        return False
+    return os.path.isfile(path)
+
+
+def _dumps_any(value: Any) -> bytes:
+    try:
+        data = pickle.dumps(value, PROTOCOL)
+        if not _needs_cloud(data):
+            return data
+    except Exception:  # cloudpickle may know how, or says better why not
+        pass
+    return _cloud_dumps(value)
+
+
+def _needs_cloud(data: bytes) -> bool:
+    """Whether a pickle names things of a `__main__` that exists in this process only."""
+    if len(data) <= QUICKLY_SEARCHED_BYTES:
+        return b"__main__" in data and not main_is_importable()
+    return not main_is_importable() and b"__main__" in data
+
+
+def _cloud_dumps(value: Any) -> bytes:
+    data = _cloudpickle().dumps(value, PROTOCOL)
+    assert isinstance(data, bytes)
+    return data
+
+
+def _cloud_dumps_whole(func: Any) -> bytes:
+    """By value even where cloudpickle would write a name: the whole module is said to be unknown to the worker."""
+    inner = func
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if isinstance(inner, types.MethodType):
+        inner = inner.__self__
+    owner = inner if hasattr(inner, "__qualname__") else type(inner)
+    module = sys.modules.get(owner.__module__ or "")
+    cloudpickle = _cloudpickle()
+    if module is None or module.__name__ in cloudpickle.list_registry_pickle_by_value():
+        return _cloud_dumps(func)
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return _cloud_dumps(func)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def _cloudpickle() -> Any:
+    import cloudpickle
+
+    return cloudpickle
+
+
+def _dump_with(pickler: Callable[..., Any], value: Any) -> bytes:
+    buffer = io.BytesIO()
+    pickler(buffer, PROTOCOL).dump(value)
+    return buffer.getvalue()
+
+
+@functools.cache
+def _cloud_child_pickler() -> Any:
+    base = _cloudpickle().Pickler
+
+    class CloudChildPickler(base):  # type: ignore[misc, valid-type]
+        dispatch_table = base.dispatch_table.new_child(dict(ForkingPickler._extra_reducers))  # type: ignore[attr-defined]
+
+    return CloudChildPickler
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+        return "it is nested too deeply"
+    return describe(error)
+
+
+# --------------------------------------------------------------------------------------------------------- exceptions
+
+
+def dump_exception(exc: BaseException, *, skip_frames: int = 0) -> bytes:
+    """Return an exception as bytes, with its chain and its traceback as text; called in the worker. Never raises.
+
+    What cannot be pickled becomes a `RemoteError`, in its own place of the chain.
+
+    Parameters:
+        skip_frames: how many of the outermost frames the traceback text leaves out, besides polyloop's own.
+    """
+    text = format_traceback(exc, skip_frames)
+    name, shown, reason, body = type_name(exc), safe_repr(exc), "", b""
+    try:
+        body = _dump_chain(exc, text)
+    except BaseException as error:
+        reason = _reason(error)
+    return pickle.dumps((name, shown, text, reason, body), PROTOCOL)
+
+
+def dump_unsendable(value: Any, reason: BaseException) -> bytes:
+    """Return the bytes of a `RemoteError` that stands for a result that could not be pickled. Never raises."""
+    return dump_exception(RemoteError(type_name(value), safe_repr(value), format_traceback(reason), _reason(reason)))
+
+
+def load_exception(data: bytes | memoryview) -> BaseException:
+    """Return the exception `dump_exception` was given, its remote traceback at the end of its chain. Never raises."""
+    try:
+        name, shown, text, reason, body = pickle.loads(data)
+    except BaseException as error:
+        return RemoteError(reason=f"the bytes of an exception are damaged ({describe(error)})")
+    exc: BaseException
+    try:
+        exc = _load_chain(body) if body else RemoteError(name, shown, text, reason)
+    except BaseException as error:
+        exc = RemoteError(name, shown, text, _reason(error))
+    try:
+        hang_at_end(exc, text)
+    except BaseException:  # a class may refuse to be linked
+        pass
+    return exc
+
+
+def _dump_chain(exc: BaseException, text: str) -> bytes:
+    """By standard pickle if that does, else by cloudpickle, else with stand-ins for what neither can do."""
+    try:
+        data = _checked_chain(_ExceptionPickler, exc)
+        if not _needs_cloud(data):
+            return data
+    except Exception:
+        pass
+    pickler = _cloud_exception_pickler()
+    try:
+        return _checked_chain(pickler, exc)
+    except Exception:
+        return _write_chain(pickler, exc, _stand_ins(pickler, exc, text), honour=False)[0]
+
+
+def _checked_chain(pickler_type: Any, exc: BaseException) -> bytes:
+    """Let classes reduce themselves only if that can be undone: an inherited `__reduce__` may not fit `__init__`."""
+    data, honoured = _write_chain(pickler_type, exc, {}, honour=True)
+    if not honoured:
+        return data
+    try:
+        _load_chain(data, strict=True)
+    except Exception:
+        return _write_chain(pickler_type, exc, {}, honour=False)[0]
+    return data
+
+
+def _write_chain(
+    pickler_type: Any, exc: BaseException, stand_ins: dict[int, RemoteError], *, honour: bool
+) -> tuple[bytes, bool]:
+    """One stream: the exception, then the links of each exception met so far, then None; and if a class had its way.
+
+    Links follow later so that long and circular chains need no recursion: the pickler's memo ties the knots.
+    """
+    buffer = io.BytesIO()
+    pickler = pickler_type(buffer, stand_ins, honour)
+    pickler.dump(exc)
+    linked = 0
+    while linked < min(len(pickler.met), MAX_CHAINED_EXCEPTIONS):
+        met = pickler.met[linked]
+        pickler.dump((met, *(getattr(met, name) for name in _LINKS)))
+        linked += 1
+    pickler.dump(None)
+    return buffer.getvalue(), pickler.honoured
+
+
+def _load_chain(body: bytes, *, strict: bool = False) -> BaseException:
+    unpickler = pickle.Unpickler(io.BytesIO(body))
+    exc = unpickler.load()
+    if not isinstance(exc, BaseException):
+        raise TypeError(f"it arrived as {type_name(exc)}, which is not an exception")
+    try:
+        while (links := unpickler.load()) is not None:
+            linked, *values = links
+            for name, value in zip(_LINKS, values, strict=True):
+                link(linked, name, value)
+    except Exception:  # a cause that cannot be loaded does not take the exception with it
+        if strict:
+            raise
+    return exc
+
+
+def _stand_ins(pickler_type: Any, exc: BaseException, text: str) -> dict[int, RemoteError]:
+    """A `RemoteError` for each exception of the chain that cannot be pickled; members of a group come first."""
+    order, found = [exc], {id(exc)}
+    for one in order:
+        for other in neighbours(one):
+            if id(other) not in found and len(order) < MAX_CHAINED_EXCEPTIONS:
+                found.add(id(other))
+                order.append(other)
+    stand_ins: dict[int, RemoteError] = {}
+    for one in reversed(order):
+        try:
+            pickler_type(io.BytesIO(), stand_ins, False).dump(one)
+        except Exception as error:
+            trace = text if one is exc else ""
+            stand_ins[id(one)] = RemoteError(type_name(one), safe_repr(one), trace, _reason(error))
+    return stand_ins
+
+
+class _TakesExceptionsApart:
+    """What turns a pickler, the standard or cloudpickle's, into one that takes exceptions apart."""
+
+    def __init__(self, file: io.BytesIO, stand_ins: dict[int, RemoteError], honour: bool) -> None:
+        super().__init__(file, PROTOCOL)  # type: ignore[call-arg]
+        self.met: list[BaseException] = []
+        self.stand_ins = stand_ins
+        self.honour = honour
+        self.honoured = False
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not issubclass(type(obj), BaseException):
+            parent = getattr(super(), "reducer_override", None)
+            return NotImplemented if parent is None else parent(obj)
+        self.met.append(obj)
+        stand_in = self.stand_ins.get(id(obj))
+        if stand_in is None and self.honour and reduces_itself(type(obj)):
+            self.honoured = True
+            return NotImplemented
+        return reduce(obj if stand_in is None else stand_in)
+
+
+class _ExceptionPickler(_TakesExceptionsApart, pickle.Pickler):
+    pass
+
+
+@functools.cache
+def _cloud_exception_pickler() -> Any:
+    return type("CloudExceptionPickler", (_TakesExceptionsApart, _cloudpickle().Pickler), {})

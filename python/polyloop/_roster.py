@@ -1,0 +1,173 @@
+"""A pool's worker processes as Python sees them: starting each when the engine asks, and collecting its exit status.
+
+Who is started, replaced or killed, and when, is the engine's decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from . import _core
+from ._worker import Plan, Recruit
+from .context import Setup, Starter, forget_parent_fd, get_context, register_parent_fd, start_process
+
+__all__ = ["Roster", "WorkerProcess"]
+
+# A forkserver passes an exit status on only after it has collected it, a moment after the process is gone.
+STATUS_LOOKS = 6
+FIRST_STATUS_WAIT_S = 0.002
+
+
+class WorkerProcess:
+    """One worker process of a pool, as `pool.processes` shows it."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._process = process
+        self._ended = False
+
+    @property
+    def name(self) -> str:
+        """The name of the process."""
+        return str(self._process.name)
+
+    @property
+    def pid(self) -> int | None:
+        """The process id; None while it is being started."""
+        return self._process.pid
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit code, `-N` when signal N ended the process; None before its end."""
+        return self._process.exitcode if self._process.pid is not None else None
+
+    def is_alive(self) -> bool:
+        """Whether the process runs or is being started."""
+        return not self._ended and (self._process.pid is None or self._process.is_alive())
+
+    def terminate(self) -> None:
+        """Send SIGTERM. The pool will start another worker in its place."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL. The pool will start another worker in its place."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, signum: int) -> None:
+        if self._process.pid is not None and self.is_alive():
+            os.kill(self._process.pid, signum)
+
+    def __repr__(self) -> str:
+        return f"<WorkerProcess name={self.name!r} pid={self.pid}>"
+
+
+class Roster:
+    """Starts the workers of one pool on the starter thread, and reaps them."""
+
+    def __init__(self, manager: _core.Manager, loop: asyncio.AbstractEventLoop, plan: Plan) -> None:
+        self._manager = manager
+        self._loop = loop
+        self._plan = plan
+        self._context = get_context()
+        self._method = str(self._context.get_start_method())
+        self._workers: dict[int, WorkerProcess] = {}
+        # The manager's ends of each worker's socket and lifeline. In a forked child they would keep alive what is gone.
+        self.our_ends: dict[int, list[int]] = {}
+
+    def start(self, key: int, socket: int, lifeline: int, our_ends: list[int]) -> WorkerProcess:
+        """Have a worker process started; the descriptors are taken over."""
+        self.our_ends[key] = our_ends
+        for fd in our_ends:
+            register_parent_fd(fd)
+        recruit = Recruit(self._plan, Setup.capture(self._method), socket, lifeline)
+        process = self._context.Process(target=recruit, name=f"polyloop-worker-{key >> 32}", daemon=False)  # type: ignore[attr-defined]
+        worker = self._workers[key] = WorkerProcess(process)
+        future = Starter.submit(functools.partial(_start, process, recruit, socket, lifeline))
+        future.add_done_callback(functools.partial(self._started_on_thread, key))
+        return worker
+
+    def reap(self, key: int, reaped: Callable[[WorkerProcess, None], object], looks: int = STATUS_LOOKS) -> None:
+        """Report the exit status of a worker whose process is gone, as soon as it is known."""
+        worker = self._workers[key]
+        exitcode = worker.exitcode
+        if exitcode is None and looks:
+            wait_s = FIRST_STATUS_WAIT_S * 2 ** (STATUS_LOOKS - looks)
+            self._loop.call_later(wait_s, self.reap, key, reaped, looks - 1)
+            return
+        del self._workers[key]
+        worker._ended = True
+        reaped(worker, None)
+        forget_ends(self.our_ends, key)
+        self._manager.exited(key, exitcode)
+
+    def forget(self, key: int) -> WorkerProcess | None:
+        """Drop a worker whose process could not be started."""
+        return self._workers.pop(key, None)
+
+    def _started_on_thread(self, key: int, started: Future[None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._started, key, started)
+        except RuntimeError:  # the loop is closed: whatever was started goes with its lifeline
+            pass
+
+    def _started(self, key: int, started: Future[None]) -> None:
+        worker = self._workers[key]
+        error = started.exception()
+        if error is not None:
+            worker._ended = True
+            forget_ends(self.our_ends, key)
+            self._manager.not_started(key, f"{type(error).__name__}: {error}")
+            return
+        process = worker._process
+        assert process.pid is not None
+        self._manager.started(key, process.pid, self._method != "forkserver", process.sentinel)
+
+
+def _start(process: BaseProcess, recruit: Recruit, socket: int, lifeline: int) -> None:
+    """On the starter thread."""
+    try:
+        start_process(process)
+    finally:
+        os.close(socket)
+        os.close(lifeline)
+        recruit.close_payload()
+
+
+def forget_ends(our_ends: dict[int, list[int]], key: int | None = None) -> None:
+    """Before the manager closes its ends of one worker's descriptors, or of all: their numbers will mean others."""
+    for each in [key] if key is not None else list(our_ends):
+        for fd in our_ends.pop(each, ()):
+            forget_parent_fd(fd)
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: by its affinity, and by the quota of its cgroup."""
+    cpus = len(os.sched_getaffinity(0))
+    quota = _cgroup_cpus()
+    return max(1, cpus if quota is None else min(cpus, quota))
+
+
+def _cgroup_cpus() -> int | None:
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        return max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2, or no quota ("max")
+        return None
+
+
+def as_arguments(args: Any) -> tuple[Any, ...]:
+    """The positional arguments of a call, refusing what is surely a slip.
+
+    Raises:
+        TypeError: not a sequence of arguments.
+    """
+    if isinstance(args, (str, bytes)):
+        raise TypeError(f"args must be a sequence of arguments, not a {type(args).__name__}: write (value,)")
+    return tuple(args)

@@ -1,0 +1,210 @@
+"""A worker process from its first act to its last: joins its pool, runs what the pool gives it, and leaves in order.
+
+What an item is and when it starts is the extension's business; who is started and replaced, the engine's. Imports are
+light, as every worker pays for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import selectors
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
+
+from polyloop import _core
+
+from . import _codec
+from ._launch import Launch
+from .context import PassedFd, Setup
+
+__all__ = ["Plan", "Recruit"]
+
+_log = logging.getLogger("polyloop")
+
+ASLEEP, AGAIN, DEFER, LEAVE = range(4)
+START_FAILED_EXITCODE = 1
+NO_POOL_EXITCODE = 69  # it ended while this process was being started: what sysexits.h calls unavailable
+BROKEN_EXITCODE = 70  # the pool's shared memory made no sense: what sysexits.h calls a software error
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the user of a pool wants of its workers."""
+
+    initializer: Callable[..., Any] | None = None
+    initargs: Sequence[Any] = ()
+    loop_initializer: Callable[[], asyncio.AbstractEventLoop] | None = None
+    exception_handler: Callable[[BaseException], Any] | None = None
+
+
+class Recruit(Launch):
+    """A worker to be. Pickled while its process is being started, except under fork; called in the child."""
+
+    def __init__(self, plan: Plan, setup: Setup, socket: int, lifeline: int) -> None:
+        super().__init__(work, plan)
+        self.setup = setup
+        self.socket = PassedFd(socket)
+        # Under fork a worker's siblings hold the other end too; there the kernel's word on the parent must do.
+        self.lifeline = None if setup.start_method == "fork" else PassedFd(lifeline)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return *super().__getstate__(), self.socket
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        *state_of_launch, self.socket = state
+        super().__setstate__(tuple(state_of_launch))
+
+    def __call__(self) -> None:
+        """Run in the child."""
+        assert self.setup is not None
+        self.setup.apply()
+        lifeline = None if self.lifeline is None else self.lifeline.take()
+        try:
+            _core.die_with_parent(lifeline, self.setup.parent_pid, self.setup.is_direct_child)
+            worker = _core.Worker(self.socket.take())
+        except ConnectionError:
+            leave(NO_POOL_EXITCODE)
+        try:
+            run, plan = self.load()
+            loop = prepare(plan)
+        except BaseException as error:
+            worker.failed(_codec.dump_exception(error))
+            leave(START_FAILED_EXITCODE)
+        run(worker, loop, plan)
+
+
+def prepare(plan: Plan) -> asyncio.AbstractEventLoop:
+    """Make the event loop, and run the user's initializer with it in place."""
+    loop = asyncio.new_event_loop() if plan.loop_initializer is None else plan.loop_initializer()
+    asyncio.set_event_loop(loop)
+    if plan.initializer is not None:
+        plan.initializer(*plan.initargs)
+    return loop
+
+
+def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> None:
+    """Take turns on the loop until the pool needs this worker no more, or SIGTERM."""
+    turns = Turns(worker, loop)
+    signal.signal(signal.SIGTERM, turns.end_at_once)
+    loop.add_reader(worker.fileno(), turns.take)
+    worker.start(loop, turns.take, _wait_for, plan.exception_handler)
+    loop.call_soon(turns.take)
+    turns.run()
+    loop.remove_reader(worker.fileno())
+    _close(loop)
+    if turns.terminated:
+        # Whoever sent the signal finds that it did its work.
+        _flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+    if turns.broken:
+        leave(BROKEN_EXITCODE)
+
+
+class Turns:
+    """Takes turns when the pool rings, when an item has ended, and as often as the last turn asked for."""
+
+    def __init__(self, worker: _core.Worker, loop: asyncio.AbstractEventLoop) -> None:
+        self.worker = worker
+        self.loop = loop
+        self.over = self.left = self.terminated = self.broken = self.deferring = False
+
+    def run(self) -> None:
+        """Run the loop until it is time to leave."""
+        while not self.over:
+            try:
+                self.loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                pass  # of a task, and reported as the task's; or our own, of end_at_once
+        self.left = True
+
+    def take(self) -> None:
+        """Take one turn."""
+        if self.over:
+            if not self.left:
+                self.loop.stop()
+            return
+        try:
+            next_turn = self.worker.turn()
+        except Exception:
+            if not self.worker.is_ours:
+                # Not through the loop: its selector is the worker's, who would hear of nothing any more.
+                _log.error("process %d, which a task forked, came back from the task: it is no worker", os.getpid())
+                leave(BROKEN_EXITCODE)
+            _log.exception("worker %d lost its pool", os.getpid())
+            self.broken = True
+            next_turn = LEAVE
+        if next_turn == AGAIN:
+            self.loop.call_soon(self.take)
+        elif next_turn == DEFER and not self.deferring:
+            self.deferring = True
+            self.loop.call_later(self.worker.defer_s, self.take_deferred)
+        elif next_turn == LEAVE:
+            self.over = True
+            self.loop.stop()
+
+    def take_deferred(self) -> None:
+        """Take the turn that was put off."""
+        self.deferring = False
+        self.take()
+
+    def end_at_once(self, _signum: int, frame: FrameType | None) -> None:
+        """On SIGTERM: give up what runs, also where user code blocks the loop."""
+        if self.over or self.worker.is_stopping:
+            return  # it is leaving, or its tasks are: they may clean up within the pool's grace
+        self.worker.abandon()
+        self.over = self.terminated = True
+        self.loop.call_soon_threadsafe(self.take)
+        if _is_in_user_code(frame):
+            raise SystemExit(128 + signal.SIGTERM)
+
+
+def _is_in_user_code(frame: FrameType | None) -> bool:
+    """Whether an exception raised here is an item's. Raised in the loop itself, it could lose a step of a task."""
+    while frame is not None and frame.f_code is not _RUN:
+        if not frame.f_code.co_filename.startswith(_MACHINERY):
+            return True
+        frame = frame.f_back
+    return False
+
+
+_RUN = Turns.run.__code__
+_MACHINERY = (os.path.dirname(asyncio.__file__), os.path.dirname(__file__), selectors.__file__)
+
+
+def leave(exitcode: int) -> NoReturn:
+    """End this process quietly, its streams flushed."""
+    _flush()
+    os._exit(exitcode)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # closed, or never there
+            pass
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what user code left running on the loop, and let async generators and threads end."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    """What a plain function returned can be awaited."""
+    return await awaitable
