@@ -1,0 +1,78 @@
+"""The exception tree: what is caught by what, what the messages say, and that everything pickles."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from polyloop import errors
+from polyloop.errors import (
+    PoisonTask,
+    PolyloopError,
+    PoolClosed,
+    PoolFull,
+    PoolTerminated,
+    RemoteError,
+    TaskTimeout,
+    WorkerDied,
+    WorkerStartError,
+)
+
+EXAMPLES = [
+    PolyloopError("x"),
+    PoolClosed("the pool is closed"),
+    TaskTimeout("fetch ran longer than 2 s"),
+    PoolTerminated("terminated"),
+    PoolFull("100 tasks are pending"),
+    WorkerDied(pid=7, exitcode=-9, task="app:fetch", attempt=2, hint="why"),
+    PoisonTask("it killed 3 workers", pid=7, exitcode=3),
+    WorkerStartError("the initializer failed"),
+    RemoteError("app.E", "E(1)", "Traceback ...", "no"),
+]
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_every_error_pickles_with_its_attributes(error: PolyloopError) -> None:
+    error.add_note("a note")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert copy.args == error.args
+    assert vars(copy) == vars(error)
+    assert str(copy) == str(error)
+
+
+def test_every_public_error_is_below_the_root_and_has_an_example_here() -> None:
+    classes = {getattr(errors, name) for name in errors.__all__}
+    assert all(issubclass(cls, PolyloopError) for cls in classes)
+    assert {type(error) for error in EXAMPLES} == classes
+
+
+def test_errors_are_also_the_builtin_kind_programs_expect() -> None:
+    assert issubclass(PoolClosed, RuntimeError)
+    assert issubclass(TaskTimeout, TimeoutError)
+    assert issubclass(PoisonTask, WorkerDied)
+
+
+def test_a_death_by_signal_is_named_and_explained() -> None:
+    error = WorkerDied(pid=71, exitcode=-9, task="app:fetch", attempt=1)
+    assert error.signal == "SIGKILL"
+    assert str(error) == (
+        "worker 71 was killed by SIGKILL while it ran app:fetch (attempt 1): "
+        "something killed it, often the kernel when memory runs out"
+    )
+
+
+def test_an_exit_code_and_an_unknown_end_are_told_apart() -> None:
+    assert str(WorkerDied(pid=71, exitcode=3)) == "worker 71 exited with code 3"
+    assert str(WorkerDied()) == "a worker died, how is unknown"
+
+
+def test_a_signal_without_a_name_is_shown_by_number() -> None:
+    assert WorkerDied(exitcode=-40).signal == "signal 40"
+
+
+def test_a_message_given_replaces_the_one_made() -> None:
+    error = WorkerDied("gone", pid=1)
+    assert str(error) == "gone"
+    assert error.pid == 1
