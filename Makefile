@@ -1,0 +1,148 @@
+# Every way to build, run and check polyloop. `make` alone lists the targets.
+#
+# Each CPython gets its own environment, .venv-<version>, and its own cargo target directory, so that going from one to
+# the other rebuilds nothing. Stamp files inside them say what is up to date.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+
+SUPPORTED := 3.11 3.12 3.13
+
+# The version that demo, lint and bench use, and that runs the whole suite first: make test PYTHON=3.13
+PYTHON ?= $(firstword $(FOUND))
+FOUND = $(eval FOUND := $(shell for v in $(SUPPORTED); do tools/find_python $$v >/dev/null && echo $$v; done))$(FOUND)
+
+# Options for pytest: make test-python PYTEST='-k killed -x'
+PYTEST ?=
+SEEDS ?= 2000
+KILL_ROUNDS ?= 20
+BENCH ?=
+
+LOCKED := $(if $(CI),--locked)
+VENV = .venv-$(PYTHON)
+BIN = $(VENV)/bin
+RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find crates -name '*.rs' -o -name Cargo.toml)
+
+# Deferred, so that it is asked only by a target that needs it.
+define need_python
+	@test -n "$(filter $(SUPPORTED),$(PYTHON))" || { \
+		echo "polyloop needs one of CPython $(SUPPORTED), with venv. Found: $(or $(FOUND),none). PYTHON='$(PYTHON)'" >&2; exit 1; }
+endef
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Options: PYTHON=3.12  PYTEST='-k name'  SEEDS=$(SEEDS)  KILL_ROUNDS=$(KILL_ROUNDS)  BENCH='--rounds 7'"
+
+.PHONY: demo
+demo: build ## Build, then crawl the standard library on one loop and on a pool that loses a worker
+	@$(BIN)/python -m polyloop.demo
+
+.PHONY: build
+build: ## Build the extension into the environment of PYTHON
+	$(need_python)
+	@$(MAKE) --silent --no-print-directory $(VENV)/built
+
+.PHONY: wheel
+wheel: build ## Build a wheel for PYTHON into dist/
+	CARGO_TARGET_DIR=$(abspath target/python-$(PYTHON)) $(BIN)/maturin build --release $(LOCKED) --out dist \
+		--interpreter $(BIN)/python
+
+.PHONY: test
+test: test-rust test-python ## Rust tests, then Python tests on every supported CPython found
+
+.PHONY: test-rust
+test-rust: ## Rust tests
+	cargo test $(LOCKED) --workspace --exclude polyloop-python
+
+.PHONY: test-python
+test-python: ## Python tests on PYTHON, then on the others found
+	$(need_python)
+	@for version in $(PYTHON) $(filter-out $(PYTHON),$(FOUND)); do $(MAKE) --no-print-directory test-python-$$version; done
+	@echo "Python tests passed on CPython: $(PYTHON) $(filter-out $(PYTHON),$(FOUND))"
+
+.PHONY: $(SUPPORTED:%=test-python-%)
+$(SUPPORTED:%=test-python-%): test-python-%: .venv-%/built
+	.venv-$*/bin/python -m pytest $(PYTEST)
+
+.PHONY: lint
+lint: build ## Format, clippy, ruff, types, stubs, and the rule of who may import whom
+	cargo fmt --all --check
+	PYO3_PYTHON=$(abspath $(BIN))/python cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest polyloop._core --mypy-config-file pyproject.toml
+	$(BIN)/python tools/check_imports.py
+
+.PHONY: format
+format: build ## Rewrite sources in the project's format
+	cargo fmt --all
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+# Two preemptions find nearly every ordering mistake and end in minutes; loom-long takes three.
+.PHONY: loom loom-long
+loom: LOOM_MAX_PREEMPTIONS := 2
+loom: ## Model-check board, ring and wake over all interleavings, bounded
+loom-long: LOOM_MAX_PREEMPTIONS := 3
+loom-long: ## The same with a wider bound
+loom loom-long:
+	LOOM_MAX_PREEMPTIONS=$(LOOM_MAX_PREEMPTIONS) RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
+		cargo test $(LOCKED) -p polyloop-shm --release --test loom
+
+.PHONY: loom-mutants
+loom-mutants: ## Weaken every ordering on purpose, and see a model fail for each (minutes)
+	tools/weaken.py
+
+.PHONY: simulate simulate-long
+simulate: ## Run the manager and its workers through SEEDS seeded worlds with faults
+	cargo run $(LOCKED) --release -p polyloop-sim -- --seeds $(SEEDS)
+simulate-long: SEEDS := 100000
+simulate-long: simulate ## The same through 100,000 seeds
+
+.PHONY: kill-test kill-test-long
+kill-test: ## Two real processes, SIGKILL and SIGSTOP at every step of the queues, KILL_ROUNDS times
+	POLYLOOP_KILL_ROUNDS=$(KILL_ROUNDS) cargo test $(LOCKED) --release -p polyloop --test kill -- --nocapture
+kill-test-long: KILL_ROUNDS := 1000
+kill-test-long: kill-test ## The same, 1,000 times
+
+.PHONY: bench
+bench: build ## polyloop, aiomultiprocess and asyncio.gather side by side; writes benches/results/
+	$(BIN)/python benches/main_job.py $(BENCH)
+
+.PHONY: lock
+lock: ## Resolve requirements/*.in again into locked files
+	$(need_python)
+	@$(MAKE) --silent --no-print-directory $(VENV)/lock-tools
+	@for name in dev lock; do \
+		(cd requirements && UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile --quiet --universal --upgrade \
+			--python-version $(firstword $(SUPPORTED)) --generate-hashes --no-emit-index-url $$name.in -o $$name.txt); \
+	done
+
+.PHONY: clean
+clean: ## Remove everything built
+	rm -rf target dist .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f python/polyloop/_core.*.so
+	find python tests tools benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv-%/installed: requirements/dev.txt
+	@python=$$(tools/find_python $*) || { echo "no CPython $* with venv found" >&2; exit 1; }; \
+	echo "creating .venv-$*"; \
+	"$$python" -m venv --clear .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv-%/lock-tools: requirements/lock.txt .venv-%/installed
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	@touch $@
+
+.PRECIOUS: .venv-%/installed
+# The package itself is linked, not copied: only a change to Rust, or to what the package declares, builds again.
+.venv-%/built: .venv-%/installed pyproject.toml $(RUST_SOURCES)
+	env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath .venv-$*) CARGO_TARGET_DIR=$(abspath target/python-$*) \
+		.venv-$*/bin/maturin develop --release $(LOCKED)
+	@touch $@
