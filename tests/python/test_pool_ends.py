@@ -442,8 +442,15 @@ async def work(x=0):
 async def say(*_):
     os.write(1, b"%d\\n" % os.getpid())
     await asyncio.Event().wait()
+async def end(error, steps):
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    raise error
 def fail(error):
     raise RuntimeError("the handler itself")
+def ring_and_block(bell):
+    open(bell, "w").close()
+    time.sleep(1000)
 def block(*_):
     os.write(1, b"%d\\n" % os.getpid())
     time.sleep(1000)
@@ -637,6 +644,34 @@ def test_a_failing_exception_handler_is_shown_once_on_the_workers_stderr(tmp_pat
     done = run_program(tmp_path, method, rest)
     assert (done.stdout, done.returncode) == ("its own\n", 0)
     assert done.stderr.count("RuntimeError: the handler itself") == 1
+
+
+@METHODS
+@pytest.mark.parametrize("loop", ["asyncio.new_event_loop", "uvloop.new_event_loop"])
+def test_tasks_that_end_their_program_say_nothing_on_the_workers_stderr(
+    tmp_path: Path, method: str, loop: str
+) -> None:
+    """In their first step, in a later one, and interrupted by the SIGTERM that ends the pool."""
+    rest = f"""
+    async def main():
+        import {loop.partition(".")[0]}
+        async with Pool(1, loop_initializer={loop}) as pool:
+            for error in (SystemExit, KeyboardInterrupt):
+                for steps in (0, 1):
+                    try:
+                        await pool.apply(end, (error, steps))
+                    except error:
+                        print("its own")
+            os.mkfifo({str(tmp_path / "bell")!r})
+            call = asyncio.ensure_future(pool.apply(ring_and_block, ({str(tmp_path / "bell")!r},)))
+            with await asyncio.to_thread(open, {str(tmp_path / "bell")!r}) as bell:
+                bell.read()
+        print(type(call.exception()).__name__)
+    asyncio.run(main())
+    """
+    done = run_program(tmp_path, method, rest)
+    assert (done.stdout, done.returncode) == (4 * "its own\n" + "PoolTerminated\n", 0)
+    assert [line for line in done.stderr.splitlines() if "terminated with" not in line] == []
 
 
 @METHODS

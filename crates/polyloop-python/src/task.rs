@@ -77,10 +77,22 @@ impl TaskStarter {
         if start == Start::Plain {
             return self.event_loop.bind(py).call_method1(intern!(py, "create_task"), (coroutine,));
         }
-        let new_task = || self.task_class.bind(py).call((coroutine,), Some(self.kwargs.bind(py)));
-        match &self.first_step {
-            None => new_task(),
-            Some(first_step) => first_step.get().run(py, new_task),
+        // In two steps, so that a task whose eager first step raises out of the second is still at hand.
+        let task_class = self.task_class.bind(py);
+        let task = task_class.call_method1(intern!(py, "__new__"), (task_class,))?;
+        let init = || {
+            let done = task.call_method(intern!(py, "__init__"), (coroutine,), Some(self.kwargs.bind(py)));
+            done.map(drop)
+        };
+        let done = match &self.first_step {
+            None => init(),
+            Some(first_step) => first_step.get().run(py, &task, init),
+        };
+        match done {
+            Ok(()) => Ok(task),
+            // SystemExit and KeyboardInterrupt are the task's and are raised besides: once is enough.
+            Err(_) if task.call_method0(intern!(py, "done"))?.is_truthy()? => Ok(task),
+            Err(error) => Err(error),
         }
     }
 }
@@ -124,34 +136,24 @@ impl FirstStep {
 }
 
 impl FirstStep {
-    /// Makes a task and runs the first step that it hands to the loop.
-    fn run<'py>(
-        &self,
-        py: Python<'py>,
-        new_task: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    /// Initialises a task and runs the first step that it hands to the loop.
+    fn run<'py>(&self, py: Python<'py>, task: &Bound<'py, PyAny>, init: impl FnOnce() -> PyResult<()>) -> PyResult<()> {
         *self.lock() = Catch::Next;
-        let task = new_task();
+        let done = init();
         let caught = std::mem::replace(&mut *self.lock(), Catch::Pass);
-        let task = task?;
+        done?;
         let Catch::Caught(step, context) = caught else {
             return Err(PyRuntimeError::new_err("a new task did not hand its first step to its loop"));
         };
         // Making a task may run the garbage collector, and that anything: what was caught may be another's.
-        if !step.bind(py).getattr(intern!(py, "__self__")).is_ok_and(|owner| owner.is(&task)) {
-            self.pass(py, step, &PyTuple::empty(py), context)?;
-            return Ok(task);
+        if !step.bind(py).getattr(intern!(py, "__self__")).is_ok_and(|owner| owner.is(task)) {
+            return self.pass(py, step, &PyTuple::empty(py), context).map(drop);
         }
         let done = match context {
             Some(context) => context.bind(py).call_method1(intern!(py, "run"), (step,)),
             None => step.bind(py).call0(),
         };
-        match done {
-            Ok(_) => Ok(task),
-            // SystemExit and KeyboardInterrupt are the task's and are raised besides: once is enough.
-            Err(_) if task.call_method0(intern!(py, "done"))?.is_truthy()? => Ok(task),
-            Err(error) => Err(error),
-        }
+        done.map(drop)
     }
 
     fn pass(
