@@ -648,9 +648,7 @@ def test_a_failing_exception_handler_is_shown_once_on_the_workers_stderr(tmp_pat
 
 @METHODS
 @pytest.mark.parametrize("loop", ["asyncio.new_event_loop", "uvloop.new_event_loop"])
-def test_tasks_that_end_their_program_say_nothing_on_the_workers_stderr(
-    tmp_path: Path, method: str, loop: str
-) -> None:
+def test_tasks_that_end_their_program_say_nothing_on_the_workers_stderr(tmp_path: Path, method: str, loop: str) -> None:
     """In their first step, in a later one, and interrupted by the SIGTERM that ends the pool."""
     rest = f"""
     async def main():
