@@ -79,8 +79,17 @@ class Recruit(Launch):
         run(worker, loop, plan)
 
 
+def _tasks() -> str:
+    """How items get their Tasks. For those who suspect polyloop of a fault in theirs."""
+    tasks = os.environ.get("POLYLOOP_TASKS", "lazy")
+    if tasks not in ("lazy", "eager", "plain"):
+        raise ValueError(f"POLYLOOP_TASKS can be lazy, eager or plain, not {tasks!r}")
+    return tasks
+
+
 def prepare(plan: Plan) -> asyncio.AbstractEventLoop:
     """Make the event loop, and run the user's initializer with it in place."""
+    _tasks()
     loop = asyncio.new_event_loop() if plan.loop_initializer is None else plan.loop_initializer()
     asyncio.set_event_loop(loop)
     if plan.initializer is not None:
@@ -91,9 +100,15 @@ def prepare(plan: Plan) -> asyncio.AbstractEventLoop:
 def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> None:
     """Take turns on the loop until the pool needs this worker no more, or SIGTERM."""
     turns = Turns(worker, loop)
+    try:
+        # A signal that another thread takes, or that comes just before the loop waits, interrupts nothing, and the
+        # handler below would wait with the loop. In a process forked by a thread, CPython 3.13.0 runs it no earlier.
+        loop.add_signal_handler(signal.SIGTERM, turns.end_at_once, signal.SIGTERM, None)
+    except NotImplementedError:
+        pass
     signal.signal(signal.SIGTERM, turns.end_at_once)
     loop.add_reader(worker.fileno(), turns.take)
-    worker.start(loop, turns.take, _wait_for, plan.exception_handler)
+    worker.start(loop, turns.take, _wait_for, plan.exception_handler, _tasks())
     loop.call_soon(turns.take)
     turns.run()
     loop.remove_reader(worker.fileno())

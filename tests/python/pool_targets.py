@@ -518,6 +518,14 @@ def sigterm_itself_plainly(bell: str, *, swallow: bool) -> None:
             raise
 
 
+async def leave_sigterm_to_a_thread(bell: str) -> None:
+    """Wait for ever on a loop that SIGTERM does not interrupt, as another thread takes it."""
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    asyncio.get_running_loop().call_later(0.05, ring, bell, "started")
+    await asyncio.Event().wait()
+
+
 async def block_sigterm_and_wait(bell: str, gate: str) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     ring(bell, "started")

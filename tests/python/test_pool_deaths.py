@@ -123,6 +123,21 @@ def test_a_worker_killed_with_sigterm_is_replaced(start_method: str, bell: Bell,
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_sigterm_ends_a_worker_whose_loop_it_does_not_interrupt(start_method: str, bell: Bell, loop: str) -> None:
+    async def main() -> None:
+        loop_initializer = uvloop.new_event_loop if loop == "uvloop" else None
+        async with Pool(1, loop_initializer=loop_initializer) as pool:
+            call = asyncio.ensure_future(pool.apply(targets.leave_sigterm_to_a_thread, (bell.path,)))
+            assert await bell.hear() == "started"
+            (process,) = pool.processes
+            process.terminate()
+            with pytest.raises(WorkerDied, match="SIGTERM"):
+                await call
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("swallow", [False, True])
 @pytest.mark.parametrize("suspend", [False, True, None])
 def test_sigterm_ends_a_worker_wherever_it_interrupts_a_task(

@@ -12,7 +12,7 @@ use crate::id::Moment;
 pub const RING_AGAIN: Duration = Duration::from_millis(1);
 
 /// How long the manager naps while outcomes stream in: it looks by itself, and nobody needs to ring it.
-pub const NAP: Duration = Duration::from_micros(500);
+pub const NAP: Duration = Duration::from_micros(200);
 
 /// Outcomes in one look that make a stream by themselves.
 const STREAM_OUTCOMES: usize = 16;

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::id::{CallId, QueueIndex, TaskId, WorkerId};
 use crate::supervise::{Exit, StartError};
-use crate::task::Outcome;
+use crate::task::{Outcome, Submission};
 use crate::worker::Stop;
 
 /// Where an item stood on a board.
@@ -153,6 +153,8 @@ pub enum Output {
         token: u64,
         /// How it ended.
         outcome: Outcome,
+        /// What was submitted, where the worker has rejected it: it may be submitted in other words.
+        rejected: Option<Box<Submission>>,
     },
     /// Something a person would want to know.
     Report(Report),

@@ -273,17 +273,19 @@ impl Pool {
             self.timers.remove(&(until, Timer::CancelGrace(id)));
         }
         if task.is_awaited() {
-            self.answer(id, call, task.submission.token, outcome);
+            let token = task.submission.token;
+            let rejected = matches!(outcome, Outcome::Rejected(_)).then(|| Box::new(task.submission));
+            self.answer(id, call, token, outcome, rejected);
         }
         self.settle_call(call);
     }
 
-    fn answer(&mut self, task: TaskId, call: CallId, token: u64, outcome: Outcome) {
+    fn answer(&mut self, task: TaskId, call: CallId, token: u64, outcome: Outcome, rejected: Option<Box<Submission>>) {
         self.unanswered -= 1;
         if let Some(call) = self.calls.get_mut(&call) {
             call.unfinished -= 1;
         }
-        self.outputs.push_back(Output::Deliver { task, call, token, outcome });
+        self.outputs.push_back(Output::Deliver { task, call, token, outcome, rejected });
     }
 
     fn settle_call(&mut self, call: CallId) {

@@ -8,8 +8,13 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
 use crate::supervise::{Exit, StartError};
+
+/// Arguments or an outcome as bytes. Most are short, and a task that allocates nothing is a good deal cheaper.
+pub type Payload = SmallVec<[u8; 24]>;
 
 /// What a caller asks for.
 #[derive(Clone, Debug)]
@@ -21,7 +26,7 @@ pub struct Submission {
     /// The function, as the worker's codec reads it.
     pub function: Arc<[u8]>,
     /// The arguments, as the worker's codec reads them.
-    pub arguments: Arc<[u8]>,
+    pub arguments: Payload,
     /// How many times it may be run again when its worker dies.
     pub retries: u32,
     /// Given back with the outcome.
@@ -32,13 +37,13 @@ pub struct Submission {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It returned; the value as the worker's codec wrote it.
-    Value(Vec<u8>),
+    Value(Payload),
     /// It raised; the exception as the worker's codec wrote it.
-    Raised(Vec<u8>),
+    Raised(Payload),
     /// It was cancelled, by the caller or by itself.
     Cancelled,
     /// The worker could not make the function out of its bytes; the reason as the worker's codec wrote it.
-    Rejected(Vec<u8>),
+    Rejected(Payload),
     /// Its worker died while running it, and no retry was left.
     Lost(Loss),
     /// The pool was terminated first.
@@ -169,7 +174,7 @@ mod tests {
             call: CallId::SINGLES,
             queue: QueueIndex(0),
             function: Arc::from(*b"f"),
-            arguments: Arc::from(*b""),
+            arguments: Payload::new(),
             retries: 0,
             token: 0,
         };

@@ -2,6 +2,7 @@
 
 mod codec;
 mod errors;
+mod lazy;
 mod manager;
 mod map;
 mod pending;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Outcome, QueueIndex, Refused, Report, State, Submission, WorkerId,
+    CallId, Driver, DriverConfig, Event, Outcome, Payload, QueueIndex, Refused, Report, State, Submission, WorkerId,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -22,6 +22,8 @@ use crate::pending::{NotAccepted, Pending, PendingTable, Target};
 const DELIVERY_BUDGET: Duration = Duration::from_millis(2);
 /// Deliveries between two looks at the clock.
 const DELIVERIES_PER_LOOK: usize = 32;
+/// Arguments up to this many bytes are written into a buffer that is used again.
+const BUFFER_MAX: usize = 4096;
 /// Functions whose references are remembered.
 const REFERENCES_MAX: usize = 256;
 
@@ -51,6 +53,7 @@ pub(crate) struct Manager {
     driver: Mutex<Driver>,
     codec: Codec,
     pending: Mutex<PendingTable>,
+    buffer: Mutex<Vec<u8>>,
     references: Mutex<HashMap<usize, (Py<PyAny>, Reference)>>,
     scheduler: OnceLock<Scheduler>,
     last_scheduled: Mutex<u64>,
@@ -94,6 +97,7 @@ impl Manager {
             driver: Mutex::new(driver),
             codec: Codec::new(py)?,
             pending: Mutex::default(),
+            buffer: Mutex::default(),
             references: Mutex::default(),
             scheduler: OnceLock::new(),
             last_scheduled: Mutex::new(0),
@@ -153,14 +157,13 @@ impl Manager {
     ) -> PyResult<usize> {
         let this = slf.get();
         let function = this.reference(func, 0)?;
-        let mut arguments = Vec::new();
-        this.codec.write_arguments(args, kwargs, &mut arguments)?;
+        let arguments = this.arguments(args, kwargs)?;
         let (queue, scheduled_as) = this.schedule(func, args, kwargs)?;
         let call = CallId::SINGLES;
-        let submission = Submission { call, queue, function, arguments: arguments.into(), retries, token: 0 };
+        let submission = Submission { call, queue, function, arguments, retries, token: 0 };
         let function = Some(func.clone().unbind());
-        let pending = Pending { target: Target::Future(future), function, submission, task: None, scheduled_as };
-        let token = this.accept(slf.py(), pending).map_err(|refused| refused.error)?;
+        let pending = Pending { target: Target::Future(future), function, task: None, scheduled_as };
+        let token = this.accept(slf.py(), pending, submission).map_err(|refused| refused.error)?;
         this.schedule_flush(slf.py())?;
         Ok(token)
     }
@@ -228,7 +231,9 @@ impl Manager {
         for count in 1.. {
             let Some(event) = lock(&self.driver).next_event() else { break };
             match event {
-                Event::Deliver { token, outcome, .. } => self.deliver(py, token as usize, outcome, &mut maps),
+                Event::Deliver { token, outcome, rejected, .. } => {
+                    self.deliver(py, token as usize, outcome, rejected, &mut maps);
+                }
                 other => orders.append(self.order(py, other)?)?,
             }
             if count % DELIVERIES_PER_LOOK == 0 && started.elapsed() > DELIVERY_BUDGET {
@@ -313,25 +318,36 @@ impl Manager {
     /// Submits an item of a map.
     pub(crate) fn submit_item(&self, map: &Bound<'_, MapCall>, index: u64, args: &Bound<'_, PyTuple>) -> PyResult<()> {
         let this = map.get();
-        let mut arguments = Vec::with_capacity(16);
-        self.codec.write_arguments(args, None, &mut arguments)?;
+        let arguments = self.arguments(args, None)?;
         let (queue, scheduled_as) = self.schedule(this.function(map.py()), args, None)?;
         let submission = Submission {
             call: this.call,
             queue,
             function: this.reference(),
-            arguments: arguments.into(),
+            arguments,
             retries: this.retries,
             token: 0,
         };
         let target = MapCall::target(map, index);
-        self.accept(map.py(), Pending { target, function: None, submission, task: None, scheduled_as })
+        self.accept(map.py(), Pending { target, function: None, task: None, scheduled_as }, submission)
             .map(drop)
             .map_err(|refused| refused.error)
     }
 
-    fn accept(&self, py: Python<'_>, pending: Pending) -> Result<usize, Box<NotAccepted>> {
-        let mut submission = pending.submission.clone();
+    fn arguments(&self, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Payload> {
+        // Taken, not borrowed: pickling runs the caller's code, which may submit to this pool.
+        let mut bytes = std::mem::take(&mut *lock(&self.buffer));
+        bytes.clear();
+        self.codec.write_arguments(args, kwargs, &mut bytes)?;
+        if bytes.len() > BUFFER_MAX {
+            return Ok(Payload::from_vec(bytes));
+        }
+        let arguments = Payload::from_slice(&bytes);
+        *lock(&self.buffer) = bytes;
+        Ok(arguments)
+    }
+
+    fn accept(&self, py: Python<'_>, pending: Pending, mut submission: Submission) -> Result<usize, Box<NotAccepted>> {
         let token = lock(&self.pending).insert(pending);
         submission.token = token as u64;
         let submitted = lock(&self.driver).submit(submission);
@@ -355,6 +371,19 @@ impl Manager {
                 Err(Box::new(NotAccepted { pending, error }))
             }
         }
+    }
+
+    /// What a person calls a task's function: "module:name" where it travels by name.
+    fn function_name(&self, py: Python<'_>, pending: &Pending) -> Option<String> {
+        let function = pending.function(py)?;
+        if let Ok(reference) = self.reference(&function, 0)
+            && let Some((b'n', name)) = reference.split_first()
+        {
+            return Some(String::from_utf8_lossy(name).into_owned());
+        }
+        let name =
+            function.getattr(intern!(py, "__qualname__")).or_else(|_| Ok::<_, PyErr>(function.repr()?.into_any()));
+        name.and_then(|name| name.extract()).ok()
     }
 
     /// A function's reference; remembered where it is the same in every call.
@@ -409,17 +438,24 @@ impl Manager {
     }
 
     /// Gives one outcome to whoever waits for it. Whatever goes wrong in that is theirs, and no one else's.
-    fn deliver(&self, py: Python<'_>, token: usize, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
+    fn deliver(
+        &self,
+        py: Python<'_>,
+        token: usize,
+        outcome: Outcome,
+        rejected: Option<Box<Submission>>,
+        maps: &mut Vec<Py<MapCall>>,
+    ) {
         let Some(pending) = lock(&self.pending).remove(token) else { return };
-        if matches!(outcome, Outcome::Rejected(_)) && !matches!(pending.target, Target::Ended(_)) {
-            return self.send_by_value(py, pending, outcome, maps);
+        if let Some(submission) = rejected.filter(|_| !matches!(pending.target, Target::Ended(_))) {
+            return self.send_by_value(py, pending, *submission, outcome, maps);
         }
         self.tell_scheduler(py, pending.scheduled_as);
         self.settle(py, pending, outcome, maps);
     }
 
     fn settle(&self, py: Python<'_>, pending: Pending, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
-        let name = if matches!(outcome, Outcome::Lost(_)) { pending.function_name(py) } else { None };
+        let name = if matches!(outcome, Outcome::Lost(_)) { self.function_name(py, &pending) } else { None };
         match pending.target {
             Target::Item(map, index) => {
                 map.get().deliver(py, index, self.result(py, outcome, name));
@@ -459,15 +495,21 @@ impl Manager {
     }
 
     /// The worker could not import the function: sends it again by value, once.
-    fn send_by_value(&self, py: Python<'_>, mut pending: Pending, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
-        let by_value =
-            if travels_by_name(&pending.submission.function) { self.value_for(py, &pending).ok() } else { None };
+    fn send_by_value(
+        &self,
+        py: Python<'_>,
+        pending: Pending,
+        mut submission: Submission,
+        outcome: Outcome,
+        maps: &mut Vec<Py<MapCall>>,
+    ) {
+        let by_value = if travels_by_name(&submission.function) { self.value_for(py, &pending).ok() } else { None };
         let Some(by_value) = by_value else {
             self.tell_scheduler(py, pending.scheduled_as);
             return self.settle(py, pending, outcome, maps);
         };
-        pending.submission.function = by_value;
-        if let Err(refused) = self.accept(py, pending) {
+        submission.function = by_value;
+        if let Err(refused) = self.accept(py, pending, submission) {
             return self.settle(py, refused.pending, outcome, maps);
         }
         if let Err(error) = self.schedule_flush(py) {

@@ -1,7 +1,6 @@
 //! Tasks that have not ended, and who waits for each.
 
-use polyloop::{Submission, TaskId};
-use pyo3::intern;
+use polyloop::TaskId;
 use pyo3::prelude::*;
 
 use crate::map::MapCall;
@@ -21,26 +20,18 @@ pub(crate) struct Pending {
     pub(crate) target: Target,
     /// The function, in case that its worker can't import it.
     pub(crate) function: Option<Py<PyAny>>,
-    pub(crate) submission: Submission,
     pub(crate) task: Option<TaskId>,
     /// What the scheduler knows it by.
     pub(crate) scheduled_as: u64,
 }
 
 impl Pending {
-    /// What a person calls the function: "module:name" where it travels by name.
-    pub(crate) fn function_name(&self, py: Python<'_>) -> Option<String> {
-        if let Some((b'n', name)) = self.submission.function.split_first() {
-            return Some(String::from_utf8_lossy(name).into_owned());
+    /// The function.
+    pub(crate) fn function<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        match (&self.target, &self.function) {
+            (Target::Item(map, _), _) => Some(map.get().function(py).clone()),
+            (_, function) => function.as_ref().map(|function| function.bind(py).clone()),
         }
-        let function = match (&self.target, &self.function) {
-            (Target::Item(map, _), _) => map.get().function(py).clone(),
-            (_, Some(function)) => function.bind(py).clone(),
-            (_, None) => return None,
-        };
-        let name =
-            function.getattr(intern!(py, "__qualname__")).or_else(|_| Ok::<_, PyErr>(function.repr()?.into_any()));
-        name.and_then(|name| name.extract()).ok()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyloop::{Control, Item, Job, Next, Reply, Rested, Stop, TaskId, WorkerLink};
@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 
 use crate::codec::{Codec, travels_by_name, with_traceback};
 use crate::errors;
-use crate::task::{Done, Start, TaskStarter, call_in_own_context};
+use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutine};
 
 /// How long a turn may keep the loop from everything else.
 const TURN_BUDGET: Duration = Duration::from_millis(1);
@@ -30,33 +30,29 @@ struct Function {
     call: Py<PyAny>,
     /// A coroutine function runs nothing when it is called.
     is_coroutine: bool,
-}
-
-impl Function {
-    fn clone_ref(&self, py: Python<'_>) -> Self {
-        Self { call: self.call.clone_ref(py), is_coroutine: self.is_coroutine }
-    }
+    /// A coroutine of it was once not over after its first step.
+    suspends: AtomicBool,
 }
 
 /// Functions by their references.
 #[derive(Default)]
 struct Functions {
-    all: HashMap<Vec<u8>, Function>,
+    all: HashMap<Vec<u8>, Arc<Function>>,
     /// The one asked for last: most items run the same as the one before.
-    last: Option<(Vec<u8>, Function)>,
+    last: Option<(Vec<u8>, Arc<Function>)>,
 }
 
 impl Functions {
-    fn get(&mut self, py: Python<'_>, reference: &[u8]) -> Option<Function> {
+    fn get(&mut self, reference: &[u8]) -> Option<Arc<Function>> {
         if let Some((_, function)) = self.last.as_ref().filter(|(last, _)| last == reference) {
-            return Some(function.clone_ref(py));
+            return Some(Arc::clone(function));
         }
-        let function = self.all.get(reference)?.clone_ref(py);
-        self.last = Some((reference.to_vec(), function.clone_ref(py)));
+        let function = Arc::clone(self.all.get(reference)?);
+        self.last = Some((reference.to_vec(), Arc::clone(&function)));
         Some(function)
     }
 
-    fn insert(&mut self, reference: &[u8], function: Function) {
+    fn insert(&mut self, reference: &[u8], function: Arc<Function>) {
         if self.all.len() >= FUNCTIONS_MAX {
             self.all.clear();
         }
@@ -71,6 +67,7 @@ struct Host {
     take_turn: Py<PyAny>,
     exception_handler: Option<Py<PyAny>>,
     wait_for: Py<PyAny>,
+    cancelled_error: Py<PyAny>,
 }
 
 /// The worker's side of a pool: connects over the socket it was given, and takes turns on the worker's event loop.
@@ -101,7 +98,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 enum Called<'py> {
     Value(Bound<'py, PyAny>),
-    Coroutine(Bound<'py, PyAny>),
+    Coroutine(Bound<'py, PyAny>, Arc<Function>),
     /// The function must be sent again by value.
     Rejected(PyErr),
 }
@@ -136,15 +133,27 @@ impl Worker {
     ///     take_turn: what the loop is to call soon when an item has ended.
     ///     wait_for: a coroutine function that awaits its argument.
     ///     exception_handler: called with each exception that an item raises, or None.
+    ///     tasks: "lazy", "eager" or "plain": how items get their Tasks, if loop and interpreter allow it.
+    ///
+    /// Raises:
+    ///     ValueError: `tasks` is none of these.
     fn start(
         &self,
         event_loop: &Bound<'_, PyAny>,
         take_turn: Py<PyAny>,
         wait_for: Py<PyAny>,
         exception_handler: Option<Py<PyAny>>,
+        tasks: &str,
     ) -> PyResult<()> {
-        let tasks = TaskStarter::new(event_loop)?;
-        let host = Host { tasks, event_loop: event_loop.clone().unbind(), take_turn, exception_handler, wait_for };
+        let py = event_loop.py();
+        let host = Host {
+            tasks: TaskStarter::new(event_loop, tasks.parse()?)?,
+            event_loop: event_loop.clone().unbind(),
+            take_turn,
+            exception_handler,
+            wait_for,
+            cancelled_error: py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.unbind(),
+        };
         if self.host.set(host).is_err() {
             return Err(PyRuntimeError::new_err("this worker has been started already"));
         }
@@ -233,20 +242,19 @@ impl Worker {
     fn work(&self, slf: &Bound<'_, Self>) -> PyResult<u8> {
         let py = slf.py();
         let host = self.host()?;
-        let start = host.tasks.begin_turn(py)?;
+        let level = host.tasks.level(py)?;
         let mut item = Item::default();
-        let next = self.obey(slf, host, &mut item, start).and_then(|()| self.start_items(slf, host, &mut item, start));
-        host.tasks.end_turn(py, start)?;
-        next
+        self.obey(slf, host, &mut item, level)?;
+        self.start_items(slf, host, &mut item, level)
     }
 
-    fn obey(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, start: Start) -> PyResult<()> {
+    fn obey(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, level: Level) -> PyResult<()> {
         let py = slf.py();
         loop {
             let control = lock(&self.link).next_control(item).map_err(errors::worker)?;
             match control {
                 None => return Ok(()),
-                Some(Control::Start(job)) => self.run(slf, host, job, item, start)?,
+                Some(Control::Start(job)) => self.run(slf, host, job, item, level)?,
                 Some(Control::Stop(Stop::Now)) => {
                     self.cancel_all(py)?;
                     self.stopping.store(true, Ordering::Relaxed);
@@ -262,12 +270,12 @@ impl Worker {
         }
     }
 
-    fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, start: Start) -> PyResult<u8> {
+    fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, level: Level) -> PyResult<u8> {
         let started = Instant::now();
         loop {
             let next = lock(&self.link).next_item(item).map_err(errors::worker)?;
             match next {
-                Next::Start(job) => self.run(slf, host, job, item, start)?,
+                Next::Start(job) => self.run(slf, host, job, item, level)?,
                 Next::Defer(_) => return Ok(DEFER),
                 Next::Nothing => return Ok(ASLEEP),
             }
@@ -277,26 +285,32 @@ impl Worker {
         }
     }
 
-    fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, start: Start) -> PyResult<()> {
+    fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
         let py = slf.py();
-        let coroutine = match self.call(py, host, item) {
+        let (coroutine, function) = match self.call(py, host, item) {
             Ok(Called::Value(value)) => return self.reply_value(job, &value),
             Ok(Called::Rejected(error)) => {
                 let bytes = self.codec.dump_exception(py, &error)?;
                 self.reply(job, Reply::Rejected(&bytes));
                 return Ok(());
             }
-            Ok(Called::Coroutine(coroutine)) => coroutine,
+            Ok(Called::Coroutine(coroutine, function)) => (coroutine, function),
             Err(error) => return self.reply_error(py, job, &error),
         };
-        match host.tasks.start(&coroutine, start) {
+        match host.tasks.start(&coroutine, level, &function.suspends) {
             Err(error) => {
                 // It may not have begun, when a signal came first; then it is closed without a warning.
                 coroutine.call_method0(intern!(py, "close"))?;
                 self.reply_error(py, job, &error)
             }
-            Ok(task) if task.call_method0(intern!(py, "done"))?.is_truthy()? => self.report(job, &task),
-            Ok(task) => {
+            Ok(Started::Ended(Ok(value))) => self.reply_value(job, &value),
+            Ok(Started::Ended(Err(error))) if error.matches(py, &host.cancelled_error)? => {
+                self.reply(job, Reply::Cancelled);
+                Ok(())
+            }
+            Ok(Started::Ended(Err(error))) => self.reply_error(py, job, &error),
+            Ok(Started::Task(task)) if task.call_method0(intern!(py, "done"))?.is_truthy()? => self.report(job, &task),
+            Ok(Started::Task(task)) => {
                 lock(&self.running).insert(job.task, task.clone().unbind());
                 let done = Done::new(slf.clone().unbind(), job);
                 task.call_method1(intern!(py, "add_done_callback"), (done,))?;
@@ -314,29 +328,32 @@ impl Worker {
         let (args, kwargs) = self.codec.read_arguments(py, &item.arguments)?;
         let call = function.call.bind(py);
         if function.is_coroutine {
-            return call.call(args, kwargs.as_ref()).map(Called::Coroutine);
+            let coroutine = call.call(args, kwargs.as_ref())?;
+            return Ok(Called::Coroutine(coroutine, function));
         }
-        let result = call_in_own_context(call, &args, kwargs.as_ref())?;
+        let (result, _) = in_own_context(py, |_| call.call(args, kwargs.as_ref()))?;
+        let result = result?;
         if is_coroutine(&result) {
-            return Ok(Called::Coroutine(result));
+            return Ok(Called::Coroutine(result, function));
         }
         if is_awaitable(&result) {
-            return host.wait_for.bind(py).call1((result,)).map(Called::Coroutine);
+            let coroutine = host.wait_for.bind(py).call1((result,))?;
+            return Ok(Called::Coroutine(coroutine, function));
         }
         Ok(Called::Value(result))
     }
 
     /// The function a reference stands for: remembered for all calls if it travels by name, else for its own call.
-    fn function(&self, py: Python<'_>, reference: &[u8]) -> PyResult<Function> {
-        if let Some(function) = lock(&self.functions).get(py, reference) {
+    fn function(&self, py: Python<'_>, reference: &[u8]) -> PyResult<Arc<Function>> {
+        if let Some(function) = lock(&self.functions).get(reference) {
             return Ok(function);
         }
         let call = self.codec.load_function(py, reference)?;
         let inspect = py.import(intern!(py, "inspect"))?;
         let is_coroutine = inspect.call_method1(intern!(py, "iscoroutinefunction"), (&call,))?.is_truthy()?;
-        let function = Function { call: call.unbind(), is_coroutine };
+        let function = Arc::new(Function { call: call.unbind(), is_coroutine, suspends: AtomicBool::new(false) });
         if is_remembered(reference) {
-            lock(&self.functions).insert(reference, function.clone_ref(py));
+            lock(&self.functions).insert(reference, Arc::clone(&function));
         }
         Ok(function)
     }
@@ -400,11 +417,6 @@ fn is_remembered(reference: &[u8]) -> bool {
 
 fn cancel(task: &Bound<'_, PyAny>) -> PyResult<()> {
     task.call_method0(intern!(task.py(), "cancel")).map(drop)
-}
-
-fn is_coroutine(value: &Bound<'_, PyAny>) -> bool {
-    // SAFETY: looks at the type of a live object.
-    unsafe { pyo3::ffi::PyCoro_CheckExact(value.as_ptr()) != 0 }
 }
 
 fn is_awaitable(value: &Bound<'_, PyAny>) -> bool {

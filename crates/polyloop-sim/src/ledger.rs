@@ -255,10 +255,10 @@ fn is_outcome_of(token: usize, behaviour: Behaviour, outcome: &Outcome) -> bool 
     let expected = reply_bytes(token, behaviour);
     match (behaviour, outcome) {
         (Behaviour::Raise, Outcome::Raised(bytes)) | (Behaviour::Reject, Outcome::Rejected(bytes)) => {
-            *bytes == expected
+            bytes[..] == expected[..]
         }
         (Behaviour::Raise | Behaviour::Reject, _) => false,
-        (_, Outcome::Value(bytes)) => *bytes == expected,
+        (_, Outcome::Value(bytes)) => bytes[..] == expected[..],
         _ => false,
     }
 }

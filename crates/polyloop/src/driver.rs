@@ -101,6 +101,8 @@ pub enum Event {
         token: u64,
         /// How it ended.
         outcome: Outcome,
+        /// What was submitted, where the worker has rejected it: it may be submitted in other words.
+        rejected: Option<Box<Submission>>,
     },
     /// News for a log.
     Report(Report),
@@ -441,8 +443,8 @@ impl Driver {
                     seat.kill(gently)?;
                 }
             }
-            Output::Deliver { task, call, token, outcome } => {
-                self.events.push_back(Event::Deliver { task, call, token, outcome });
+            Output::Deliver { task, call, token, outcome, rejected } => {
+                self.events.push_back(Event::Deliver { task, call, token, outcome, rejected });
             }
             Output::Report(report) => self.events.push_back(Event::Report(report)),
             Output::Closed => self.events.push_back(Event::Closed),

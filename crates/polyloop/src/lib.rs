@@ -15,7 +15,7 @@ mod worker;
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
 pub use os::forked_generation;
 pub use polyloop_core::{
-    CallId, DEFER, Exit, Loss, Moment, Outcome, QueueIndex, Refused, Reply, Report, StartError, State, Stop,
+    CallId, DEFER, Exit, Loss, Moment, Outcome, Payload, QueueIndex, Refused, Reply, Report, StartError, State, Stop,
     Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, WorkerId, WorkerView,
 };
 pub use polyloop_shm::Item;

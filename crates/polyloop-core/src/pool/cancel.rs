@@ -73,7 +73,7 @@ impl Pool {
                 task.wish = Wish::Forget { until };
                 let (call, token) = (task.submission.call, task.submission.token);
                 self.timers.insert((until, Timer::CancelGrace(id)));
-                self.answer(id, call, token, Outcome::Cancelled);
+                self.answer(id, call, token, Outcome::Cancelled, None);
                 self.settle_call(call);
                 self.finish_if_done(now);
             }

@@ -83,7 +83,7 @@ struct Room<'a> {
     items: u32,
     bytes: usize,
     /// The function before, which an equal one shares.
-    last_function: Option<Arc<[u8]>>,
+    last_function: Option<&'a Arc<[u8]>>,
 }
 
 impl<'a> Room<'a> {
@@ -92,9 +92,9 @@ impl<'a> Room<'a> {
     }
 
     /// Counts a task in, if it fits. One that is fetched takes no bytes, and leaves no function to share.
-    fn take(&mut self, task: &Submission) -> bool {
+    fn take(&mut self, task: &'a Submission) -> bool {
         let inline = self.config.is_inline(task);
-        let shares = self.last_function.as_ref() == Some(&task.function);
+        let shares = self.last_function.is_some_and(|last| Arc::ptr_eq(last, &task.function) || *last == task.function);
         let size = match (inline, shares) {
             (false, _) => 0,
             (true, true) => rounded(task.arguments.len()),
@@ -104,7 +104,7 @@ impl<'a> Room<'a> {
         if fits {
             self.items -= 1;
             self.bytes -= size;
-            self.last_function = inline.then(|| task.function.clone());
+            self.last_function = inline.then_some(&task.function);
         }
         fits
     }

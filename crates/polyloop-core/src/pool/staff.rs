@@ -93,7 +93,7 @@ impl Pool {
         for id in self.tasks.ids() {
             if let Some(task) = self.tasks.remove(id).filter(Task::is_awaited) {
                 let Submission { call, token, .. } = task.submission;
-                self.answer(id, call, token, outcome.clone());
+                self.answer(id, call, token, outcome.clone(), None);
             }
         }
         self.calls.retain(|call, _| *call == CallId::SINGLES);

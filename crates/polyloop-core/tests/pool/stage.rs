@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use polyloop_core::{
-    CallId, Dead, Exit, Input, Moment, Outcome, Output, Place, Pool, PoolConfig, QueueIndex, Report, Submission,
-    TaskId, WorkerId,
+    CallId, Dead, Exit, Input, Moment, Outcome, Output, Payload, Place, Pool, PoolConfig, QueueIndex, Report,
+    Submission, TaskId, WorkerId,
 };
 
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
@@ -28,14 +28,14 @@ pub(crate) fn task(token: u64) -> Submission {
         call: CallId::SINGLES,
         queue: QueueIndex(0),
         function: Arc::from(*b"f"),
-        arguments: Arc::from(*b"args"),
+        arguments: Payload::from_slice(b"args"),
         retries: 0,
         token,
     }
 }
 
 pub(crate) fn value() -> Outcome {
-    Outcome::Value(b"v".into())
+    Outcome::Value(Payload::from_slice(b"v"))
 }
 
 /// What became of a submission on the board.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use polyloop_core::{Input, Outcome, Output, QueueIndex, Refused, Submission, WorkerId};
+use polyloop_core::{Input, Outcome, Output, Payload, QueueIndex, Refused, Submission, WorkerId};
 
 use crate::stage::{CONFIG, FIRST, GRACE, Stage, task, value};
 
@@ -32,7 +32,7 @@ fn a_second_outcome_is_ignored_also_when_its_place_in_the_table_is_another_task_
     stage.outcome(FIRST, old, value());
     let new = stage.submit(task(2));
     assert_ne!(old, new);
-    stage.outcome(FIRST, old, Outcome::Raised(b"late".into()));
+    stage.outcome(FIRST, old, Outcome::Raised(Payload::from_slice(b"late")));
     assert_eq!(stage.delivered(), [(1, value())]);
 }
 
@@ -198,7 +198,7 @@ fn a_single_task_does_not_wait_behind_a_huge_call() {
 #[test]
 fn a_slot_takes_no_more_than_its_items_and_its_bytes() {
     let mut stage = Stage::ready();
-    let arguments: Arc<[u8]> = Arc::from([0; 24]);
+    let arguments = Payload::from_slice(&[0; 24]);
     for token in 0..6 {
         stage.pool.submit(Submission { arguments: arguments.clone(), ..task(token) }).unwrap();
     }
@@ -210,7 +210,7 @@ fn a_slot_takes_no_more_than_its_items_and_its_bytes() {
 #[test]
 fn large_tasks_are_fetched_and_take_no_room_in_a_slot() {
     let mut stage = Stage::ready();
-    let arguments: Arc<[u8]> = Arc::from([0; 1000]);
+    let arguments = Payload::from_slice(&[0; 1000]);
     for token in 0..2 {
         stage.pool.submit(Submission { arguments: arguments.clone(), ..task(token) }).unwrap();
     }
@@ -227,7 +227,8 @@ fn a_task_below_the_limit_that_would_still_overflow_a_slot_is_fetched() {
     let mut config = CONFIG;
     config.inline_bytes = config.slot_bytes;
     let mut stage = Stage::new(config);
-    let id = stage.submit(Submission { function: Arc::from([0; 33]), arguments: Arc::from([0; 31]), ..task(1) });
+    let id =
+        stage.submit(Submission { function: Arc::from([0; 33]), arguments: Payload::from_slice(&[0; 31]), ..task(1) });
     assert_eq!(stage.pool.bytes_of(id).map(|(_, inline)| inline), Some(false));
     assert_eq!(stage.board[0].tasks, [id]);
 }

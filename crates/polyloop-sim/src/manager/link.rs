@@ -1,7 +1,7 @@
 //! Moving bytes and ringing bells: the manager's effects on shared memory.
 
 use polyloop_core::{
-    ControlFrame, Dead, Exit, Input, NAP, Outcome, Place, QueueIndex, Reply, Rest, ResultFrame, State, TaskId,
+    ControlFrame, Dead, Exit, Input, NAP, Outcome, Payload, Place, QueueIndex, Reply, Rest, ResultFrame, State, TaskId,
     WorkerId, whom_to_ring, write_large,
 };
 use polyloop_shm::{Phase, Reclaimed, SlotIndex};
@@ -232,7 +232,7 @@ fn whole(seat: &mut Seat, task: TaskId, reply: Reply<'_>) -> Outcome {
     let mut whole = |bytes: &[u8]| {
         let mut whole = seat.pieces.remove(&task).unwrap_or_default();
         whole.extend_from_slice(bytes);
-        whole
+        Payload::from_vec(whole)
     };
     match reply {
         Reply::Value(bytes) => Outcome::Value(whole(bytes)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use polyloop_core::{ControlFrame, Input, Outcome, Reply, ResultFrame, TaskId, WorkerId, write_large};
+use polyloop_core::{ControlFrame, Input, Outcome, Payload, Reply, ResultFrame, TaskId, WorkerId, write_large};
 
 use super::Driver;
 
@@ -79,10 +79,12 @@ enum Read {
 fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId, Vec<u8>>) -> Option<Read> {
     Some(Read::Input(match frame {
         ResultFrame::Reply { task, reply } => {
-            let mut whole = |bytes: &[u8]| {
-                let mut whole = pieces.remove(&task).unwrap_or_default();
-                whole.extend_from_slice(bytes);
-                whole
+            let mut whole = |bytes: &[u8]| match pieces.remove(&task) {
+                None => Payload::from_slice(bytes),
+                Some(mut whole) => {
+                    whole.extend_from_slice(bytes);
+                    Payload::from_vec(whole)
+                }
             };
             let outcome = match reply {
                 Reply::Value(bytes) => Outcome::Value(whole(bytes)),

@@ -319,7 +319,7 @@ impl Rig {
         assert_eq!(task.id, id, "{label}: task {token} under another's number");
         assert!(task.outcome.is_none(), "{label}: task {token} ended twice: {:?}, {outcome:?}", task.outcome);
         if let Outcome::Value(value) = &outcome {
-            assert!(*value == task.answer, "{label}: task {token} got another's answer, or not all of it");
+            assert!(value[..] == task.answer[..], "{label}: task {token} got another's answer, or not all of it");
         }
         task.outcome = Some(outcome);
     }
