@@ -1,7 +1,7 @@
 """The main job without its payload: what a pool costs. polyloop, aiomultiprocess and asyncio.gather side by side.
 
 Two figures: no-op coroutines through one bulk call, and one call at a time. Rivals take turns within each round, so
-that a slow minute of the machine hits all of them. Writes benches/results/<date>-main-job.md. `make bench` runs it.
+that a slow minute of the machine hits all of them. Writes benches/results/<date>-main-job-<python>.md. `make bench` runs it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import datetime
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -185,7 +186,8 @@ def main() -> None:
     print("\n" + text)
     if not options.only:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{datetime.date.today():%Y-%m-%d}-main-job.md").write_text(text)
+        python = "{}.{}".format(*sys.version_info)
+        (RESULTS / f"{datetime.date.today():%Y-%m-%d}-main-job-{python}.md").write_text(text)
 
 
 if __name__ == "__main__":
