@@ -1,7 +1,7 @@
 """The main job without its payload: what a pool costs. polyloop, aiomultiprocess and asyncio.gather side by side.
 
 Two figures: no-op coroutines through one bulk call, and one call at a time. Rivals take turns within each round, so
-that a slow minute of the machine hits all of them. Writes benches/results/<date>-main-job-<python>.md. `make bench` runs it.
+that a slow minute of the machine hits all of them. `make bench` writes benches/results/<date>-main-job-<python>.md.
 """
 
 from __future__ import annotations
