@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 __all__ = ["Done", "Manager", "MapCall", "Worker", "die_with_parent"]
 
@@ -82,6 +82,7 @@ class Worker:
     def is_stopping(self) -> bool: ...
     @property
     def in_flight(self) -> int: ...
+    def part_from_parent(self, leave: Callable[[], NoReturn]) -> None: ...
     def fileno(self) -> int: ...
     def start(
         self,

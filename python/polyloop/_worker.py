@@ -12,6 +12,8 @@ import os
 import selectors
 import signal
 import sys
+import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -107,6 +109,7 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> N
     except NotImplementedError:
         pass
     signal.signal(signal.SIGTERM, turns.end_at_once)
+    os.register_at_fork(after_in_child=turns.forked)
     loop.add_reader(worker.fileno(), turns.take)
     worker.start(loop, turns.take, _wait_for, plan.exception_handler, _tasks())
     loop.call_soon(turns.take)
@@ -128,7 +131,8 @@ class Turns:
     def __init__(self, worker: _core.Worker, loop: asyncio.AbstractEventLoop) -> None:
         self.worker = worker
         self.loop = loop
-        self.over = self.left = self.terminated = self.broken = self.deferring = False
+        self.thread = threading.get_ident()
+        self.over = self.stopped = self.terminated = self.broken = self.deferring = False
 
     def run(self) -> None:
         """Run the loop until it is time to leave."""
@@ -137,21 +141,18 @@ class Turns:
                 self.loop.run_forever()
             except (SystemExit, KeyboardInterrupt):
                 pass  # of a task, and reported as the task's; or our own, of end_at_once
-        self.left = True
+        self.stopped = True
 
     def take(self) -> None:
         """Take one turn."""
         if self.over:
-            if not self.left:
-                self.loop.stop()
+            self.stop()
             return
         try:
             next_turn = self.worker.turn()
         except Exception:
             if not self.worker.is_ours:
-                # Not through the loop: its selector is the worker's, who would hear of nothing any more.
-                _log.error("process %d, which a task forked, came back from the task: it is no worker", os.getpid())
-                leave(BROKEN_EXITCODE)
+                leave_fork()
             _log.exception("worker %d lost its pool", os.getpid())
             self.broken = True
             next_turn = LEAVE
@@ -162,12 +163,29 @@ class Turns:
             self.loop.call_later(self.worker.defer_s, self.take_deferred)
         elif next_turn == LEAVE:
             self.over = True
+            self.stop()
+
+    def stop(self) -> None:
+        """Have the loop return, once: a second time, some loops would keep for their next run."""
+        if not self.stopped:
+            self.stopped = True
             self.loop.stop()
 
     def take_deferred(self) -> None:
         """Take the turn that was put off."""
         self.deferring = False
         self.take()
+
+    def forked(self) -> None:
+        """In a process that a task forked: it may go on with the task, and with nothing else of this loop."""
+        if threading.get_ident() != self.thread:
+            return
+        self.worker.part_from_parent(leave_fork)
+        ready = getattr(self.loop, "_ready", None)
+        if isinstance(ready, deque):
+            ready.appendleft(asyncio.Handle(leave_fork, (), self.loop))
+        else:
+            self.loop.call_soon(leave_fork)
 
     def end_at_once(self, _signum: int, frame: FrameType | None) -> None:
         """On SIGTERM: give up what runs, also where user code blocks the loop."""
@@ -199,6 +217,12 @@ def leave(exitcode: int) -> NoReturn:
     os._exit(exitcode)
 
 
+def leave_fork() -> NoReturn:
+    """End a process that a task forked and that came back to the worker's loop."""
+    _log.error("process %d, which a task forked, came back from the task: it is no worker", os.getpid())
+    leave(BROKEN_EXITCODE)
+
+
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -213,11 +237,21 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
     for task in left:
         task.cancel()
     if left:
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.run_until_complete(loop.shutdown_default_executor())
+        _run(loop, asyncio.gather(*left, return_exceptions=True))
+    _run(loop, loop.create_task(loop.shutdown_asyncgens()))
+    _run(loop, loop.create_task(loop.shutdown_default_executor()))
     asyncio.set_event_loop(None)
     loop.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any]) -> None:
+    """Run the loop until the future is done, whoever stops the loop before."""
+    while not future.done():
+        try:
+            loop.run_until_complete(future)
+        except RuntimeError:
+            if future.done():
+                raise
 
 
 async def _wait_for(awaitable: Awaitable[Any]) -> Any:

@@ -486,6 +486,20 @@ async def fork() -> tuple[int, int]:
     return os.getpid(), child
 
 
+async def fork_later(bell: str) -> tuple[int, int]:
+    """The same, in a later step, beside tasks that are about to go on."""
+    neighbours = [asyncio.ensure_future(ring_later(bell)) for _ in range(8)]
+    await asyncio.sleep(0)
+    child = os.fork()
+    await asyncio.gather(*neighbours)
+    return os.getpid(), child
+
+
+async def ring_later(bell: str) -> None:
+    await asyncio.sleep(0)
+    ring(bell, "a neighbour")
+
+
 def fork_plainly() -> tuple[int, int]:
     """The same, within the worker's turn."""
     child = os.fork()

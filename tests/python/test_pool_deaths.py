@@ -552,17 +552,18 @@ def test_a_retiring_worker_finishes_what_it_runs(bell: Bell, gate: Gate) -> None
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("fork", [targets.fork, targets.fork_plainly])
-def test_a_task_that_forks_does_not_make_a_second_worker(start_method: str, loop: str, fork: Any) -> None:
+@pytest.mark.parametrize("fork", [targets.fork, targets.fork_plainly, targets.fork_later])
+def test_a_task_that_forks_does_not_make_a_second_worker(start_method: str, loop: str, fork: Any, bell: Bell) -> None:
     async def main() -> None:
         loop_initializer = uvloop.new_event_loop if loop == "uvloop" else None
         async with Pool(1, loop_initializer=loop_initializer) as pool:
             worker = await pool.apply(targets.pid)
-            pid, child = await pool.apply(fork)
+            pid, child = await pool.apply(fork, (bell.path,) if fork is targets.fork_later else ())
             assert pid == worker
             assert child > 0
             assert set(await pool.map(targets.pid_of, range(500))) == {worker}
             assert await pool.apply(targets.collect, (child,)) == 70  # it noticed that it is no worker
+            assert len(bell.heard()) == (8 if fork is targets.fork_later else 0)
             assert await pool.apply(targets.pid) == worker
 
     asyncio.run(main())

@@ -127,6 +127,14 @@ impl LazyTasks {
         Ok(Started::Task(task))
     }
 
+    /// Has a Task call `leave` in place of its next step.
+    pub(crate) fn abandon(&self, task: &Bound<'_, PyAny>, leave: &Py<PyAny>) -> PyResult<()> {
+        let abandoned = Bound::new(task.py(), Abandoned { leave: leave.clone_ref(task.py()) })?;
+        // Not dropped: the coroutine would be closed, and that is its Task's business, in the other process.
+        std::mem::forget(self.coroutine_field.replace(task, abandoned.into_any()));
+        Ok(())
+    }
+
     /// A Task that will go on with `coroutine`, whose first step is under way or just over.
     fn make<'py>(
         &self,
@@ -221,16 +229,21 @@ impl CoroutineField {
 
     /// Puts `new` where `old` is.
     fn swap(&self, task: &Bound<'_, PyAny>, old: &Bound<'_, PyAny>, new: &Bound<'_, PyAny>) -> PyResult<()> {
+        let was = self.replace(task, new.clone());
+        if was.is(old) {
+            return Ok(());
+        }
+        self.replace(task, was);
+        Err(PyRuntimeError::new_err("a task has another coroutine than it was made of"))
+    }
+
+    /// Puts `new` there, and gives what was there before.
+    fn replace<'py>(&self, task: &Bound<'py, PyAny>, new: Bound<'py, PyAny>) -> Bound<'py, PyAny> {
         // SAFETY: `find` saw that this is the field of the coroutine in objects of this class, which owns a reference.
         unsafe {
             let field = task.as_ptr().byte_add(self.0).cast::<*mut ffi::PyObject>();
-            if field.read() != old.as_ptr() {
-                return Err(PyRuntimeError::new_err("a task has another coroutine than it was made of"));
-            }
-            field.write(new.clone().into_ptr());
-            drop(Bound::from_owned_ptr(task.py(), old.as_ptr()));
+            Bound::from_owned_ptr(task.py(), field.replace(new.into_ptr()))
         }
-        Ok(())
     }
 }
 
@@ -276,6 +289,30 @@ unsafe extern "C" fn hash_of_loop(event_loop: *mut ffi::PyObject) -> ffi::Py_has
     }
     // SAFETY: `object` has a hash, and takes any object.
     unsafe { ffi::PyBaseObject_Type.tp_hash.map_or(-1, |hash| hash(event_loop)) }
+}
+
+/// A coroutine that leaves the process in place of any step.
+#[pyclass(frozen, module = "polyloop._core")]
+struct Abandoned {
+    leave: Py<PyAny>,
+}
+
+#[pymethods]
+impl Abandoned {
+    fn send(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.leave.call0(py)
+    }
+
+    #[pyo3(signature = (*_error))]
+    fn throw(&self, py: Python<'_>, _error: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+        self.leave.call0(py)
+    }
+
+    fn close(&self) {}
+
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
 }
 
 /// A coroutine whose one step ends as another's has.

@@ -110,6 +110,20 @@ impl TaskStarter {
         }
     }
 
+    /// In a forked process: has no task but the current one take another step. Those would `leave`.
+    pub(crate) fn abandon_others(&self, py: Python<'_>, leave: &Py<PyAny>) -> PyResult<()> {
+        let Some(lazy) = &self.lazy else { return Ok(()) };
+        let asyncio = py.import(intern!(py, "asyncio"))?;
+        let current = asyncio.call_method1(intern!(py, "current_task"), (&self.maker.event_loop,))?;
+        for task in asyncio.call_method1(intern!(py, "all_tasks"), (&self.maker.event_loop,))?.try_iter()? {
+            let task = task?;
+            if !task.is(&current) && task.get_type().is(&self.maker.task_class) {
+                lazy.abandon(&task, leave)?;
+            }
+        }
+        Ok(())
+    }
+
     fn start_eagerly<'py>(&self, coroutine: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = coroutine.py();
         let (task, ran) = match &self.eager {

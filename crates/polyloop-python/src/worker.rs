@@ -206,6 +206,13 @@ impl Worker {
         self.stopping.load(Ordering::Relaxed)
     }
 
+    /// In a process that an item forked: share with the worker no more what its loop waits for, and go on with no other
+    /// task; whichever would calls `leave`, which does not return.
+    fn part_from_parent(&self, py: Python<'_>, leave: Py<PyAny>) -> PyResult<()> {
+        polyloop::part_from_parent()?;
+        self.host()?.tasks.abandon_others(py, &leave)
+    }
+
     /// Items that run now.
     #[getter]
     fn in_flight(&self) -> u32 {
@@ -286,6 +293,12 @@ impl Worker {
     }
 
     fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
+        self.begin(slf, host, job, item, level)?;
+        // A process that this item forked goes no further: the loop shares what it waits for with the worker's.
+        if lock(&self.link).is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
+    }
+
+    fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
         let py = slf.py();
         let (coroutine, function) = match self.call(py, host, item) {
             Ok(Called::Value(value)) => return self.reply_value(job, &value),

@@ -13,7 +13,7 @@ mod process;
 mod worker;
 
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
-pub use os::forked_generation;
+pub use os::{forked_generation, part_from_parent};
 pub use polyloop_core::{
     CallId, DEFER, Exit, Loss, Moment, Outcome, Payload, QueueIndex, Refused, Reply, Report, StartError, State, Stop,
     Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, WorkerId, WorkerView,

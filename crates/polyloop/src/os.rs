@@ -2,8 +2,8 @@
 //! With its namesake in the memory crate, the only code to give a second body for another system.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -207,6 +207,26 @@ pub(crate) fn kill_with_starter() -> io::Result<()> {
 /// The process that started this one.
 pub(crate) fn parent() -> Option<u32> {
     rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32)
+}
+
+/// Gives this process sets to wait on of its own in place of those that it shares with the one it was forked from: what
+/// it did to a shared one, or heard from it, would be done to its parent, or be missed there.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn part_from_parent() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let path = entry?.path();
+        let is_epoll = std::fs::read_link(&path).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]");
+        let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<RawFd>().ok());
+        if let (true, Some(number)) = (is_epoll, number) {
+            let own = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            // SAFETY: only lent, to be replaced: it stays open under its number.
+            let mut shared = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
+            rustix::io::dup3(own, &mut shared, rustix::io::DupFlags::CLOEXEC)?;
+        }
+    }
+    Ok(())
 }
 
 static FORKED: AtomicU32 = AtomicU32::new(0);
