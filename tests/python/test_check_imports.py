@@ -47,7 +47,7 @@ def test_the_project_keeps_the_rule() -> None:
         ("polyloop-sim", "polyloop", "may depend on polyloop-core, polyloop-shm"),
         ("polyloop-python", "polyloop-core", "may depend on polyloop of this workspace"),
         ("polyloop-shm", "tokio", "from outside it may use libc"),
-        ("polyloop-core", "rustix", "from outside it may use thiserror"),
+        ("polyloop-core", "rustix", "from outside it may use smallvec, thiserror"),
         ("polyloop", "pyo3", "only polyloop-python knows Python"),
     ],
 )
