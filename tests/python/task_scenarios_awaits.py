@@ -25,8 +25,6 @@ from task_scenarios import (
     wait_for_ever,
 )
 
-STAND_IN = "an error about what the first step awaits names the stand-in of which the Task was made"
-
 # ---------------------------------------------------------------------------------------------------------- awaitables
 
 
@@ -107,28 +105,28 @@ async def awaits_garbage_later() -> Any:
     return await Yields(42), await Yields(b"bytes")
 
 
-@scenario(lazy_differs=STAND_IN)
+@scenario()
 async def awaits_a_generator_by_yield() -> Any:
     return [normal(str(each)) for each in await Yields(x for x in ())]
 
 
-@scenario(lazy_differs=STAND_IN)
+@scenario()
 async def awaits_a_future_by_yield() -> Any:
     future = done_future()
     return await Yields(future)
 
 
-@scenario(lazy_differs=STAND_IN)
+@scenario()
 async def awaits_itself() -> Any:
     return await end_when_awaited(me()), me().cancelling()
 
 
-@scenario(lazy_differs=STAND_IN)
+@scenario()
 async def awaits_itself_and_fails() -> Any:
     await me()
 
 
-@scenario(lazy_differs=STAND_IN)
+@scenario()
 async def awaits_a_future_of_another_loop() -> Any:
     other = asyncio.new_event_loop()
     try:

@@ -63,8 +63,12 @@ async def callbacks_run_in_order() -> Any:
     loop, seen = asyncio.get_running_loop(), []
     future = loop.create_future()
     loop.call_soon(seen.append, "soon")
-    loop.call_later(2 * MS, lambda: future.set_result(seen.append("later")))
-    loop.call_at(loop.time() + MS, seen.append, "at")
+
+    def at() -> None:
+        seen.append("at")
+        loop.call_later(MS, lambda: future.set_result(seen.append("later")))
+
+    loop.call_at(loop.time() + MS, at)
     loop.call_later(MS, seen.append, "cancelled").cancel()
     loop.call_soon(seen.append, "soon too")
     await future

@@ -105,11 +105,10 @@ class Home:
 
 
 def outcome(task: asyncio.Future[Any]) -> Any:
-    """How a task ended. It is retrieved, as by whoever awaits one; a cancelled task forgets its message by that."""
-    try:
-        error = task.exception()
-    except asyncio.CancelledError:
+    """How a task ended."""
+    if task.cancelled():
         return "cancelled"
+    error = task.exception()
     return ("raised", describe(error)) if error is not None else ("returned", task.result())
 
 

@@ -19,9 +19,9 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PyStopIteration};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 use pyo3::{ffi, intern};
 
 use crate::task::{Started, Step, TaskMaker, in_own_context, unless_done};
@@ -118,7 +118,7 @@ impl LazyTasks {
             suspends.store(true, Ordering::Relaxed);
         }
         let task = task.into_bound(py);
-        first_end.get().set(end, &task);
+        first_end.get().set(end, &task, coroutine);
         self.coroutine_field.swap(&task, coroutine, first_end.bind(py).as_any())?;
         let ran = step.run(py);
         self.coroutine_field.swap(&task, first_end.bind(py).as_any(), coroutine)?;
@@ -222,7 +222,7 @@ impl CoroutineField {
             _ => None,
         };
         // The Task ends, so that nobody complains of it.
-        first_end.cast::<FirstEnd>()?.get().set(End::Returned(py.None()), &task);
+        first_end.cast::<FirstEnd>()?.get().set(End::Returned(py.None()), &task, &first_end);
         step.run(py)?;
         Ok(field)
     }
@@ -315,21 +315,27 @@ impl Abandoned {
     }
 }
 
-/// A coroutine whose one step ends as another's has.
+/// A coroutine whose one step ends as another's has, and that looks like the other.
 #[pyclass(frozen, module = "polyloop._core")]
 #[derive(Default)]
 struct FirstEnd {
     end: Mutex<Option<(End, Py<PyAny>)>>,
+    coroutine: Mutex<Option<Py<PyAny>>>,
 }
 
 impl FirstEnd {
-    fn set(&self, end: End, task: &Bound<'_, PyAny>) {
+    fn set(&self, end: End, task: &Bound<'_, PyAny>, coroutine: &Bound<'_, PyAny>) {
         *self.lock() = Some((end, task.clone().unbind()));
+        *self.lock_coroutine() = Some(coroutine.clone().unbind());
     }
 
     fn clear(&self) {
-        let end = self.lock().take();
-        drop(end);
+        let dropped = (self.lock().take(), self.lock_coroutine().take());
+        drop(dropped);
+    }
+
+    fn lock_coroutine(&self) -> std::sync::MutexGuard<'_, Option<Py<PyAny>>> {
+        self.coroutine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<(End, Py<PyAny>)>> {
@@ -367,4 +373,18 @@ impl FirstEnd {
     fn __await__(slf: Py<Self>) -> Py<Self> {
         slf
     }
+
+    /// A Task that is unhappy with how the step ended shows its coroutine.
+    fn __getattr__(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
+        let coroutine = self.lock_coroutine().as_ref().map(|coroutine| coroutine.clone_ref(py));
+        match coroutine {
+            Some(coroutine) if coroutine.bind(py).get_type().is_subclass_of::<Self>()? => Err(no_attribute(name)),
+            Some(coroutine) => coroutine.getattr(py, name),
+            None => Err(no_attribute(name)),
+        }
+    }
+}
+
+fn no_attribute(name: &Bound<'_, PyString>) -> PyErr {
+    PyAttributeError::new_err(name.clone().unbind())
 }

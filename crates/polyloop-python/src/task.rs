@@ -53,30 +53,19 @@ pub(crate) struct TaskStarter {
     maker: TaskMaker,
     /// The most that this loop and interpreter allow, and the host wants.
     best: Level,
-    /// What makes tasks eager, where the interpreter can do it.
-    eager: Option<Py<PyDict>>,
     lazy: Option<LazyTasks>,
 }
 
 impl TaskStarter {
     pub(crate) fn new(event_loop: &Bound<'_, PyAny>, wanted: Level) -> PyResult<Self> {
-        let py = event_loop.py();
-        let eager = if py.version_info() >= (3, 12) {
-            let kwargs = PyDict::new(py);
-            kwargs.set_item("loop", event_loop)?;
-            kwargs.set_item("eager_start", true)?;
-            Some(kwargs.unbind())
-        } else {
-            None
-        };
         let maker = TaskMaker::new(event_loop)?;
         let lazy = if wanted == Level::Lazy { LazyTasks::on(event_loop, &maker)? } else { None };
-        let best = match (&lazy, &eager, &maker.attributes) {
-            (None, None, None) => Level::Plain,
-            (None, ..) => wanted.min(Level::Eager),
-            (Some(_), ..) => wanted,
+        let possible = match (&lazy, &maker.attributes) {
+            (None, None) => Level::Plain,
+            (None, Some(_)) => Level::Eager,
+            (Some(_), _) => Level::Lazy,
         };
-        Ok(Self { maker, best, eager, lazy })
+        Ok(Self { maker, best: wanted.min(possible), lazy })
     }
 
     /// How the tasks of a turn are started: plainly in debug mode and with a task factory, which expect to see every
@@ -126,20 +115,8 @@ impl TaskStarter {
 
     fn start_eagerly<'py>(&self, coroutine: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = coroutine.py();
-        let (task, ran) = match &self.eager {
-            Some(kwargs) => {
-                // In two steps, so that a task whose first step raises out of the second is still at hand.
-                let task = self.maker.new_task(py)?;
-                let ran = task.call_method(intern!(py, "__init__"), (coroutine,), Some(kwargs.bind(py))).map(drop);
-                (task, ran)
-            }
-            None => {
-                let (task, step) = self.maker.make(coroutine, None)?;
-                let ran = step.run(py);
-                (task, ran)
-            }
-        };
-        unless_done(&task, ran)?;
+        let (task, step) = self.maker.make(coroutine, None)?;
+        unless_done(&task, step.run(py))?;
         Ok(task)
     }
 }
