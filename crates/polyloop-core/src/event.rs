@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::id::{CallId, QueueIndex, TaskId, WorkerId};
 use crate::supervise::{Exit, StartError};
-use crate::task::{Outcome, Submission};
+use crate::task::Outcome;
 use crate::worker::Stop;
 
 /// Where an item stood on a board.
@@ -112,7 +112,7 @@ pub enum Output {
         call: CallId,
         /// The lane on which they compete.
         lane: u16,
-        /// The tasks; their bytes are at [`Pool::bytes_of`](crate::Pool::bytes_of).
+        /// The tasks; their bytes are at [`Pool::terms_of`](crate::Pool::terms_of).
         tasks: Vec<TaskId>,
     },
     /// Take an item off the board if nobody has claimed it, and report [`Input::Retracted`] or [`Input::Owned`].
@@ -153,8 +153,16 @@ pub enum Output {
         token: u64,
         /// How it ended.
         outcome: Outcome,
-        /// What was submitted, where the worker has rejected it: it may be submitted in other words.
-        rejected: Option<Box<Submission>>,
+    },
+    /// A task failed in a way that its host may not want to leave at. Answered by [`Pool::again`](crate::Pool::again) or
+    /// [`Pool::settled`](crate::Pool::settled).
+    Judge {
+        /// Which task.
+        task: TaskId,
+        /// As submitted.
+        token: u64,
+        /// How it would end.
+        outcome: Outcome,
     },
     /// Something a person would want to know.
     Report(Report),

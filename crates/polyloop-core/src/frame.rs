@@ -3,18 +3,56 @@
 //! A record has a kind and a payload; most payloads begin with a task's number. What another process wrote is
 //! parsed into an enum here, or refused.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use crate::id::TaskId;
 use crate::worker::Stop;
 
-/// `extra` of a board entry whose function and arguments are fetched.
-pub const LARGE: u64 = 1;
+/// How an item is to be run: goes with it in one word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Its function and arguments are not with it, and have to be fetched.
+    pub large: bool,
+    /// Nothing else may run in its worker meanwhile.
+    pub alone: bool,
+    /// How long it may run.
+    pub timeout: Option<Duration>,
+}
+
+impl Terms {
+    const LARGE: u64 = 1;
+    const ALONE: u64 = 2;
+    /// Above this, microseconds; 0 for no timeout.
+    const TIMEOUT_SHIFT: u32 = 8;
+
+    /// As one word. A timeout is kept to the microsecond, and to 2,000 years.
+    pub fn to_bits(self) -> u64 {
+        let longest = u64::MAX >> Self::TIMEOUT_SHIFT;
+        let micros = |timeout: Duration| u64::try_from(timeout.as_micros()).map_or(longest, |us| us.clamp(1, longest));
+        let flag = |holds, flag| if holds { flag } else { 0 };
+        self.timeout.map_or(0, micros) << Self::TIMEOUT_SHIFT
+            | flag(self.large, Self::LARGE)
+            | flag(self.alone, Self::ALONE)
+    }
+
+    /// From a word that another process wrote.
+    pub fn from_bits(bits: u64) -> Self {
+        let micros = bits >> Self::TIMEOUT_SHIFT;
+        Self {
+            large: bits & Self::LARGE != 0,
+            alone: bits & Self::ALONE != 0,
+            timeout: (micros > 0).then(|| Duration::from_micros(micros)),
+        }
+    }
+}
 
 const VALUE: u32 = 1;
 const RAISED: u32 = 2;
 const CANCELLED: u32 = 3;
 const REJECTED: u32 = 4;
+const TIMED_OUT: u32 = 6;
 const PIECE: u32 = 5;
 const READY: u32 = 16;
 const FAILED: u32 = 17;
@@ -53,6 +91,8 @@ pub enum Reply<'a> {
     Raised(&'a [u8]),
     /// It was cancelled.
     Cancelled,
+    /// It ran out of time.
+    TimedOut,
     /// Its function could not be made.
     Rejected(&'a [u8]),
 }
@@ -97,6 +137,7 @@ impl<'a> ResultFrame<'a> {
             Self::Reply { task, reply: Reply::Value(bytes) } => with_task(task, VALUE, bytes),
             Self::Reply { task, reply: Reply::Raised(bytes) } => with_task(task, RAISED, bytes),
             Self::Reply { task, reply: Reply::Cancelled } => with_task(task, CANCELLED, &[]),
+            Self::Reply { task, reply: Reply::TimedOut } => with_task(task, TIMED_OUT, &[]),
             Self::Reply { task, reply: Reply::Rejected(bytes) } => with_task(task, REJECTED, bytes),
             Self::Piece { task, bytes } => with_task(task, PIECE, bytes),
             Self::Fetch(task) => with_task(task, FETCH, &[]),
@@ -121,6 +162,7 @@ impl<'a> ResultFrame<'a> {
             VALUE => reply(Reply::Value),
             RAISED => reply(Reply::Raised),
             CANCELLED => reply(|_| Reply::Cancelled),
+            TIMED_OUT => reply(|_| Reply::TimedOut),
             REJECTED => reply(Reply::Rejected),
             PIECE => split_task(kind, payload).map(|(task, bytes)| Self::Piece { task, bytes }),
             FETCH => split_task(kind, payload).map(|(task, _)| Self::Fetch(task)),

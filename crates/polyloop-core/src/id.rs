@@ -51,6 +51,9 @@ impl fmt::Display for WorkerId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueIndex(pub u16);
 
+/// The lane of the board whose items run alone.
+pub const ALONE_LANE: u16 = u16::MAX;
+
 /// One `map`, or all single submissions together: what queues are fair between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub(crate) u32);
@@ -58,9 +61,15 @@ pub struct CallId(pub(crate) u32);
 impl CallId {
     /// The call that all single submissions belong to. It never ends.
     pub const SINGLES: Self = Self(0);
+    /// Stands for the tasks that run alone, whatever call they belong to, where they wait.
+    pub(crate) const SUSPECTS: Self = Self(u32::MAX);
 
     /// The lane of the board on which this call competes with others.
     pub(crate) fn lane(self) -> u16 {
-        if self == Self::SINGLES { 0 } else { (self.0 % u32::from(u16::MAX)) as u16 + 1 }
+        match self {
+            Self::SINGLES => 0,
+            Self::SUSPECTS => ALONE_LANE,
+            Self(call) => (call % u32::from(ALONE_LANE - 1)) as u16 + 1,
+        }
     }
 }

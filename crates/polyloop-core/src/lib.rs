@@ -17,10 +17,10 @@ mod worker;
 
 pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
 pub use event::{Dead, Input, Output, Place, Refused, Report};
-pub use frame::{ControlFrame, FrameError, LARGE, Reply, ResultFrame, split_large, write_large};
-pub use id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
+pub use frame::{ControlFrame, FrameError, Reply, ResultFrame, Terms, split_large, write_large};
+pub use id::{ALONE_LANE, CallId, Moment, QueueIndex, TaskId, WorkerId};
 pub use pool::{Pool, PoolConfig};
 pub use supervise::{Exit, StartError, State, WorkerView};
 pub use task::{Loss, Outcome, Payload, Submission};
 pub use value::{Value, ValueError, ValueReader, ValueWriter};
-pub use worker::{DEFER, Leave, PeerView, Stop, Worker, WorkerConfig};
+pub use worker::{DEFER, Leave, OVERDUE_EXITCODE, PeerView, Stop, Worker, WorkerConfig};

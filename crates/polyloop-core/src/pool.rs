@@ -4,6 +4,7 @@
 //! [`Pool::handle`] and carries out what [`Pool::poll_output`] says, until it says no more.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{Input, Output, Refused, Report};
@@ -249,13 +250,57 @@ impl Pool {
             return;
         };
         match task.state {
-            TaskState::Posted { .. } if self.workers.get(worker).is_some() => {
-                self.finish(now, id, outcome);
-            }
-            TaskState::Taken { worker: owner } if owner == worker => self.finish(now, id, outcome),
+            TaskState::Posted { .. } if self.workers.get(worker).is_some() => self.judge(now, id, outcome),
+            TaskState::Taken { worker: owner } if owner == worker => self.judge(now, id, outcome),
             // From a worker that does not have it: a frame that comes late or from a confused process.
-            TaskState::Posted { .. } | TaskState::Taken { .. } | TaskState::Posting | TaskState::Waiting => (),
+            TaskState::Posted { .. }
+            | TaskState::Taken { .. }
+            | TaskState::Posting
+            | TaskState::Waiting
+            | TaskState::Judged => (),
         }
+    }
+
+    /// Ends a task, or asks the host first.
+    fn judge(&mut self, now: Moment, id: TaskId, outcome: Outcome) {
+        if let Some(task) = self.tasks.get_mut(id).filter(|task| task.is_judged(&outcome)) {
+            task.state = TaskState::Judged;
+            self.outputs.push_back(Output::Judge { task: id, token: task.submission.token, outcome });
+        } else {
+            self.finish(now, id, outcome);
+        }
+    }
+
+    /// The host's answer to [`Output::Judge`]: run it again, under the id that is returned, as its worker may have more to
+    /// say of this run. With another form of its function, this run does not count. `None` if the task was no longer
+    /// there to be judged.
+    pub fn again(&mut self, id: TaskId, function: Option<Arc<[u8]>>) -> Option<TaskId> {
+        let task = self.tasks.get_mut(id).filter(|task| task.state == TaskState::Judged)?;
+        let submission = &mut task.submission;
+        match function {
+            Some(function) => submission.function = function,
+            None => {
+                submission.retries = submission.retries.saturating_sub(1);
+                submission.attempt += 1;
+            }
+        }
+        let id = self.tasks.renew(id)?;
+        self.give_back(id);
+        Some(id)
+    }
+
+    /// The host's answer to [`Output::Judge`]: the outcome stands, and the caller has it. Says whether the task was still
+    /// there to be judged.
+    pub fn settled(&mut self, now: Moment, id: TaskId) -> bool {
+        if self.tasks.get(id).is_none_or(|task| task.state != TaskState::Judged) {
+            return false;
+        }
+        if let Some(task) = self.tasks.remove(id) {
+            self.answered(task.submission.call);
+            self.settle_call(task.submission.call);
+        }
+        self.finish_if_done(now);
+        true
     }
 
     fn finish(&mut self, now: Moment, id: TaskId, outcome: Outcome) {
@@ -274,18 +319,21 @@ impl Pool {
         }
         if task.is_awaited() {
             let token = task.submission.token;
-            let rejected = matches!(outcome, Outcome::Rejected(_)).then(|| Box::new(task.submission));
-            self.answer(id, call, token, outcome, rejected);
+            self.answer(id, call, token, outcome);
         }
         self.settle_call(call);
     }
 
-    fn answer(&mut self, task: TaskId, call: CallId, token: u64, outcome: Outcome, rejected: Option<Box<Submission>>) {
+    fn answer(&mut self, task: TaskId, call: CallId, token: u64, outcome: Outcome) {
+        self.answered(call);
+        self.outputs.push_back(Output::Deliver { task, call, token, outcome });
+    }
+
+    fn answered(&mut self, call: CallId) {
         self.unanswered -= 1;
         if let Some(call) = self.calls.get_mut(&call) {
             call.unfinished -= 1;
         }
-        self.outputs.push_back(Output::Deliver { task, call, token, outcome, rejected });
     }
 
     fn settle_call(&mut self, call: CallId) {

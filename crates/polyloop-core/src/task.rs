@@ -7,6 +7,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -27,8 +28,16 @@ pub struct Submission {
     pub function: Arc<[u8]>,
     /// The arguments, as the worker's codec reads them.
     pub arguments: Payload,
-    /// How many times it may be run again when its worker dies.
+    /// How many times it may still be run again.
     pub retries: u32,
+    /// Whether the death of its worker is a reason to.
+    pub retry_deaths: bool,
+    /// Whether the host judges, too, when it raises or runs out of time.
+    pub judged: bool,
+    /// Which run of it this is, from 1.
+    pub attempt: u32,
+    /// How long a run may take.
+    pub timeout: Option<Duration>,
     /// Given back with the outcome.
     pub token: u64,
 }
@@ -42,6 +51,8 @@ pub enum Outcome {
     Raised(Payload),
     /// It was cancelled, by the caller or by itself.
     Cancelled,
+    /// It ran longer than its timeout.
+    TimedOut,
     /// The worker could not make the function out of its bytes; the reason as the worker's codec wrote it.
     Rejected(Payload),
     /// Its worker died while running it, and no retry was left.
@@ -63,6 +74,8 @@ pub struct Loss {
     pub exit: Exit,
     /// Which run of the task this was, from 1.
     pub attempt: u32,
+    /// The task kills its worker whenever it runs alone.
+    pub poison: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +90,8 @@ pub(crate) enum TaskState {
     Taken {
         worker: WorkerId,
     },
+    /// It failed, and the host is to say whether it runs again.
+    Judged,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,12 +112,25 @@ pub(crate) struct Task {
     pub(crate) submission: Submission,
     pub(crate) state: TaskState,
     pub(crate) wish: Wish,
-    pub(crate) attempt: u32,
+    /// A worker died while running it, so it runs alone from then on.
+    pub(crate) suspect: bool,
+    /// Workers that died while running nothing else.
+    pub(crate) deaths_alone: u32,
 }
 
 impl Task {
     pub(crate) fn new(submission: Submission) -> Self {
-        Self { submission, state: TaskState::Waiting, wish: Wish::Run, attempt: 1 }
+        Self { submission, state: TaskState::Waiting, wish: Wish::Run, suspect: false, deaths_alone: 0 }
+    }
+
+    /// Whether the host has a say in whether it ends so.
+    pub(crate) fn is_judged(&self, outcome: &Outcome) -> bool {
+        let has_say = match outcome {
+            Outcome::Rejected(_) => true,
+            Outcome::Raised(_) | Outcome::TimedOut => self.submission.judged && self.submission.retries > 0,
+            _ => false,
+        };
+        has_say && self.wish == Wish::Run
     }
 
     /// Whether its caller still waits to be told how it ended.
@@ -152,6 +180,12 @@ impl TaskTable {
         Some(task)
     }
 
+    /// The same task under another id, so that what still comes for this one finds nothing.
+    pub(crate) fn renew(&mut self, id: TaskId) -> Option<TaskId> {
+        let task = self.remove(id)?;
+        Some(self.insert(task))
+    }
+
     pub(crate) fn ids(&self) -> Vec<TaskId> {
         self.iter().map(|(id, _)| id).collect()
     }
@@ -176,6 +210,10 @@ mod tests {
             function: Arc::from(*b"f"),
             arguments: Payload::new(),
             retries: 0,
+            retry_deaths: true,
+            judged: false,
+            attempt: 1,
+            timeout: None,
             token: 0,
         };
         let mut table = TaskTable::default();

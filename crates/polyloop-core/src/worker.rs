@@ -5,6 +5,9 @@ use std::time::Duration;
 /// How long a worker leaves an item to an idle peer before it takes the item itself.
 pub const DEFER: Duration = Duration::from_micros(500);
 
+/// How a worker's process ends of which an item ran out of time and could not be interrupted.
+pub const OVERDUE_EXITCODE: i32 = 71;
+
 /// How many times items are left to a peer that does nothing: it may be stopped, or busy.
 const FRUITLESS_MAX: u32 = 6;
 /// How many times in a row items are left to peers of whatever kind: one that does something all the time may still
@@ -65,6 +68,8 @@ pub struct Worker {
     config: WorkerConfig,
     in_flight: u32,
     claimed: u64,
+    /// The item that runs must stay the only one.
+    alone: bool,
     /// Outcomes that did not fit into the result ring yet.
     unpublished: usize,
     stop: Option<Stop>,
@@ -78,12 +83,21 @@ impl Worker {
     pub fn new(config: WorkerConfig) -> Self {
         let concurrency = config.concurrency.max(1);
         let config = WorkerConfig { concurrency, ..config };
-        Self { config, in_flight: 0, claimed: 0, unpublished: 0, stop: None, watches: Vec::new(), deferred_in_a_row: 0 }
+        Self {
+            config,
+            in_flight: 0,
+            claimed: 0,
+            alone: false,
+            unpublished: 0,
+            stop: None,
+            watches: Vec::new(),
+            deferred_in_a_row: 0,
+        }
     }
 
     /// How many more items it would start now.
     pub fn room(&self) -> u32 {
-        if self.stop.is_some() || self.unpublished > 0 {
+        if self.stop.is_some() || self.alone || self.unpublished > 0 {
             return 0;
         }
         let free = self.config.concurrency - self.in_flight;
@@ -98,8 +112,14 @@ impl Worker {
         self.in_flight
     }
 
+    /// Whether it may claim an item that runs alone.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight == 0
+    }
+
     /// It has claimed an item and starts it. Says whether it was the last it may.
-    pub fn claimed(&mut self) -> bool {
+    pub fn claimed(&mut self, alone: bool) -> bool {
+        self.alone = alone;
         self.in_flight += 1;
         self.claimed += 1;
         self.deferred_in_a_row = 0;
@@ -109,6 +129,7 @@ impl Worker {
     /// An item ended.
     pub fn finished(&mut self) {
         self.in_flight -= 1;
+        self.alone = false;
     }
 
     /// So many outcomes wait for room in the result ring.
@@ -174,8 +195,8 @@ mod tests {
     fn it_claims_up_to_its_concurrency() {
         let mut worker = worker(2, 0);
         assert_eq!(worker.room(), 2);
-        worker.claimed();
-        worker.claimed();
+        worker.claimed(false);
+        worker.claimed(false);
         assert_eq!(worker.room(), 0);
         worker.finished();
         assert_eq!(worker.room(), 1);
@@ -185,7 +206,7 @@ mod tests {
     fn its_life_in_tasks_is_exact_at_any_concurrency() {
         let mut worker = worker(16, 3);
         assert_eq!(worker.room(), 3);
-        assert!(!worker.claimed() && !worker.claimed() && worker.claimed());
+        assert!(!worker.claimed(false) && !worker.claimed(false) && worker.claimed(false));
         assert_eq!((worker.room(), worker.leave()), (0, Leave::Stay));
         (0..3).for_each(|_| worker.finished());
         assert_eq!(worker.leave(), Leave::Leave);
@@ -208,10 +229,10 @@ mod tests {
     #[test]
     fn a_peer_that_does_something_all_the_time_but_never_takes_an_item_does_not_hold_it_up_for_ever() {
         let mut worker = worker(8, 0);
-        worker.claimed();
+        worker.claimed(false);
         let times = (0..1_000).filter(|&state| worker.defers([peer(state, 0)])).count();
         assert_eq!(times, IN_A_ROW_MAX as usize);
-        worker.claimed();
+        worker.claimed(false);
         assert!(worker.defers([peer(1_001, 0)]), "another item is another matter");
     }
 
@@ -219,7 +240,7 @@ mod tests {
     fn it_leaves_items_to_an_idler_peer_while_that_is_of_use() {
         let mut worker = worker(8, 0);
         assert!(!worker.defers([peer(1, 0)]), "with nothing in flight it takes the item");
-        worker.claimed();
+        worker.claimed(false);
         assert!(!worker.defers([peer(1, 1)]), "the peer has as many");
         assert!(!worker.defers([PeerView { room: 0, ..peer(1, 0) }]), "the peer takes none");
         let waited = (0..20).take_while(|_| worker.defers([peer(1, 0)])).count();
@@ -231,7 +252,7 @@ mod tests {
     fn with_many_items_in_flight_a_small_difference_is_none() {
         let mut worker = worker(128, 0);
         for _ in 0..64 {
-            worker.claimed();
+            worker.claimed(false);
         }
         assert!(!worker.defers([peer(1, 56)]));
         assert!(worker.defers([peer(1, 55)]));

@@ -60,6 +60,13 @@ impl Geometry {
     }
 }
 
+/// A slot's lane and its place in the order of posting share a word.
+const LANE_SHIFT: u32 = 48;
+const SEQUENCE: u64 = (1 << LANE_SHIFT) - 1;
+
+/// The lane of items that run alone: only a worker that runs nothing claims them, and it claims them first.
+pub const ALONE_LANE: u16 = u16::MAX;
+
 /// Which slot of a board.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlotIndex(pub u32);
@@ -259,7 +266,7 @@ impl BoardWriter {
         self.slots[slot.0 as usize] = SlotState { generation, count };
         self.sequence += 1;
         let words = self.board.slot(slot);
-        words[LANE].store(u64::from(lane) << 48 | self.sequence & 0xffff_ffff_ffff, Ordering::Relaxed);
+        words[LANE].store(u64::from(lane) << LANE_SHIFT | self.sequence & SEQUENCE, Ordering::Relaxed);
         words[CURSOR].store(u64::from(generation) << 32, Ordering::Relaxed);
         // Pairs with the Acquire load in `BoardReader::look`: whoever sees this head sees the items.
         words[HEAD].store(u64::from(generation) << 32 | u64::from(count), Ordering::Release);
@@ -315,9 +322,10 @@ impl BoardWriter {
         (0..MAX_SLOTS).filter(move |slot| open >> slot & 1 == 1).map(SlotIndex)
     }
 
-    /// Whether any posted item still waits for a worker.
-    pub fn has_unclaimed(&self) -> bool {
-        self.posted_slots().any(|slot| self.unclaimed_from_cursor(slot).next().is_some())
+    /// Whether any posted item still waits for a worker that is `idle` or not.
+    pub fn has_unclaimed(&self, idle: bool) -> bool {
+        let open_to_it = |slot: &SlotIndex| idle || lane(self.board.slot(*slot)) != ALONE_LANE;
+        self.posted_slots().filter(open_to_it).any(|slot| self.unclaimed_from_cursor(slot).next().is_some())
     }
 
     /// Unclaimed items on the board, counted up to `limit`.
@@ -403,6 +411,10 @@ impl BoardWriter {
     }
 }
 
+fn lane(slot: &[AtomicU64]) -> u16 {
+    (slot[LANE].load(Ordering::Relaxed) >> LANE_SHIFT) as u16
+}
+
 fn cursor(slot: &[AtomicU64], generation: u32) -> u32 {
     let word = slot[CURSOR].load(Ordering::Relaxed);
     if (word >> 32) as u32 == generation { word as u32 } else { 0 }
@@ -443,27 +455,42 @@ impl BoardReader {
         Self { board, owner, version: u64::MAX, view: Vec::new(), lane: 0 }
     }
 
-    /// Claims the next item: of the lane after the one served last, the oldest slot's first unclaimed item.
-    pub fn claim(&mut self) -> Option<Claim> {
+    /// Claims the next item: of the lane after the one served last, the oldest slot's first unclaimed item. Those that run
+    /// alone come first for an `idle` worker, and are not for any other.
+    pub fn claim(&mut self, idle: bool) -> Option<Claim> {
         self.refresh();
-        while !self.view.is_empty() {
-            let at = self.view.iter().position(|open| open.lane > self.lane).unwrap_or(0);
+        loop {
+            let shared = self.shared();
+            let at = if idle && shared < self.view.len() {
+                shared
+            } else if shared == 0 {
+                return None;
+            } else {
+                self.view[..shared].iter().position(|open| open.lane > self.lane).unwrap_or(0)
+            };
             let open = self.view[at];
             match self.claim_in(open) {
                 Some(claim) => {
-                    self.lane = open.lane;
+                    if open.lane != ALONE_LANE {
+                        self.lane = open.lane;
+                    }
                     return Some(claim);
                 }
                 None => drop(self.view.remove(at)),
             }
         }
-        None
+    }
+
+    /// Open slots whose items need not run alone; they stand first.
+    fn shared(&self) -> usize {
+        self.view.partition_point(|open| open.lane != ALONE_LANE)
     }
 
     /// Whether an item waits that [`Self::claim`] could get.
-    pub fn has_unclaimed(&mut self) -> bool {
+    pub fn has_unclaimed(&mut self, idle: bool) -> bool {
         self.refresh();
-        self.view.iter().any(|open| {
+        let open_to_it = if idle { self.view.len() } else { self.shared() };
+        self.view[..open_to_it].iter().any(|open| {
             let start = cursor(self.board.slot(open.slot), open.generation);
             (start..open.count).any(|index| {
                 let word = self.board.item(open.slot, index).load(Ordering::Relaxed);
@@ -548,10 +575,9 @@ impl BoardReader {
         let words = self.board.slot(slot);
         // Pairs with the Release store in `BoardWriter::post`.
         let head = words[HEAD].load(Ordering::Acquire);
-        let lane = words[LANE].load(Ordering::Relaxed);
+        let sequence = words[LANE].load(Ordering::Relaxed) & SEQUENCE;
         let (generation, count) = ((head >> 32) as u32, head as u32);
-        let sequence = lane & 0xffff_ffff_ffff;
-        let open = OpenSlot { slot, generation, count, lane: (lane >> 48) as u16, sequence };
+        let open = OpenSlot { slot, generation, count, lane: lane(words), sequence };
         (cursor(words, generation) < count && count <= self.board.geometry.items).then_some(open)
     }
 
@@ -580,7 +606,7 @@ mod tests {
     }
 
     fn claim_task(reader: &mut BoardReader) -> Option<u64> {
-        let claim = reader.claim()?;
+        let claim = reader.claim(true)?;
         let mut item = Item::default();
         reader.read(&claim, &mut item).expect("entries point into their slot");
         reader.take(claim);
@@ -592,7 +618,7 @@ mod tests {
         let (mut writer, board) = board();
         writer.post(0, (1..=3).map(entry)).unwrap();
         let (mut one, mut two) = (BoardReader::new(board.clone(), 1), BoardReader::new(board, 2));
-        let claim = one.claim().unwrap();
+        let claim = one.claim(true).unwrap();
         let mut item = Item::default();
         one.read(&claim, &mut item).unwrap();
         assert_eq!(item, Item { task: 1, function: b"f".into(), arguments: b"args".into(), extra: 10 });
@@ -657,11 +683,11 @@ mod tests {
         let slot = writer.post(0, (1..=3).map(entry)).unwrap().slot;
         let mut reader = BoardReader::new(board, 9);
         claim_task(&mut reader);
-        reader.claim().unwrap();
+        reader.claim(true).unwrap();
         assert_eq!(writer.owned_by(9), [(slot, 0, Phase::Taken), (slot, 1, Phase::Claimed)]);
         writer.bury(slot, 1);
         assert_eq!(writer.unclaimed(10), 1);
-        assert!(writer.has_unclaimed());
+        assert!(writer.has_unclaimed(true));
     }
 
     #[test]
@@ -670,7 +696,7 @@ mod tests {
         let slot = writer.post(0, [entry(1)]).unwrap().slot;
         board.entry(slot, 0)[2].store(u64::MAX, Ordering::Relaxed);
         let mut reader = BoardReader::new(board, 1);
-        let claim = reader.claim().unwrap();
+        let claim = reader.claim(true).unwrap();
         assert_eq!(reader.read(&claim, &mut Item::default()), None);
     }
 }

@@ -17,8 +17,8 @@ mod os;
 mod region;
 
 pub use board::{
-    Board, BoardReader, BoardWriter, Claim, Entry, Geometry, Item, Phase, Posted, Reclaimed, Retract, SlotFull,
-    SlotIndex,
+    ALONE_LANE, Board, BoardReader, BoardWriter, Claim, Entry, Geometry, Item, Phase, Posted, Reclaimed, Retract,
+    SlotFull, SlotIndex,
 };
 pub use lease::{LeaseIndex, LeaseReader, LeaseWriter};
 pub use ring::{Corrupt, Full, Record, RingReader, RingWriter, ring_words};

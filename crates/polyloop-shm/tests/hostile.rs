@@ -42,9 +42,9 @@ fn ring_word() -> impl Strategy<Value = u64> {
 
 fn use_as_worker(reader: &mut BoardReader) {
     let mut item = Item::default();
-    reader.has_unclaimed();
+    reader.has_unclaimed(true);
     for _ in 0..8 {
-        let Some(claim) = reader.claim() else { break };
+        let Some(claim) = reader.claim(true) else { break };
         if reader.read(&claim, &mut item).is_some() {
             assert!(item.arguments.len() <= SHAPE.blob_bytes() && item.function.len() <= SHAPE.blob_bytes());
         }
@@ -53,7 +53,7 @@ fn use_as_worker(reader: &mut BoardReader) {
 }
 
 fn use_as_manager(writer: &mut BoardWriter) {
-    writer.has_unclaimed();
+    writer.has_unclaimed(true);
     assert!(writer.unclaimed(usize::MAX) <= (SHAPE.slots * SHAPE.items) as usize);
     for owner in 0..4 {
         writer.owned_by(owner);
@@ -104,7 +104,7 @@ proptest! {
         let mut writer = BoardWriter::new(board.clone());
         use_as_manager(&mut writer);
         let mut reader = BoardReader::new(board, 1);
-        let claim = reader.claim().expect("the manager posted three");
+        let claim = reader.claim(true).expect("the manager posted three");
         for (index, value) in later {
             words[index].store(value, Relaxed);
             let _ = reader.read(&claim, &mut Item::default());

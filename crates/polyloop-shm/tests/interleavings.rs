@@ -179,8 +179,8 @@ impl World {
             .map(|(&lane, _)| lane)
             .find(|&lane| lane > worker.lane)
             .or_else(|| waiting().map(|(&lane, _)| lane).next());
-        assert_eq!(worker.reader.has_unclaimed(), lane.is_some());
-        let claim = worker.reader.claim();
+        assert_eq!(worker.reader.has_unclaimed(true), lane.is_some());
+        let claim = worker.reader.claim(true);
         let expected = lane.and_then(|lane| self.lanes.get_mut(&lane)?.pop_front());
         assert_eq!(claim.is_some(), expected.is_some());
         let (Some(claim), Some(lane), Some(task)) = (claim, lane, expected) else {
@@ -307,7 +307,7 @@ impl World {
     fn compare(&self) {
         let waiting: usize = self.lanes.values().map(VecDeque::len).sum();
         assert_eq!(self.writer.unclaimed(usize::MAX), waiting);
-        assert_eq!(self.writer.has_unclaimed(), waiting > 0);
+        assert_eq!(self.writer.has_unclaimed(true), waiting > 0);
         assert_eq!(self.writer.free_slots() + self.posted.len(), SHAPE.slots as usize);
         assert!(self.writer.posted_slots().eq(self.posted.keys().copied()));
         for worker in &self.workers {

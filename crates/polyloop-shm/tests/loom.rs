@@ -58,7 +58,7 @@ fn read_whole(reader: &BoardReader, claim: &polyloop_shm::Claim) -> u64 {
 
 /// Claims, reads and takes one item.
 fn run_one(reader: &mut BoardReader) -> Option<u64> {
-    let claim = reader.claim()?;
+    let claim = reader.claim(true)?;
     let task = read_whole(reader, &claim);
     reader.take(claim);
     Some(task)
@@ -205,7 +205,7 @@ fn reuse_under_a_worker(first: First, with_old_view: bool) {
     post(&mut writer, &[1]);
     let mut reader = BoardReader::new(board, 1);
     if with_old_view {
-        assert!(reader.has_unclaimed());
+        assert!(reader.has_unclaimed(true));
     }
     let manager = move || {
         let retract = writer.retract(SLOT, 0);
@@ -252,7 +252,7 @@ fn a_slot_is_not_overwritten_while_its_bytes_are_read() {
             }
         };
         let (reused, (early, mut reader)) = first.race(reused, move || {
-            let claim = reader.claim().expect("nobody else wants it");
+            let claim = reader.claim(true).expect("nobody else wants it");
             assert_eq!(read_whole(&reader, &claim), 1);
             copied.mark();
             reader.take(claim);
@@ -278,7 +278,7 @@ fn two_workers_and_a_retraction_share_a_slot() {
             Retract::Retracted => assert_eq!(tasks, [1]),
             Retract::Owned(_) => assert_eq!(tasks, [1, 2]),
         }
-        assert!(!writer.has_unclaimed());
+        assert!(!writer.has_unclaimed(true));
     });
 }
 
@@ -302,7 +302,7 @@ fn task_is_never_lost_sight_of(first: First, has_left: fn(&mut BoardWriter) -> b
     let (found, ()) = first.race(manager, move || {
         let mut reader = BoardReader::new(board, 1);
         let mut leases = LeaseWriter::new(table);
-        let claim = reader.claim().expect("nobody else wants it");
+        let claim = reader.claim(true).expect("nobody else wants it");
         let lease = leases.record(1).expect("one lease for one item");
         reader.take(claim);
         RingWriter::new(ring).push(1, &[]).expect("there is room");
@@ -606,7 +606,7 @@ fn a_worker_does_not_sleep_through_a_post() {
                 post(&mut writer, &[1]);
                 ringer.must_ring()
             },
-            move || (falls_asleep(&sleeper, || reader.has_unclaimed()), reader),
+            move || (falls_asleep(&sleeper, || reader.has_unclaimed(true)), reader),
         );
         assert!(!asleep || rung);
         assert_eq!(run_one(&mut reader), Some(1));
@@ -628,7 +628,7 @@ fn a_worker_does_not_sleep_through_a_reuse_of_its_slot() {
                 post(&mut writer, &[2]);
                 ringer.must_ring()
             },
-            move || (falls_asleep(&sleeper, || reader.has_unclaimed()), reader),
+            move || (falls_asleep(&sleeper, || reader.has_unclaimed(true)), reader),
         );
         assert!(!asleep || rung);
         assert_eq!(run_one(&mut reader), Some(2));
@@ -661,7 +661,7 @@ fn a_manager_with_backlog_does_not_sleep_over_a_free_slot() {
         let epoch = Words::heap(1);
         let (sleeper, mut ringer) = (Sleeper::new(epoch.clone()), Ringer::new(epoch));
         let mut reader = BoardReader::new(board, 1);
-        let claim = reader.claim().expect("nobody else wants it");
+        let claim = reader.claim(true).expect("nobody else wants it");
         let (asleep, rung) = first.race(
             move || {
                 writer.set_backlog(true);
@@ -681,7 +681,7 @@ fn a_slot_whose_last_item_is_retracted_still_tells_the_manager() {
         let epoch = Words::heap(1);
         let (sleeper, mut ringer) = (Sleeper::new(epoch.clone()), Ringer::new(epoch));
         let mut reader = BoardReader::new(board, 1);
-        let claim = reader.claim().expect("there are two");
+        let claim = reader.claim(true).expect("there are two");
         let (asleep, rung) = first.race(
             move || {
                 assert_eq!(writer.retract(SLOT, 1), Retract::Retracted);
@@ -704,7 +704,7 @@ fn the_last_to_leave_a_slot_tells_the_manager() {
         let sleeper = Sleeper::new(epoch.clone());
         let [one, two] = [1, 2].map(|owner| {
             let mut reader = BoardReader::new(board.clone(), owner);
-            let claim = reader.claim().expect("there are two");
+            let claim = reader.claim(true).expect("there are two");
             let (mut ringer, bell) = (Ringer::new(epoch.clone()), bell.clone());
             move || {
                 if reader.take(claim) && ringer.must_ring() {
@@ -748,11 +748,11 @@ fn two_tasks_flow_through_one_slot_and_come_back() {
                 let (mut outcomes, mut leases) = (RingWriter::new(ring), LeaseWriter::new(table));
                 let mut done = 0;
                 while done < 2 {
-                    if falls_asleep(&worker, || reader.has_unclaimed()) {
+                    if falls_asleep(&worker, || reader.has_unclaimed(true)) {
                         worker_bell.wait();
                         worker.wake();
                     }
-                    while let Some(claim) = reader.claim() {
+                    while let Some(claim) = reader.claim(true) {
                         let task = read_whole(&reader, &claim);
                         let lease = leases.record(task).expect("one lease for one item");
                         if reader.take(claim) && to_manager.must_ring() {

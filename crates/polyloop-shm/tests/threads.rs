@@ -81,7 +81,7 @@ fn worker(owner: u16, board: Board, desk: Desk, manager: &Bed) {
     let mut unsent = None;
     loop {
         sleeper.announce();
-        if unsent.is_some() || !reader.has_unclaimed() {
+        if unsent.is_some() || !reader.has_unclaimed(true) {
             desk.bed.wait("a worker");
         }
         sleeper.wake();
@@ -94,7 +94,7 @@ fn worker(owner: u16, board: Board, desk: Desk, manager: &Bed) {
                 leases.clear(lease);
                 rope.pull();
             }
-            let Some(claim) = reader.claim() else { break };
+            let Some(claim) = reader.claim(true) else { break };
             reader.read(&claim, &mut item).unwrap();
             assert_eq!((item.extra, &item.arguments), (!item.task, &arguments(item.task)), "a torn item");
             let lease = leases.record(item.task).unwrap();

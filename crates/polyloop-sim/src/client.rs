@@ -53,6 +53,21 @@ impl Client {
         }
     }
 
+    /// A task failed: has it run again, or lets it end.
+    pub(crate) fn judge(&mut self, pool: &mut Pool, site: &mut Site, id: TaskId, token: usize, outcome: &Outcome) {
+        let rejected = matches!(outcome, Outcome::Rejected(_));
+        let plan = &site.scenario.tasks[token];
+        let function = rejected.then(|| plan.function[..].into());
+        if site.rng.once_in(2) && !(rejected && site.ledger.has_run_again(token)) {
+            if let Some(id) = pool.again(id, function) {
+                self.ids.insert(token, id);
+                site.ledger.runs_again(token, id, !rejected);
+            }
+        } else if pool.settled(site.now, id) {
+            self.delivered(pool, site, token, outcome);
+        }
+    }
+
     pub(crate) fn delivered(&mut self, pool: &mut Pool, site: &mut Site, token: usize, outcome: &Outcome) {
         site.trace("client", || format!("task {token} ended: {outcome:?}"));
         site.ledger.delivered(token, outcome);
@@ -92,6 +107,10 @@ impl Client {
             function: plan.function[..].into(),
             arguments: plan.arguments[..].into(),
             retries: plan.retries,
+            retry_deaths: true,
+            judged: true,
+            attempt: 1,
+            timeout: plan.timeout,
             token: token as u64,
         };
         let endless = plan.behaviour.is_endless();

@@ -7,6 +7,9 @@ use polyloop_core::{Loss, Outcome, Report, TaskId, WorkerId};
 
 use crate::scenario::{Behaviour, Scenario};
 
+/// Workers that a task may kill while alone.
+const POISON_DEATHS: u32 = 3;
+
 #[derive(Clone, Debug, Default)]
 struct Entry {
     accepted: bool,
@@ -18,7 +21,27 @@ struct Entry {
     running_in: Option<usize>,
     delivered: bool,
     retries: u32,
+    has_timeout: bool,
+    /// The process that has taken it and not published its outcome.
+    taken_by: Option<usize>,
+    /// Deaths of workers that ran nothing else, and of those that did.
+    deaths_alone: u32,
+    deaths_in_company: u32,
+    /// Runs it was given for having raised, and for having been rejected.
+    runs_again: u32,
+    runs_free: u32,
     queue: usize,
+}
+
+impl Entry {
+    /// A worker died while running it.
+    fn is_suspect(&self) -> bool {
+        self.deaths_alone + self.deaths_in_company > 0
+    }
+
+    fn runs_ended(&self) -> u32 {
+        self.deaths_alone + self.deaths_in_company + self.runs_again + self.runs_free
+    }
 }
 
 /// One worker process.
@@ -55,6 +78,7 @@ impl Ledger {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let entry = |plan: &crate::scenario::Plan| Entry {
             retries: plan.retries,
+            has_timeout: plan.timeout.is_some(),
             queue: plan.queue.into(),
             ..Entry::default()
         };
@@ -137,10 +161,32 @@ impl Ledger {
         let entry = &mut self.entries[token];
         entry.takes += 1;
         self.starts[entry.queue] += 1;
-        let (takes, retries, published) = (entry.takes, entry.retries, entry.published);
+        entry.taken_by = Some(process);
+        let (takes, retries, published) =
+            (entry.takes, entry.retries + entry.deaths_in_company + entry.runs_free, entry.published);
         self.count(if takes == 1 { "tasks started" } else { "tasks started again" });
         self.demand(takes <= retries + 1, || format!("task {token} started {takes} times with {retries} retries"));
+        let running = self.running_in(process);
+        let in_company = running.len() > 1 && running.iter().any(|token| self.entries[*token].is_suspect());
+        self.demand(!in_company, || format!("a suspect is not alone: tasks {running:?}"));
         self.demand(!published, || format!("task {token} started again although its outcome was in a ring"));
+    }
+
+    pub(crate) fn has_run_again(&self, token: usize) -> bool {
+        self.entries[token].runs_free > 0
+    }
+
+    /// A task that failed is to run again, which counts or does not.
+    pub(crate) fn runs_again(&mut self, token: usize, id: TaskId, counts: bool) {
+        self.tokens.insert(id.to_bits(), token);
+        let entry = &mut self.entries[token];
+        entry.published = false;
+        *(if counts { &mut entry.runs_again } else { &mut entry.runs_free }) += 1;
+        self.count("tasks judged and run again");
+    }
+
+    fn running_in(&self, process: usize) -> Vec<usize> {
+        (0..self.entries.len()).filter(|token| self.entries[*token].taken_by == Some(process)).collect()
     }
 
     /// A task's code begins to run.
@@ -158,11 +204,22 @@ impl Ledger {
 
     pub(crate) fn published(&mut self, token: usize) {
         self.entries[token].published = true;
+        self.entries[token].taken_by = None;
     }
 
     pub(crate) fn died(&mut self, process: usize) {
         self.lives[process].alive = false;
         self.count("processes ended");
+        let running = self.running_in(process);
+        for token in &running {
+            let entry = &mut self.entries[*token];
+            entry.taken_by = None;
+            if running.len() == 1 {
+                entry.deaths_alone += 1;
+            } else {
+                entry.deaths_in_company += 1;
+            }
+        }
     }
 
     /// A worker leaves of its own accord: told to, or after its last task.
@@ -207,6 +264,7 @@ impl Ledger {
             Outcome::Value(_) | Outcome::Raised(_) | Outcome::Rejected(_) => {
                 entry.published && is_outcome_of(token, self.behaviours[token], outcome)
             }
+            Outcome::TimedOut => entry.published && entry.has_timeout,
             Outcome::Cancelled => entry.cancelled,
             Outcome::Terminated => self.terminated,
             Outcome::NoWorkers(_) => true,
@@ -218,7 +276,10 @@ impl Ledger {
     /// Whether a task may be given up: each start allowed to it was made, and none was invented.
     fn is_due(&mut self, entry: &Entry, loss: &Loss) -> bool {
         self.bereaving.insert(loss.worker);
-        !entry.published && entry.takes == entry.retries + 1 && loss.attempt == entry.takes
+        let used_up = entry.retries == entry.runs_again || entry.deaths_alone + entry.runs_again > entry.retries;
+        let poison = entry.deaths_alone == POISON_DEATHS;
+        let as_found = !entry.published && entry.takes == entry.runs_ended();
+        as_found && loss.attempt == entry.takes - entry.runs_free && loss.poison == poison && (used_up || poison)
     }
 
     /// What must hold when all is over.
@@ -235,6 +296,8 @@ fn kind(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Value(_) => "outcomes: value",
         Outcome::Raised(_) => "outcomes: raised",
+        Outcome::TimedOut => "outcomes: timed out",
+        Outcome::Lost(loss) if loss.poison => "outcomes: poison",
         Outcome::Rejected(_) => "outcomes: rejected",
         Outcome::Cancelled => "outcomes: cancelled",
         Outcome::Lost(_) => "outcomes: lost with a worker",

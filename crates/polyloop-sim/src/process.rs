@@ -162,6 +162,10 @@ impl Process {
         sleeps && self.stalled_until <= site.now && self.core.room() > 0 && !site.will_be_rung(self.party())
     }
 
+    pub(crate) fn is_idle(&self) -> bool {
+        self.core.is_idle()
+    }
+
     /// Whether all that it has done has come to an end: it sleeps, or an item keeps it busy.
     pub(crate) fn is_settled(&self, site: &Site) -> bool {
         self.life == Life::Alive && self.pause.is_some() && self.stalled_until <= site.now
@@ -227,7 +231,7 @@ impl Process {
             Op::Announce => self.announce(site),
             Op::RecheckBoard => {
                 let may_claim = self.defers_until.is_none() && self.core.room() > 0;
-                self.recheck(|process| may_claim && process.board.has_unclaimed());
+                self.recheck(|process| may_claim && process.board.has_unclaimed(process.core.is_idle()));
             }
             Op::RecheckRoom => self.recheck_room(site),
             Op::RecheckControl => self.recheck(|process| process.control.is_ready()),

@@ -39,6 +39,7 @@ impl Behaviour {
 pub(crate) struct Plan {
     pub(crate) behaviour: Behaviour,
     pub(crate) retries: u32,
+    pub(crate) timeout: Option<Moment>,
     pub(crate) queue: u16,
     pub(crate) call: Option<usize>,
     pub(crate) function: Vec<u8>,
@@ -190,7 +191,8 @@ fn task(rng: &mut Rng, token: u64, pool: &PoolConfig, calls: usize) -> Plan {
     arguments[..4].copy_from_slice(&(token as u32).to_le_bytes());
     Plan {
         behaviour,
-        retries: rng.pick(&[0, 0, 1, 2, 3]),
+        retries: rng.pick(&[0, 0, 1, 2, 3, 5]),
+        timeout: rng.once_in(4).then(|| rng.micros(1..=5_000)),
         queue: rng.below(pool.queues.into()) as u16,
         call: (calls > 0 && rng.once_in(2)).then(|| rng.below(calls as u64) as usize),
         function: vec![b'f'; rng.pick(&[1, 1, 8, 15])],

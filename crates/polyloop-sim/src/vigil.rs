@@ -47,7 +47,7 @@ impl Vigil {
         let stalled = manager.stalled_until > site.now;
         for (index, process) in processes.iter().enumerate() {
             let board = &manager.boards[usize::from(process.queue.0)];
-            if stalled || !process.is_free(site) || !board.has_unclaimed() {
+            if stalled || !process.is_free(site) || !board.has_unclaimed(process.is_idle()) {
                 self.hungry.remove(&index);
                 continue;
             }

@@ -13,6 +13,7 @@ mod rings;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
@@ -101,8 +102,16 @@ pub enum Event {
         token: u64,
         /// How it ended.
         outcome: Outcome,
-        /// What was submitted, where the worker has rejected it: it may be submitted in other words.
-        rejected: Option<Box<Submission>>,
+    },
+    /// A task failed in a way that its host may not want to leave at. Answered by [`Driver::again`] or
+    /// [`Driver::settled`].
+    Judge {
+        /// Which task.
+        task: TaskId,
+        /// As submitted.
+        token: u64,
+        /// How it would end.
+        outcome: Outcome,
     },
     /// News for a log.
     Report(Report),
@@ -257,6 +266,24 @@ impl Driver {
         let now = self.now();
         self.pool.cancel_call(now, call);
         self.act_and_rest(0)
+    }
+
+    /// What a task runs, as submitted.
+    pub fn function_of(&self, task: TaskId) -> Option<Arc<[u8]>> {
+        self.pool.terms_of(task).map(|(submission, _)| Arc::clone(&submission.function))
+    }
+
+    /// Has a task run again that [`Event::Judge`] was about, with the next [`Self::flush`] and under another id; with
+    /// another form of its function, if the worker could make nothing of the first. `None` if it was no longer there:
+    /// its outcome is among the events.
+    pub fn again(&mut self, task: TaskId, function: Option<Arc<[u8]>>) -> Option<TaskId> {
+        self.pool.again(task, function)
+    }
+
+    /// Lets a task end that [`Event::Judge`] was about; call [`Self::flush`] soon. Says whether it was still there: if
+    /// not, its outcome is among the events.
+    pub fn settled(&mut self, task: TaskId) -> bool {
+        self.pool.settled(self.now(), task)
     }
 
     /// Takes no new work, finishes what was accepted, then ends.
@@ -443,8 +470,11 @@ impl Driver {
                     seat.kill(gently)?;
                 }
             }
-            Output::Deliver { task, call, token, outcome, rejected } => {
-                self.events.push_back(Event::Deliver { task, call, token, outcome, rejected });
+            Output::Deliver { task, call, token, outcome } => {
+                self.events.push_back(Event::Deliver { task, call, token, outcome });
+            }
+            Output::Judge { task, token, outcome } => {
+                self.events.push_back(Event::Judge { task, token, outcome });
             }
             Output::Report(report) => self.events.push_back(Event::Report(report)),
             Output::Closed => self.events.push_back(Event::Closed),
@@ -456,8 +486,8 @@ impl Driver {
         debug_assert!(self.link.free_slots(queue) > 0, "the core counts the slots");
         let (pool, link) = (&self.pool, &mut self.link);
         let entries = tasks.iter().filter_map(|task| {
-            let (submission, inline) = pool.bytes_of(*task)?;
-            Some(entry(*task, &submission.function, &submission.arguments, inline))
+            let (submission, terms) = pool.terms_of(*task)?;
+            Some(entry(*task, &submission.function, &submission.arguments, terms))
         });
         if let Some(posted) = link.post(queue, lane, entries) {
             debug_assert_eq!(posted.count as usize, tasks.len(), "the core counts the bytes");

@@ -10,14 +10,16 @@ mod layout;
 mod link;
 mod os;
 mod process;
+mod watchdog;
 mod worker;
 
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
-pub use os::{forked_generation, part_from_parent};
+pub use os::{Thread, forked_generation, interrupt_signal, part_from_parent};
 pub use polyloop_core::{
-    CallId, DEFER, Exit, Loss, Moment, Outcome, Payload, QueueIndex, Refused, Reply, Report, StartError, State, Stop,
-    Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, WorkerId, WorkerView,
+    CallId, DEFER, Exit, Loss, Moment, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report,
+    StartError, State, Stop, Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, WorkerId, WorkerView,
 };
 pub use polyloop_shm::Item;
 pub use process::{ParentDeathError, die_with_parent};
+pub use watchdog::{Interrupt, Watchdog};
 pub use worker::{ConnectError, Control, Job, Next, Rested, WorkerError, WorkerLink};

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use polyloop_core::{ControlFrame, FrameError, LARGE, Load, Place, QueueIndex, ResultFrame, TaskId, WorkerId};
+use polyloop_core::{ControlFrame, FrameError, Load, Place, QueueIndex, ResultFrame, TaskId, Terms, WorkerId};
 use polyloop_shm::{
     BoardWriter, Corrupt, Doorbell, Entry, LeaseReader, Phase, Reclaimed, Region, Retract, RingReader, RingWriter,
     Ringer, Sleeper, SlotIndex, Status, StatusWriter, Words,
@@ -291,12 +291,14 @@ impl Link {
     }
 }
 
+const _: () = assert!(polyloop_core::ALONE_LANE == polyloop_shm::ALONE_LANE);
+
 /// What goes on the board for a task that fits into a slot, and for one that must be fetched.
-pub(crate) fn entry<'a>(task: TaskId, function: &'a [u8], arguments: &'a [u8], inline: bool) -> Entry<'a> {
-    let task = task.to_bits();
-    if inline {
-        Entry { task, function, arguments, extra: 0 }
+pub(crate) fn entry<'a>(task: TaskId, function: &'a [u8], arguments: &'a [u8], terms: Terms) -> Entry<'a> {
+    let (task, extra) = (task.to_bits(), terms.to_bits());
+    if terms.large {
+        Entry { task, function: &[], arguments: &[], extra }
     } else {
-        Entry { task, function: &[], arguments: &[], extra: LARGE }
+        Entry { task, function, arguments, extra }
     }
 }

@@ -173,6 +173,38 @@ pub(crate) fn kill_number(pid: u32, gently: bool) -> io::Result<()> {
     }
 }
 
+/// The signal that interrupts what a worker's thread waits for or computes.
+pub fn interrupt_signal() -> i32 {
+    libc::SIGRTMIN() + 1
+}
+
+/// A thread that can be signalled.
+#[derive(Clone, Copy, Debug)]
+pub struct Thread(libc::pthread_t);
+
+impl Thread {
+    /// The one that calls this.
+    pub fn current() -> Self {
+        // SAFETY: touches no memory.
+        Self(unsafe { libc::pthread_self() })
+    }
+
+    /// Interrupts what it waits for, as the signal's handler says.
+    ///
+    /// # Safety
+    /// The thread must not have ended.
+    pub unsafe fn signal(self, signal: i32) {
+        // SAFETY: the caller knows that the thread lives. A signal that can't be sent interrupts nothing.
+        unsafe { libc::pthread_kill(self.0, signal) };
+    }
+}
+
+/// Ends the process here and now: nothing is flushed, no handler runs.
+pub(crate) fn leave_at_once(code: i32) -> ! {
+    // SAFETY: touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
 #[cfg(feature = "inject")]
 pub(crate) fn signal_self(signal: i32) {
     // To this thread, so that it goes no further: another might take what is sent to the process.

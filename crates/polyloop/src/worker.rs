@@ -3,13 +3,13 @@
 //! The host runs turns: [`WorkerLink::begin_turn`], control and items until there are none, [`WorkerLink::end_turn`].
 //! Between turns it waits on the link's descriptor, and runs whatever the items left running.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    ControlFrame, DEFER, FrameError, LARGE, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Worker, WorkerConfig,
+    ControlFrame, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker, WorkerConfig,
     split_large,
 };
 use polyloop_shm::{
@@ -62,6 +62,8 @@ pub enum WorkerError {
 pub struct Job {
     /// The task.
     pub task: TaskId,
+    /// How long it may run.
+    pub timeout: Option<Duration>,
     lease: LeaseIndex,
 }
 
@@ -124,6 +126,10 @@ pub struct WorkerLink {
     unpublished: VecDeque<Unpublished>,
     /// Large items that were claimed and whose bytes are on their way.
     fetching: BTreeMap<TaskId, (Job, Vec<u8>)>,
+    /// Items that were answered for although they go on.
+    given_up: BTreeSet<TaskId>,
+    grace: Duration,
+    turns: u64,
     /// Something was published since the manager was last looked at.
     news: bool,
     payload: Vec<u8>,
@@ -142,7 +148,7 @@ impl WorkerLink {
         let handle = os::process_handle(pid)?;
         os::send(socket.as_fd(), &[PROTOCOL, pid.into()], &[handle.as_fd()])?;
         let (numbers, fds) = os::receive(socket.as_fd())?.ok_or(ConnectError::Gone)?;
-        let (&[version, seat, queue, concurrency, max_tasks], fields) =
+        let (&[version, seat, queue, concurrency, max_tasks, grace_micros], fields) =
             numbers.split_first_chunk().ok_or(ConnectError::Version)?;
         let fields = fields.first_chunk::<{ Layout::FIELDS }>().ok_or(ConnectError::Version)?;
         let layout = Layout::from_fields(*fields).filter(|_| version == PROTOCOL).ok_or(ConnectError::Version)?;
@@ -173,6 +179,9 @@ impl WorkerLink {
             defers_until: None,
             unpublished: VecDeque::new(),
             fetching: BTreeMap::new(),
+            given_up: BTreeSet::new(),
+            grace: Duration::from_micros(grace_micros),
+            turns: 0,
             news: false,
             payload: Vec::new(),
             generation: os::forked_generation(),
@@ -211,6 +220,7 @@ impl WorkerLink {
     /// When the operating system refuses.
     pub fn begin_turn(&mut self) -> io::Result<()> {
         self.check_ours()?;
+        self.turns += 1;
         self.sleeper.wake();
         step("wake");
         self.bell.silence()?;
@@ -276,13 +286,13 @@ impl WorkerLink {
             if self.core.room() == 0 || self.leases.room() == 0 {
                 return Ok(Next::Nothing);
             }
-            let has_choice = self.core.in_flight() > 0 && self.board.has_unclaimed();
+            let has_choice = !self.core.is_idle() && self.board.has_unclaimed(false);
             if let Some(left) = has_choice.then(|| self.leaves_it_to_a_peer()).flatten() {
                 step("defer");
                 return Ok(Next::Defer(left));
             }
             step("claim");
-            let Some(claim) = self.board.claim() else { return Ok(Next::Nothing) };
+            let Some(claim) = self.board.claim(self.core.is_idle()) else { return Ok(Next::Nothing) };
             step("claimed");
             self.board.read(&claim, item).ok_or(WorkerError::Task)?;
             step("read");
@@ -294,8 +304,9 @@ impl WorkerLink {
                 self.news = true;
                 self.tell()?;
             }
-            let job = Job { task: TaskId::from_bits(item.task), lease };
-            let last = self.core.claimed();
+            let terms = Terms::from_bits(item.extra);
+            let job = Job { task: TaskId::from_bits(item.task), lease, timeout: terms.timeout };
+            let last = self.core.claimed(terms.alone);
             // Peers and the manager see at once that this worker is busy, should the item block.
             self.publish_status();
             if last {
@@ -303,7 +314,7 @@ impl WorkerLink {
                 self.publish(&ResultFrame::Retiring, None);
                 self.tell()?;
             }
-            if item.extra & LARGE == 0 {
+            if !terms.large {
                 step("start");
                 return Ok(Next::Start(job));
             }
@@ -317,7 +328,7 @@ impl WorkerLink {
 
     /// Publishes how an item ended; in a process that this worker forked, nothing happens. The manager is rung by the next call that starts or ends something.
     pub fn reply(&mut self, job: Job, reply: Reply<'_>) {
-        if !self.is_ours() {
+        if !self.is_ours() || self.given_up.contains(&job.task) {
             return;
         }
         let piece = self.results.max_payload() - size_of::<u64>();
@@ -336,11 +347,57 @@ impl WorkerLink {
             Reply::Value(bytes) => Reply::Value(&bytes[send(bytes)..]),
             Reply::Raised(bytes) => Reply::Raised(&bytes[send(bytes)..]),
             Reply::Rejected(bytes) => Reply::Rejected(&bytes[send(bytes)..]),
-            Reply::Cancelled => Reply::Cancelled,
+            Reply::Cancelled | Reply::TimedOut => reply,
         };
         self.publish(&ResultFrame::Reply { task, reply }, Some(job.lease));
         self.core.finished();
         self.publish_status();
+    }
+
+    /// Answers for an item that has run out of time and goes on, and takes no more items: the process is to end soon.
+    /// The loop is rung, to see whether it turns. Returns the turns so far.
+    pub fn give_up(&mut self, job: Job) -> u64 {
+        self.reply(job, Reply::TimedOut);
+        self.given_up.insert(job.task);
+        if !self.core.is_stopping() {
+            self.core.stop(Stop::WhenDone);
+            self.publish(&ResultFrame::Retiring, None);
+            self.publish_status();
+        }
+        self.flush();
+        // The process ends whether or not its loop hears of it.
+        let _ = self.bell.ring();
+        self.turns
+    }
+
+    /// How long whoever is asked to end may take.
+    pub fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    /// Turns taken so far.
+    pub fn turns(&self) -> u64 {
+        self.turns
+    }
+
+    /// Whether nothing runs that is not given up, and all is published.
+    pub fn is_done(&self) -> bool {
+        self.core.is_idle() && self.unpublished.is_empty()
+    }
+
+    /// Publishes what waits, and has the manager look.
+    pub fn flush(&mut self) {
+        self.publish_waiting();
+        // A manager that can't be rung is gone, and so will this process be.
+        let _ = self.tell();
+    }
+
+    /// Has the host take a turn.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn ring_host(&self) -> io::Result<()> {
+        self.bell.ring()
     }
 
     /// Ends a turn: rings the manager if it must know, and announces sleep if there is nothing left. `deferring` says
@@ -360,7 +417,7 @@ impl WorkerLink {
         step("announce");
         self.sleeper.announce();
         step("announced");
-        let work = !deferring && self.core.room() > 0 && self.board.has_unclaimed();
+        let work = !deferring && self.core.room() > 0 && self.board.has_unclaimed(self.core.is_idle());
         let room = !self.unpublished.is_empty() && self.publish_waiting();
         if work || room || self.control.is_ready() {
             step("again");

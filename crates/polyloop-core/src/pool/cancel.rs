@@ -16,7 +16,7 @@ impl Pool {
         task.wish = Wish::Cancel { until };
         let (state, queue) = (task.state, task.submission.queue);
         match state {
-            TaskState::Waiting => return self.finish(now, id, Outcome::Cancelled),
+            TaskState::Waiting | TaskState::Judged => return self.finish(now, id, Outcome::Cancelled),
             // It is taken off the board as soon as the driver has said where it is.
             TaskState::Posting => (),
             TaskState::Posted { slot, index } => {
@@ -73,7 +73,7 @@ impl Pool {
                 task.wish = Wish::Forget { until };
                 let (call, token) = (task.submission.call, task.submission.token);
                 self.timers.insert((until, Timer::CancelGrace(id)));
-                self.answer(id, call, token, Outcome::Cancelled, None);
+                self.answer(id, call, token, Outcome::Cancelled);
                 self.settle_call(call);
                 self.finish_if_done(now);
             }

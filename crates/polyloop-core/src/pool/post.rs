@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::{Pool, PoolConfig};
 use crate::event::{Output, Place};
+use crate::frame::Terms;
 use crate::id::{CallId, QueueIndex, TaskId};
 use crate::schedule::Pick;
-use crate::task::{Submission, TaskState, Wish};
+use crate::task::{Submission, Task, TaskState, Wish};
 
 const WORD: usize = 8;
 
@@ -34,10 +35,11 @@ impl Pool {
         self.queues[usize::from(queue.0)].posted(slot, call, tasks);
     }
 
-    /// A task's function and arguments, and whether they go into the slot or are fetched.
-    pub fn bytes_of(&self, id: TaskId) -> Option<(&Submission, bool)> {
-        let task = self.tasks.get(id)?;
-        Some((&task.submission, self.config.is_inline(&task.submission)))
+    /// A task, and how it is to be run.
+    pub fn terms_of(&self, id: TaskId) -> Option<(&Submission, Terms)> {
+        let Task { submission, suspect, .. } = self.tasks.get(id)?;
+        let large = !self.config.is_inline(submission);
+        Some((submission, Terms { large, alone: *suspect, timeout: submission.timeout }))
     }
 
     /// Packs one slot full of a call's waiting tasks.

@@ -93,7 +93,7 @@ impl Pool {
         for id in self.tasks.ids() {
             if let Some(task) = self.tasks.remove(id).filter(Task::is_awaited) {
                 let Submission { call, token, .. } = task.submission;
-                self.answer(id, call, token, outcome.clone(), None);
+                self.answer(id, call, token, outcome.clone());
             }
         }
         self.calls.retain(|call, _| *call == CallId::SINGLES);
@@ -137,5 +137,5 @@ impl Pool {
 
 /// Whether this would have been done for the sake of one task, which is not needed once all of them have ended.
 fn concerns_a_task(output: &Output) -> bool {
-    matches!(output, Output::Post { .. } | Output::Retract { .. } | Output::Cancel { .. })
+    matches!(output, Output::Post { .. } | Output::Retract { .. } | Output::Cancel { .. } | Output::Judge { .. })
 }

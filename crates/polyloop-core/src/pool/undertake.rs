@@ -4,9 +4,16 @@ use std::collections::BTreeSet;
 
 use super::{Pool, Timer};
 use crate::event::{Dead, Output, Place, Report};
-use crate::id::{Moment, TaskId};
-use crate::supervise::{Stage, StartError};
+use crate::id::{CallId, Moment, TaskId};
+use crate::supervise::{Exit, Stage, StartError};
 use crate::task::{Loss, Outcome, TaskState, Wish};
+use crate::worker::OVERDUE_EXITCODE;
+
+/// Worth a word, whatever else became of the worker.
+const OVERDUE: Exit = Exit::Code(OVERDUE_EXITCODE);
+
+/// Workers that a task may kill while running alone.
+const POISON_DEATHS: u32 = 3;
 
 /// What became of a task whose worker died.
 enum Bereaved {
@@ -28,10 +35,11 @@ impl Pool {
                 self.give_back(id);
             }
         }
-        let loss = |attempt| Loss { worker: dead.worker, pid: worker.pid, exit: dead.exit, attempt };
+        let loss = Loss { worker: dead.worker, pid: worker.pid, exit: dead.exit, attempt: 1, poison: false };
         let (mut retried, mut lost) = (0, 0);
-        for id in self.running_in(dead) {
-            match self.bereave(id, loss) {
+        let running = self.running_in(dead);
+        for id in &running {
+            match self.bereave(*id, loss, running.len() == 1) {
                 Bereaved::Retried => retried += 1,
                 Bereaved::Lost => lost += 1,
                 Bereaved::Cancelled => (),
@@ -41,7 +49,7 @@ impl Pool {
             Stage::Starting => {
                 self.start_failed(now, worker.error.unwrap_or(StartError::Exited(dead.exit)));
             }
-            Stage::Retiring | Stage::Stopping if lost + retried == 0 => (),
+            Stage::Retiring | Stage::Stopping if lost + retried == 0 && dead.exit != OVERDUE => (),
             Stage::Ready | Stage::Retiring | Stage::Stopping => {
                 let report = Report::Died { worker: dead.worker, pid: worker.pid, exit: dead.exit, retried, lost };
                 self.outputs.push_back(Output::Report(report));
@@ -51,8 +59,9 @@ impl Pool {
         self.finish_if_done(now);
     }
 
-    /// Lets a task whose worker died while running it run again, or ends it.
-    fn bereave(&mut self, id: TaskId, loss: impl Fn(u32) -> Loss) -> Bereaved {
+    /// Lets a task whose worker died while running it run again, or ends it. One that runs again does so alone, as it may
+    /// have been the cause; and only a death while it was alone counts against it.
+    fn bereave(&mut self, id: TaskId, loss: Loss, alone: bool) -> Bereaved {
         let Some(task) = self.tasks.get_mut(id) else {
             return Bereaved::Cancelled;
         };
@@ -60,12 +69,17 @@ impl Pool {
             self.end(id, Outcome::Cancelled);
             return Bereaved::Cancelled;
         }
-        if task.attempt > task.submission.retries {
-            let attempt = task.attempt;
-            self.end(id, Outcome::Lost(loss(attempt)));
+        task.deaths_alone += u32::from(alone);
+        let poison = task.deaths_alone == POISON_DEATHS;
+        let submission = &mut task.submission;
+        if poison || !submission.retry_deaths || submission.retries == 0 {
+            let attempt = submission.attempt;
+            self.end(id, Outcome::Lost(Loss { attempt, poison, ..loss }));
             return Bereaved::Lost;
         }
-        task.attempt += 1;
+        submission.retries -= u32::from(alone);
+        submission.attempt += 1;
+        task.suspect = true;
         self.give_back(id);
         Bereaved::Retried
     }
@@ -76,7 +90,7 @@ impl Pool {
         let has = |id: &TaskId| match self.tasks.get(*id).map(|task| task.state) {
             Some(TaskState::Taken { worker }) => worker == dead.worker,
             Some(TaskState::Posted { .. }) => true,
-            Some(TaskState::Waiting | TaskState::Posting) | None => false,
+            Some(TaskState::Waiting | TaskState::Posting | TaskState::Judged) | None => false,
         };
         let leased = dead.leased.iter().map(|bits| TaskId::from_bits(*bits)).filter(has);
         let known = self.tasks.iter().filter(|(_, task)| task.state == TaskState::Taken { worker: dead.worker });
@@ -100,7 +114,8 @@ impl Pool {
             return self.end(id, Outcome::Cancelled);
         }
         task.state = TaskState::Waiting;
-        let (queue, call) = (task.submission.queue, task.submission.call);
+        let call = if task.suspect { CallId::SUSPECTS } else { task.submission.call };
+        let queue = task.submission.queue;
         self.queues[usize::from(queue.0)].push_front(call, id);
     }
 }

@@ -30,6 +30,10 @@ pub(crate) fn task(token: u64) -> Submission {
         function: Arc::from(*b"f"),
         arguments: Payload::from_slice(b"args"),
         retries: 0,
+        retry_deaths: true,
+        judged: false,
+        attempt: 1,
+        timeout: None,
         token,
     }
 }

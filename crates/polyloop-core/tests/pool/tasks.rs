@@ -218,7 +218,7 @@ fn large_tasks_are_fetched_and_take_no_room_in_a_slot() {
     let [slot] = &stage.board[..] else {
         panic!("both in one slot: {:?}", stage.board);
     };
-    let inline = |id| stage.pool.bytes_of(id).map(|(_, inline)| inline);
+    let inline = |id| stage.pool.terms_of(id).map(|(_, terms)| !terms.large);
     assert_eq!(inline(slot.tasks[0]), Some(false));
 }
 
@@ -229,7 +229,7 @@ fn a_task_below_the_limit_that_would_still_overflow_a_slot_is_fetched() {
     let mut stage = Stage::new(config);
     let id =
         stage.submit(Submission { function: Arc::from([0; 33]), arguments: Payload::from_slice(&[0; 31]), ..task(1) });
-    assert_eq!(stage.pool.bytes_of(id).map(|(_, inline)| inline), Some(false));
+    assert_eq!(stage.pool.terms_of(id).map(|(_, terms)| !terms.large), Some(false));
     assert_eq!(stage.board[0].tasks, [id]);
 }
 

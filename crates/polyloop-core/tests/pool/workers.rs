@@ -39,7 +39,7 @@ fn a_started_task_without_retries_is_lost_with_what_is_known_of_its_worker() {
     let id = stage.submit(task(1));
     let place = stage.place(id);
     stage.dies(FIRST, KILLED, |dead| dead.taken = vec![place]);
-    let loss = Loss { worker: FIRST, pid: Some(100), exit: KILLED, attempt: 1 };
+    let loss = Loss { worker: FIRST, pid: Some(100), exit: KILLED, attempt: 1, poison: false };
     assert_eq!(stage.delivered(), [(1, Outcome::Lost(loss))]);
 }
 

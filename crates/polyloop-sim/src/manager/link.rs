@@ -71,7 +71,7 @@ impl Manager {
     }
 
     fn fetch(&mut self, worker: WorkerId, task: TaskId) {
-        let bytes = self.pool.bytes_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
+        let bytes = self.pool.terms_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
         match (bytes, self.seat(worker)) {
             (Some(bytes), Some(seat)) => seat.send_large(task, &bytes),
             (None, Some(seat)) => seat.send(ControlFrame::Cancel(task)),
@@ -216,7 +216,7 @@ impl Manager {
         let mut wanted = false;
         for queue in 0..self.boards.len() as u16 {
             let can_ring = |seat: &Seat| seat.queue.0 == queue && seat.load().can_ring && seat.load().room > 0;
-            if self.boards[usize::from(queue)].has_unclaimed() && self.seats.values().any(can_ring) {
+            if self.boards[usize::from(queue)].has_unclaimed(true) && self.seats.values().any(can_ring) {
                 wanted = true;
                 if due {
                     site.ledger.count("second rings");
@@ -239,5 +239,6 @@ fn whole(seat: &mut Seat, task: TaskId, reply: Reply<'_>) -> Outcome {
         Reply::Raised(bytes) => Outcome::Raised(whole(bytes)),
         Reply::Rejected(bytes) => Outcome::Rejected(whole(bytes)),
         Reply::Cancelled => Outcome::Cancelled,
+        Reply::TimedOut => Outcome::TimedOut,
     }
 }

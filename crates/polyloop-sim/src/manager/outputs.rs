@@ -1,6 +1,6 @@
 //! Carrying out what the pool says.
 
-use polyloop_core::{ControlFrame, Input, LARGE, Output, QueueIndex, Stop, TaskId, WorkerId};
+use polyloop_core::{ControlFrame, Input, Output, QueueIndex, Stop, TaskId, WorkerId};
 use polyloop_shm::{Entry, Retract, SlotIndex};
 
 use super::seat::Seat;
@@ -42,6 +42,10 @@ impl Manager {
                 // What the client has submitted from its callback.
                 self.next([Op::Flush]);
             }
+            Output::Judge { task, token, outcome } => {
+                self.client.judge(&mut self.pool, site, task, token as usize, &outcome);
+                self.next([Op::Flush]);
+            }
             Output::Report(report) => site.ledger.report(&report),
             Output::Closed => {
                 site.ledger.closed = true;
@@ -81,12 +85,10 @@ impl Manager {
     fn post(&mut self, site: &mut Site, queue: QueueIndex, lane: u16, tasks: &[TaskId]) -> Option<(SlotIndex, usize)> {
         let pool = &self.pool;
         let entries = tasks.iter().filter_map(|id| {
-            let (task, inline) = pool.bytes_of(*id)?;
-            Some(if inline {
-                Entry { task: id.to_bits(), function: &task.function, arguments: &task.arguments, extra: 0 }
-            } else {
-                Entry { task: id.to_bits(), function: &[], arguments: &[], extra: LARGE }
-            })
+            let (task, terms) = pool.terms_of(*id)?;
+            let (function, arguments): (&[u8], &[u8]) =
+                if terms.large { (&[], &[]) } else { (&task.function, &task.arguments) };
+            Some(Entry { task: id.to_bits(), function, arguments, extra: terms.to_bits() })
         });
         let entries: Vec<_> = entries.collect();
         let whole = entries.len() == tasks.len();

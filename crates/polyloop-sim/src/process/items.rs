@@ -1,6 +1,8 @@
 //! The items that a worker runs: an event loop on virtual time.
 
-use polyloop_core::{Exit, Moment, Reply, ResultFrame, Stop, TaskId, split_large};
+use std::time::Duration;
+
+use polyloop_core::{Exit, Moment, Reply, ResultFrame, Stop, TaskId, Terms, split_large};
 use polyloop_shm::LeaseIndex;
 
 use super::{Op, Pause, Process};
@@ -20,8 +22,7 @@ const CANCEL_MICROS_MAX: u64 = 200;
 pub(super) struct Claimed {
     pub(super) task: TaskId,
     pub(super) token: usize,
-    /// Its bytes are not in the slot.
-    pub(super) large: bool,
+    pub(super) terms: Terms,
 }
 
 /// An item that was claimed and has not ended.
@@ -30,6 +31,7 @@ pub(super) struct Job {
     task: TaskId,
     token: usize,
     lease: LeaseIndex,
+    timeout: Option<Duration>,
     state: JobState,
 }
 
@@ -43,8 +45,12 @@ enum JobState {
     Running(Moment),
     /// It ends then, cancelled.
     Cancelled(Moment),
+    /// It runs out of time then, and gives in.
+    Expires(Moment),
     /// It was cancelled and goes on; its worker leaves then.
     Stubborn(Moment),
+    /// It ran out of time and goes on; its worker says so and leaves then.
+    Ignores(Moment),
 }
 
 impl Job {
@@ -52,7 +58,11 @@ impl Job {
     pub(super) fn due(&self) -> Option<Moment> {
         match self.state {
             JobState::Fetching(_) | JobState::Loaded => None,
-            JobState::Running(at) | JobState::Cancelled(at) | JobState::Stubborn(at) => Some(at),
+            JobState::Running(at)
+            | JobState::Cancelled(at)
+            | JobState::Expires(at)
+            | JobState::Stubborn(at)
+            | JobState::Ignores(at) => Some(at),
         }
     }
 }
@@ -60,10 +70,10 @@ impl Job {
 impl Process {
     /// Begins an item, or fetches what it needs.
     pub(super) fn start(&mut self, claimed: Claimed, lease: LeaseIndex) {
-        let Claimed { task, token, large } = claimed;
-        let state = if large { JobState::Fetching(Vec::new()) } else { JobState::Loaded };
-        self.jobs.push(Job { task, token, lease, state });
-        if large {
+        let Claimed { task, token, terms } = claimed;
+        let state = if terms.large { JobState::Fetching(Vec::new()) } else { JobState::Loaded };
+        self.jobs.push(Job { task, token, lease, timeout: terms.timeout, state });
+        if terms.large {
             self.send(&ResultFrame::Fetch(task), None);
             self.next([Op::Publish, Op::Tell]);
         } else {
@@ -104,8 +114,15 @@ impl Process {
             Behaviour::Hang => (Moment::MAX, Some(Pause::Busy(Moment::MAX))),
             Behaviour::Exit => return self.exit(site, EXIT),
         };
-        job.state = JobState::Running(ends);
-        self.pause = pause;
+        let expires = job.timeout.map_or(Moment::MAX, |timeout| site.now + timeout);
+        let stubborn = site.scenario.tasks[job.token].behaviour == Behaviour::Stubborn;
+        job.state = match expires < ends {
+            true if stubborn => JobState::Ignores(expires + site.scenario.pool.grace),
+            true => JobState::Expires(expires),
+            false => JobState::Running(ends),
+        };
+        // What blocks is interrupted in time.
+        self.pause = pause.map(|pause| Pause::Busy(pause.until().min(expires)));
         self.next([Op::EndDue]);
     }
 
@@ -116,7 +133,12 @@ impl Process {
         if matches!(self.jobs[at].state, JobState::Stubborn(_)) {
             return self.exit(site, GRACE_EXIT);
         }
-        self.next([Op::Publish, Op::EndDue]);
+        let leaves = matches!(self.jobs[at].state, JobState::Ignores(_));
+        if leaves {
+            self.next([Op::Publish, Op::Tell, Op::Quit(GRACE_EXIT)]);
+        } else {
+            self.next([Op::Publish, Op::EndDue]);
+        }
         self.end(site, at);
     }
 
@@ -148,18 +170,26 @@ impl Process {
                     JobState::Cancelled(site.now + site.rng.micros(0..=CANCEL_MICROS_MAX))
                 };
             }
-            JobState::Running(_) | JobState::Cancelled(_) | JobState::Stubborn(_) => (),
+            JobState::Expires(ends) if ends > site.now => {
+                job.state = JobState::Cancelled(site.now + site.rng.micros(0..=CANCEL_MICROS_MAX));
+            }
+            JobState::Running(_)
+            | JobState::Cancelled(_)
+            | JobState::Expires(_)
+            | JobState::Stubborn(_)
+            | JobState::Ignores(_) => (),
         }
     }
 
     /// Replies for an item and forgets it.
     fn end(&mut self, site: &mut Site, at: usize) {
-        let Job { task, token, lease, state } = self.jobs.remove(at);
+        let Job { task, token, lease, state, .. } = self.jobs.remove(at);
         site.ledger.ended(token);
         let behaviour = site.scenario.tasks[token].behaviour;
         let bytes = reply_bytes(token, behaviour);
         let reply = match behaviour {
             _ if matches!(state, JobState::Cancelled(_)) => Reply::Cancelled,
+            _ if matches!(state, JobState::Expires(_) | JobState::Ignores(_)) => Reply::TimedOut,
             Behaviour::Raise => Reply::Raised(&bytes),
             Behaviour::Reject => Reply::Rejected(&bytes),
             _ => Reply::Value(&bytes),

@@ -1,6 +1,6 @@
 //! A worker's effects on shared memory: claiming, publishing, reading what it is told.
 
-use polyloop_core::{ControlFrame, DEFER, LARGE, PeerView, Reply, ResultFrame, Stop, TaskId};
+use polyloop_core::{ControlFrame, DEFER, PeerView, Reply, ResultFrame, Stop, TaskId, Terms};
 use polyloop_shm::{Claim, Item, LeaseIndex, Peer};
 
 use super::items::Claimed;
@@ -61,7 +61,7 @@ impl Process {
         let reply = match reply {
             Reply::Value(_) => Reply::Value(rest),
             Reply::Raised(_) => Reply::Raised(rest),
-            Reply::Rejected(_) | Reply::Cancelled => Reply::Rejected(rest),
+            Reply::Rejected(_) | Reply::Cancelled | Reply::TimedOut => Reply::Rejected(rest),
         };
         let frame = ResultFrame::Reply { task, reply };
         self.send(&frame, Some((lease, token)));
@@ -107,7 +107,7 @@ impl Process {
         if self.news {
             return self.next([Op::Tell, Op::Look]);
         }
-        let has_choice = self.core.in_flight() > 0 && self.board.has_unclaimed();
+        let has_choice = !self.core.is_idle() && self.board.has_unclaimed(false);
         let queue = self.queue.0;
         if has_choice && self.core.defers(self.peers.iter().map(|peer| view(queue, peer))) {
             self.defers_until = Some(site.now + DEFER);
@@ -117,7 +117,7 @@ impl Process {
     }
 
     pub(super) fn claim(&mut self) {
-        if let Some(claim) = self.board.claim() {
+        if let Some(claim) = self.board.claim(self.core.is_idle()) {
             self.next([Op::Read(claim)]);
         }
     }
@@ -128,11 +128,11 @@ impl Process {
             return site.ledger.violate(format!("{} read an item that makes no sense", self.worker));
         }
         let token = site.ledger.token_of(item.task);
-        let large = item.extra == LARGE;
-        if !large {
+        let terms = Terms::from_bits(item.extra);
+        if !terms.large {
             self.check_bytes(site, token, &item.function, &item.arguments);
         }
-        self.next([Op::Lease(claim, Claimed { task: TaskId::from_bits(item.task), token, large })]);
+        self.next([Op::Lease(claim, Claimed { task: TaskId::from_bits(item.task), token, terms })]);
     }
 
     pub(super) fn lease(&mut self, site: &mut Site, claim: Claim, claimed: Claimed) {
@@ -148,7 +148,7 @@ impl Process {
     pub(super) fn take(&mut self, site: &mut Site, claim: Claim, claimed: Claimed) {
         let empties = self.board.take(claim);
         site.ledger.taken(claimed.token, self.index);
-        if self.core.claimed() {
+        if self.core.claimed(claimed.terms.alone) {
             self.send(&ResultFrame::Retiring, None);
         }
         self.news |= empties && !site.sabotages(Sabotage::RefillUntold);

@@ -89,8 +89,9 @@ impl Driver {
             }
             seat.handle = Some(handle);
         }
+        let grace_micros = u64::try_from(config.grace.as_micros()).unwrap_or(u64::MAX);
         let mut welcome = vec![PROTOCOL, worker.seat.into(), seat.queue.0.into()];
-        welcome.extend([config.concurrency.into(), config.max_tasks]);
+        welcome.extend([config.concurrency.into(), config.max_tasks, grace_micros]);
         welcome.extend(fields);
         let [region, bell] = seat.fds();
         let fds = [self.link.region.as_fd(), region, bell, self.link.bell.as_fd()];

@@ -60,7 +60,7 @@ impl Driver {
     }
 
     pub(super) fn fetch(&mut self, worker: WorkerId, task: TaskId) -> io::Result<()> {
-        let bytes = self.pool.bytes_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
+        let bytes = self.pool.terms_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
         match bytes {
             Some(bytes) => seat.send_large(task, bytes.into()),
@@ -91,6 +91,7 @@ fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId,
                 Reply::Raised(bytes) => Outcome::Raised(whole(bytes)),
                 Reply::Rejected(bytes) => Outcome::Rejected(whole(bytes)),
                 Reply::Cancelled => Outcome::Cancelled,
+                Reply::TimedOut => Outcome::TimedOut,
             };
             Input::Outcome { worker, task, outcome }
         }

@@ -140,6 +140,10 @@ impl Rig {
             function: work.to_bytes().into(),
             arguments: arguments.into(),
             retries,
+            retry_deaths: true,
+            judged: false,
+            attempt: 1,
+            timeout: None,
             token,
         };
         let id = self.driver.submit(submission).unwrap();
@@ -278,6 +282,11 @@ impl Rig {
             match event {
                 Event::Start(order) => self.start(order),
                 Event::Reap(worker) => self.reap(worker),
+                Event::Judge { task, token, outcome } => {
+                    if self.driver.settled(task) {
+                        self.deliver(task, token, outcome);
+                    }
+                }
                 Event::Deliver { task, token, outcome, .. } => self.deliver(task, token, outcome),
                 Event::Report(report) => self.news.reports.push(report),
                 Event::Garbage { worker, problem } => self.news.garbage.push((worker, problem)),
