@@ -109,6 +109,7 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> N
     except NotImplementedError:
         pass
     signal.signal(signal.SIGTERM, turns.end_at_once)
+    signal.signal(worker.interrupt_signal, turns.interrupt)
     os.register_at_fork(after_in_child=turns.forked)
     loop.add_reader(worker.fileno(), turns.take)
     worker.start(loop, turns.take, _wait_for, plan.exception_handler, _tasks())
@@ -187,6 +188,11 @@ class Turns:
         else:
             self.loop.call_soon(leave_fork)
 
+    def interrupt(self, _signum: int, frame: FrameType | None) -> None:
+        """On the watchdog's signal: end the item that runs, if it is the one whose time is up."""
+        if not self.over and _is_interruptible(frame) and self.worker.interrupts():
+            raise asyncio.CancelledError
+
     def end_at_once(self, _signum: int, frame: FrameType | None) -> None:
         """On SIGTERM: give up what runs, also where user code blocks the loop."""
         if self.over or self.worker.is_stopping:
@@ -196,6 +202,11 @@ class Turns:
         self.loop.call_soon_threadsafe(self.take)
         if _is_in_user_code(frame):
             raise SystemExit(128 + signal.SIGTERM)
+
+
+def _is_interruptible(frame: FrameType | None) -> bool:
+    """Whether an exception raised here is raised in user code, not in what it may share with other items."""
+    return frame is not None and not frame.f_code.co_filename.startswith(_MACHINERY) and _is_in_user_code(frame)
 
 
 def _is_in_user_code(frame: FrameType | None) -> bool:

@@ -12,15 +12,17 @@ import logging
 import multiprocessing.util
 import warnings
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from . import _core
 from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cpus
+from ._verbs import Verbs
 from ._worker import Plan
 from .context import check_main_guard, get_context
-from .errors import PoolClosed
+from .errors import PoolClosed, WorkerDied
+from .options import Options
 from .results import PoolResult
 from .scheduler import QueueID, RoundRobin, Scheduler
 
@@ -37,7 +39,7 @@ T = TypeVar("T")
 _log = logging.getLogger("polyloop")
 
 
-class Pool:
+class Pool(Verbs):
     """Runs coroutines and functions on worker processes, each with an event loop of its own.
 
     Make it while an event loop runs; it belongs to that loop. Workers start in the background.
@@ -51,7 +53,12 @@ class Pool:
         scheduler: chooses the queue of each task; None for `RoundRobin`.
         loop_initializer: makes each worker's event loop ("uvloop.new_event_loop"); None for asyncio's.
         exception_handler: called in the worker with each exception that a task raises.
-        retries: how many times a task is run again when its worker dies.
+        timeout: how long one run of a task may take, in seconds; None for any time. Then it raises `TaskTimeout`: a
+            coroutine is cancelled, a function that blocks is interrupted. What can't be interrupted within `grace` is
+            given up with its worker, after the tasks beside it had as long to end.
+        retries: how many times a task is run again.
+        retry_on: the exceptions for which it is, one or a tuple. When a worker dies, the tasks it was running are run
+            again alone, and only the deaths of workers that ran nothing else count; the third is a `PoisonTask`.
         grace: how long, in seconds, whoever is asked to end may take before it is ended.
 
     Raises:
@@ -78,7 +85,9 @@ class Pool:
         loop_initializer: Callable[[], asyncio.AbstractEventLoop] | None = None,
         exception_handler: Callable[[BaseException], Any] | None = None,
         *,
+        timeout: float | None = None,
         retries: int = 0,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] = WorkerDied,
         grace: float = GRACE_S,
     ) -> None:
         _check_synchronous("initializer", initializer)
@@ -96,7 +105,7 @@ class Pool:
         self.exception_handler = exception_handler
         self.maxtasksperchild = max(0, maxtasksperchild)
         self.childconcurrency = max(1, childconcurrency)
-        self.retries = max(0, retries)
+        self._options = Options(timeout, retries, retry_on)
         self.processes: dict[WorkerProcess, QueueID] = {}
         self.queues: dict[QueueID, TaskQueue] = {}
         self.running = True
@@ -123,6 +132,10 @@ class Pool:
             exitpriority=EXIT_PRIORITY,
         )
 
+    @property
+    def _pool(self) -> Pool:
+        return self
+
     async def __aenter__(self) -> Pool:
         """Use the pool in `async with`."""
         return self
@@ -144,88 +157,6 @@ class Pool:
                 source=self,
                 stacklevel=2,
             )
-
-    @overload
-    async def apply(
-        self,
-        func: Callable[..., Awaitable[R]],
-        args: Sequence[Any] | None = None,
-        kwds: Mapping[str, Any] | None = None,
-    ) -> R: ...
-    @overload
-    async def apply(
-        self, func: Callable[..., R], args: Sequence[Any] | None = None, kwds: Mapping[str, Any] | None = None
-    ) -> R: ...
-    async def apply(
-        self, func: Callable[..., Any], args: Sequence[Any] | None = None, kwds: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Run `func(*args, **kwds)` on a worker and return what it returns.
-
-        Cancelled, it cancels the task in its worker and goes on when that has ended, or after the pool's grace.
-
-        Parameters:
-            func: a coroutine function or a plain one; lambdas, closures, methods and partials too.
-
-        Raises:
-            BaseException: what the task raised.
-            WorkerDied: its worker died, and no retry was left.
-            PoolTerminated: the pool was terminated first.
-            PoolClosed: the pool takes no new work.
-            TypeError: the function or an argument can't be sent.
-
-        >>> async def main():
-        ...     async with Pool(1) as pool:
-        ...         return await pool.apply(int, ("ff",), {"base": 16})
-        >>> import asyncio
-        >>> asyncio.run(main())
-        255
-        """
-        self._check_usable()
-        future: asyncio.Future[Any] = self._loop.create_future()
-        positional = as_arguments(args) if args is not None else ()
-        token = self._manager.submit(func, positional, dict(kwds) if kwds else None, self.retries, future)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            await self._cancel(token, future)
-            raise
-
-    @overload
-    def map(self, func: Callable[[T], Awaitable[R]], iterable: Iterable[T] | AsyncIterable[T]) -> PoolResult[R]: ...
-    @overload
-    def map(self, func: Callable[[T], R], iterable: Iterable[T] | AsyncIterable[T]) -> PoolResult[R]: ...
-    def map(self, func: Callable[[Any], Any], iterable: Iterable[Any] | AsyncIterable[Any]) -> PoolResult[Any]:
-        """Run `func(item)` for each item of `iterable`.
-
-        Parameters:
-            iterable: any iterable or asynchronous iterable, also an endless one: it is drawn from as room appears.
-
-        Raises:
-            PoolClosed: the pool takes no new work.
-            TypeError: the function can't be sent, or `iterable` is not one.
-
-        >>> async def main():
-        ...     async with Pool(1) as pool:
-        ...         return await pool.map(len, ["a", "bcd"])
-        >>> import asyncio
-        >>> asyncio.run(main())
-        [1, 3]
-        """
-        return self._map(func, iterable, star=False)
-
-    def starmap(
-        self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]]
-    ) -> PoolResult[Any]:
-        """Run `func(*arguments)` for each sequence of arguments in `iterable`; as `map` otherwise.
-
-        >>> async def main():
-        ...     async with Pool(1) as pool:
-        ...         return await pool.starmap(pow, [(2, 3), (3, 2)])
-        >>> import asyncio
-        >>> asyncio.run(main())
-        [8, 9]
-        """
-        return self._map(func, iterable, star=True)
 
     def close(self) -> None:
         """Take no new work. Whatever was accepted is finished; then the workers leave."""
@@ -253,14 +184,27 @@ class Pool:
         if self._manager.is_ours:  # in a forked child it is not for us to end, nor to wait for
             await asyncio.shield(self._ended)
 
-    def _map(self, func: Callable[..., Any], iterable: Any, *, star: bool) -> PoolResult[Any]:
+    async def _apply(
+        self, func: Callable[..., Any], args: Sequence[Any] | None, kwds: Mapping[str, Any] | None, options: Options
+    ) -> Any:
+        self._check_usable()
+        future: asyncio.Future[Any] = self._loop.create_future()
+        positional = as_arguments(args) if args is not None else ()
+        token = self._manager.submit(func, positional, dict(kwds) if kwds else None, options.core, future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            await self._cancel(token, future)
+            raise
+
+    def _map(self, func: Callable[..., Any], iterable: Any, options: Options, *, star: bool) -> PoolResult[Any]:
         self._check_usable()
         if isinstance(iterable, AsyncIterable):
-            call, source = self._manager.open_map(func, None, star, self.retries), aiter(iterable)
+            call, source = self._manager.open_map(func, None, star, options.core), aiter(iterable)
             result: PoolResult[Any] = PoolResult(call, source, self._maps.discard)
         else:
             result = PoolResult(
-                self._manager.open_map(func, iter(iterable), star, self.retries), None, self._maps.discard
+                self._manager.open_map(func, iter(iterable), star, options.core), None, self._maps.discard
             )
         self._maps.add(result)
         return result

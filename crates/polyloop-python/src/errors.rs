@@ -1,6 +1,7 @@
 //! From the engine's errors and outcomes to Python's exceptions: one match for each.
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use polyloop::{ConnectError, DriverError, Exit, Loss, Outcome, ParentDeathError, Refused, StartError, WorkerError};
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyRuntimeError, PyValueError};
@@ -46,10 +47,12 @@ pub(crate) fn exception_for<'py>(
     codec: &Codec,
     outcome: &Outcome,
     task: Option<String>,
+    timeout: Option<Duration>,
 ) -> PyResult<Bound<'py, PyAny>> {
     match outcome {
         Outcome::Raised(bytes) | Outcome::Rejected(bytes) => codec.load_exception(py, bytes),
         Outcome::Lost(loss) => worker_died(py, loss, task),
+        Outcome::TimedOut => task_timeout(py, timeout, task),
         Outcome::NoWorkers(error) => no_workers(py, codec, error),
         Outcome::Terminated => Ok(terminated(py).into_value(py).into_bound(py).into_any()),
         Outcome::Value(_) | Outcome::Cancelled => Err(PyRuntimeError::new_err("no exception belongs to this outcome")),
@@ -78,7 +81,12 @@ fn worker_died<'py>(py: Python<'py>, loss: &Loss, task: Option<String>) -> PyRes
     kwargs.set_item("exitcode", exit_code(loss.exit))?;
     kwargs.set_item("task", task)?;
     kwargs.set_item("attempt", loss.attempt)?;
-    new_error(py, "WorkerDied", None, Some(&kwargs))
+    new_error(py, if loss.poison { "PoisonTask" } else { "WorkerDied" }, None, Some(&kwargs))
+}
+
+fn task_timeout(py: Python<'_>, timeout: Option<Duration>, task: Option<String>) -> PyResult<Bound<'_, PyAny>> {
+    let (task, timeout) = (task.as_deref().unwrap_or("a task"), timeout.unwrap_or_default().as_secs_f64());
+    new_error(py, "TaskTimeout", Some(&format!("{task} ran longer than {timeout} s")), None)
 }
 
 /// Why no worker could be started, as an exception with its cause.

@@ -5,6 +5,7 @@ mod errors;
 mod lazy;
 mod manager;
 mod map;
+mod options;
 mod pending;
 mod task;
 mod worker;
@@ -19,6 +20,8 @@ mod _core {
     use crate::manager::Manager;
     #[pymodule_export]
     use crate::map::MapCall;
+    #[pymodule_export]
+    use crate::options::TaskOptions;
     #[pymodule_export]
     use crate::task::Done;
     #[pymodule_export]

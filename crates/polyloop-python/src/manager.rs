@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Outcome, Payload, QueueIndex, Refused, Report, State, Submission, WorkerId,
+    CallId, Driver, DriverConfig, Event, Outcome, Payload, QueueIndex, Refused, Report, State, Submission, TaskId,
+    WorkerId,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -16,7 +17,8 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use crate::codec::{Codec, travels_by_name};
 use crate::errors;
 use crate::map::{MapCall, Opening, is_stop_iteration};
-use crate::pending::{NotAccepted, Pending, PendingTable, Target};
+use crate::options::TaskOptions;
+use crate::pending::{Pending, PendingTable, Target};
 
 /// How long one drain may spend on completing what has come back.
 const DELIVERY_BUDGET: Duration = Duration::from_millis(2);
@@ -146,13 +148,13 @@ impl Manager {
     }
 
     /// Submit `func(*args, **kwargs)`; `future` gets what comes of it. Returns a token for `cancel`.
-    #[pyo3(signature = (func, args, kwargs, retries, future))]
+    #[pyo3(signature = (func, args, kwargs, options, future))]
     fn submit(
         slf: &Bound<'_, Self>,
         func: &Bound<'_, PyAny>,
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
-        retries: u32,
+        options: Py<TaskOptions>,
         future: Py<PyAny>,
     ) -> PyResult<usize> {
         let this = slf.get();
@@ -160,10 +162,10 @@ impl Manager {
         let arguments = this.arguments(args, kwargs)?;
         let (queue, scheduled_as) = this.schedule(func, args, kwargs)?;
         let call = CallId::SINGLES;
-        let submission = Submission { call, queue, function, arguments, retries, token: 0 };
+        let submission = submission(call, queue, function, arguments, options.get());
         let function = Some(func.clone().unbind());
-        let pending = Pending { target: Target::Future(future), function, task: None, scheduled_as };
-        let token = this.accept(slf.py(), pending, submission).map_err(|refused| refused.error)?;
+        let pending = Pending { target: Target::Future(future), function, task: None, options, scheduled_as };
+        let token = this.accept(slf.py(), pending, submission)?;
         this.schedule_flush(slf.py())?;
         Ok(token)
     }
@@ -174,7 +176,7 @@ impl Manager {
         func: &Bound<'_, PyAny>,
         source: Option<Py<PyAny>>,
         star: bool,
-        retries: u32,
+        options: Py<TaskOptions>,
     ) -> PyResult<Py<MapCall>> {
         let (this, py) = (slf.get(), slf.py());
         let scope = {
@@ -187,7 +189,7 @@ impl Manager {
         let function = func.clone().unbind();
         Py::new(
             py,
-            MapCall::new(slf.clone().unbind(), Opening { function, reference, scope, call, retries, star }, source),
+            MapCall::new(slf.clone().unbind(), Opening { function, reference, scope, call, options, star }, source),
         )
     }
 
@@ -227,12 +229,15 @@ impl Manager {
     fn events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let orders = PyList::empty(py);
         let mut maps: Vec<Py<MapCall>> = Vec::new();
+        let mut judged = false;
         let started = Instant::now();
         for count in 1.. {
             let Some(event) = lock(&self.driver).next_event() else { break };
             match event {
-                Event::Deliver { token, outcome, rejected, .. } => {
-                    self.deliver(py, token as usize, outcome, rejected, &mut maps);
+                Event::Deliver { token, outcome, .. } => self.deliver(py, token as usize, outcome, &mut maps),
+                Event::Judge { task, token, outcome } => {
+                    self.judge(py, task, token as usize, outcome, &mut maps);
+                    judged = true;
                 }
                 other => orders.append(self.order(py, other)?)?,
             }
@@ -242,11 +247,11 @@ impl Manager {
                 break;
             }
         }
-        let drew = !maps.is_empty();
+        let must_flush = judged || !maps.is_empty();
         for map in maps {
             MapCall::go_on(map.bind(py))?;
         }
-        if drew {
+        if must_flush {
             lock(&self.driver).flush()?;
         }
         Ok(orders)
@@ -320,18 +325,10 @@ impl Manager {
         let this = map.get();
         let arguments = self.arguments(args, None)?;
         let (queue, scheduled_as) = self.schedule(this.function(map.py()), args, None)?;
-        let submission = Submission {
-            call: this.call,
-            queue,
-            function: this.reference(),
-            arguments,
-            retries: this.retries,
-            token: 0,
-        };
-        let target = MapCall::target(map, index);
-        self.accept(map.py(), Pending { target, function: None, task: None, scheduled_as }, submission)
-            .map(drop)
-            .map_err(|refused| refused.error)
+        let submission = submission(this.call, queue, this.reference(), arguments, this.options.get());
+        let (target, options) = (MapCall::target(map, index), this.options.clone_ref(map.py()));
+        let pending = Pending { target, function: None, task: None, options, scheduled_as };
+        self.accept(map.py(), pending, submission).map(drop)
     }
 
     fn arguments(&self, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Payload> {
@@ -347,7 +344,7 @@ impl Manager {
         Ok(arguments)
     }
 
-    fn accept(&self, py: Python<'_>, pending: Pending, mut submission: Submission) -> Result<usize, Box<NotAccepted>> {
+    fn accept(&self, py: Python<'_>, pending: Pending, mut submission: Submission) -> PyResult<usize> {
         let token = lock(&self.pending).insert(pending);
         submission.token = token as u64;
         let submitted = lock(&self.driver).submit(submission);
@@ -362,13 +359,11 @@ impl Manager {
             Err(refused) => {
                 let pending = table.remove(token);
                 drop(table);
-                let pending = pending.expect("inserted above, and its task was not made");
-                let error = match (&refused, &pending.target) {
+                Err(match (&refused, pending.map(|pending| pending.target)) {
                     // A closed pool goes on with the maps it has: this one was terminated.
-                    (Refused::Closed, Target::Item(..)) => errors::terminated(py),
+                    (Refused::Closed, Some(Target::Item(..))) => errors::terminated(py),
                     _ => errors::refused(py, &self.codec, &refused),
-                };
-                Err(Box::new(NotAccepted { pending, error }))
+                })
             }
         }
     }
@@ -438,27 +433,69 @@ impl Manager {
     }
 
     /// Gives one outcome to whoever waits for it. Whatever goes wrong in that is theirs, and no one else's.
-    fn deliver(
-        &self,
-        py: Python<'_>,
-        token: usize,
-        outcome: Outcome,
-        rejected: Option<Box<Submission>>,
-        maps: &mut Vec<Py<MapCall>>,
-    ) {
-        let Some(pending) = lock(&self.pending).remove(token) else { return };
-        if let Some(submission) = rejected.filter(|_| !matches!(pending.target, Target::Ended(_))) {
-            return self.send_by_value(py, pending, *submission, outcome, maps);
+    fn deliver(&self, py: Python<'_>, token: usize, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
+        let pending = lock(&self.pending).remove(token);
+        if let Some(pending) = pending {
+            self.end(py, pending, outcome, maps);
         }
-        self.tell_scheduler(py, pending.scheduled_as);
-        self.settle(py, pending, outcome, maps);
     }
 
-    fn settle(&self, py: Python<'_>, pending: Pending, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
-        let name = if matches!(outcome, Outcome::Lost(_)) { self.function_name(py, &pending) } else { None };
+    /// Decides whether a task that failed runs again.
+    fn judge(&self, py: Python<'_>, task: TaskId, token: usize, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
+        let Some(mut pending) = lock(&self.pending).lift(token) else { return };
+        let function = match &outcome {
+            Outcome::Rejected(_) => self.value_for(py, task, &pending),
+            _ => None,
+        };
+        let result = if function.is_some() { None } else { Some(self.result(py, &pending, outcome)) };
+        let again = match &result {
+            None => true,
+            Some(Err(error)) => pending.options.get().is_reason(error.bind(py)),
+            Some(Ok(_)) => false,
+        };
+        if again {
+            // Gone, if it was cancelled meanwhile: its end is to be delivered.
+            if let Some(task) = lock(&self.driver).again(task, function) {
+                pending.task = Some(task);
+            }
+            return lock(&self.pending).lower(token, Some(pending));
+        }
+        let settled = lock(&self.driver).settled(task);
+        match result {
+            Some(result) if settled => {
+                lock(&self.pending).lower(token, None);
+                self.settle(py, pending, result, maps);
+            }
+            _ => lock(&self.pending).lower(token, Some(pending)),
+        }
+    }
+
+    /// Gives an outcome to whoever waits for it.
+    fn end(&self, py: Python<'_>, pending: Pending, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
+        if matches!(outcome, Outcome::Cancelled) && !matches!(pending.target, Target::Item(..)) {
+            self.tell_scheduler(py, pending.scheduled_as);
+            match pending.target {
+                Target::Future(future) => complete(py, future.bind(py), intern!(py, "cancel"), None),
+                Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
+                Target::Item(..) => (),
+            }
+            return;
+        }
+        let result = self.result(py, &pending, outcome);
+        self.settle(py, pending, result, maps);
+    }
+
+    fn settle(
+        &self,
+        py: Python<'_>,
+        pending: Pending,
+        result: Result<Py<PyAny>, Py<PyAny>>,
+        maps: &mut Vec<Py<MapCall>>,
+    ) {
+        self.tell_scheduler(py, pending.scheduled_as);
         match pending.target {
             Target::Item(map, index) => {
-                map.get().deliver(py, index, self.result(py, outcome, name));
+                map.get().deliver(py, index, result);
                 if !maps.iter().any(|touched| touched.is(&map)) {
                     maps.push(map);
                 }
@@ -466,26 +503,25 @@ impl Manager {
             Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
             Target::Future(future) => {
                 let future = future.bind(py);
-                match outcome {
-                    Outcome::Cancelled => complete(py, future, intern!(py, "cancel"), None),
-                    outcome => match self.result(py, outcome, name) {
-                        Ok(value) => complete(py, future, intern!(py, "set_result"), Some(value)),
-                        Err(error) => complete(py, future, intern!(py, "set_exception"), Some(error)),
-                    },
+                match result {
+                    Ok(value) => complete(py, future, intern!(py, "set_result"), Some(value)),
+                    Err(error) => complete(py, future, intern!(py, "set_exception"), Some(error)),
                 }
             }
         }
     }
 
     /// The value, or the exception that stands for everything else.
-    fn result(&self, py: Python<'_>, outcome: Outcome, task: Option<String>) -> Result<Py<PyAny>, Py<PyAny>> {
+    fn result(&self, py: Python<'_>, pending: &Pending, outcome: Outcome) -> Result<Py<PyAny>, Py<PyAny>> {
+        let is_named = matches!(outcome, Outcome::Lost(_) | Outcome::TimedOut);
+        let name = if is_named { self.function_name(py, pending) } else { None };
         let result = match outcome {
             Outcome::Value(bytes) => match self.codec.read(py, &bytes) {
                 Ok(value) => return Ok(value.unbind()),
                 Err(error) => errors::unreadable(py, error),
             },
             Outcome::Cancelled => cancelled(py),
-            outcome => errors::exception_for(py, &self.codec, &outcome, task),
+            outcome => errors::exception_for(py, &self.codec, &outcome, name, pending.options.get().timeout),
         };
         let error = match result {
             Ok(error) if is_stop_iteration(&error) => stop_iteration(py, error),
@@ -494,44 +530,23 @@ impl Manager {
         Err(error.map_or_else(|error| error.into_value(py).into_any(), Bound::unbind))
     }
 
-    /// The worker could not import the function: sends it again by value, once.
-    fn send_by_value(
-        &self,
-        py: Python<'_>,
-        pending: Pending,
-        mut submission: Submission,
-        outcome: Outcome,
-        maps: &mut Vec<Py<MapCall>>,
-    ) {
-        let by_value = if travels_by_name(&submission.function) { self.value_for(py, &pending).ok() } else { None };
-        let Some(by_value) = by_value else {
-            self.tell_scheduler(py, pending.scheduled_as);
-            return self.settle(py, pending, outcome, maps);
+    /// The function of a task by value, if its worker could not import it; taken once for all items of a map.
+    fn value_for(&self, py: Python<'_>, task: TaskId, pending: &Pending) -> Option<Arc<[u8]>> {
+        if !travels_by_name(&lock(&self.driver).function_of(task)?) {
+            return None;
+        }
+        let by_value = |function: &Bound<'_, PyAny>, scope| {
+            self.remember(function, Reference::ByValue);
+            self.codec.function_by_value(function, scope).ok().map(Arc::from)
         };
-        submission.function = by_value;
-        if let Err(refused) = self.accept(py, pending, submission) {
-            return self.settle(py, refused.pending, outcome, maps);
+        let Target::Item(map, _) = &pending.target else {
+            return by_value(pending.function.as_ref()?.bind(py), 0);
+        };
+        let map = map.get();
+        if travels_by_name(&map.reference()) {
+            map.set_reference(by_value(map.function(py), map.scope)?);
         }
-        if let Err(error) = self.schedule_flush(py) {
-            // The loop is closed, and with it everything that could wait for this task.
-            error.write_unraisable(py, None);
-        }
-    }
-
-    /// The function of a task by value: taken once for all items of a map.
-    fn value_for(&self, py: Python<'_>, pending: &Pending) -> PyResult<Arc<[u8]>> {
-        if let Target::Item(map, _) = &pending.target {
-            let map = map.get();
-            if travels_by_name(&map.reference()) {
-                self.remember(map.function(py), Reference::ByValue);
-                map.set_reference(self.codec.function_by_value(map.function(py), map.scope)?.into());
-            }
-            return Ok(map.reference());
-        }
-        let function = pending.function.as_ref().map(|function| function.bind(py));
-        let function = function.ok_or_else(|| PyRuntimeError::new_err("a task without its function"))?;
-        self.remember(function, Reference::ByValue);
-        Ok(self.codec.function_by_value(function, 0)?.into())
+        Some(map.reference())
     }
 
     fn tell_scheduler(&self, py: Python<'_>, scheduled_as: u64) {
@@ -563,10 +578,24 @@ impl Manager {
             }
             Event::Report(Report::Recovered) => ("recovered",).into_pyobject(py)?.into_any(),
             Event::Report(Report::Terminated(count)) => ("terminated", count).into_pyobject(py)?.into_any(),
-            Event::Deliver { .. } => return Err(PyRuntimeError::new_err("a delivery is no order")),
+            Event::Deliver { .. } | Event::Judge { .. } => {
+                return Err(PyRuntimeError::new_err("an outcome is no order"));
+            }
         };
         Ok(order)
     }
+}
+
+fn submission(
+    call: CallId,
+    queue: QueueIndex,
+    function: Arc<[u8]>,
+    arguments: Payload,
+    options: &TaskOptions,
+) -> Submission {
+    let TaskOptions { retries, retry_deaths, timeout, .. } = *options;
+    let judged = options.judges();
+    Submission { call, queue, function, arguments, retries, retry_deaths, judged, attempt: 1, timeout, token: 0 }
 }
 
 /// Completes a future, unless its owner has given up on it meanwhile.

@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
 use crate::manager::Manager;
+use crate::options::TaskOptions;
 use crate::pending::Target;
 
 /// Items drawn ahead of what has come back, or of what has been taken by whoever iterates.
@@ -61,7 +62,7 @@ pub(crate) struct Opening {
     /// Makes references by value of different maps differ.
     pub(crate) scope: u64,
     pub(crate) call: CallId,
-    pub(crate) retries: u32,
+    pub(crate) options: Py<TaskOptions>,
     /// Whether each item is a sequence of arguments.
     pub(crate) star: bool,
 }
@@ -75,7 +76,7 @@ pub(crate) struct MapCall {
     reference: Mutex<Arc<[u8]>>,
     pub(crate) scope: u64,
     pub(crate) call: CallId,
-    pub(crate) retries: u32,
+    pub(crate) options: Py<TaskOptions>,
     /// Whether each item is a sequence of arguments.
     star: bool,
     state: Mutex<State>,
@@ -83,7 +84,7 @@ pub(crate) struct MapCall {
 
 impl MapCall {
     pub(crate) fn new(manager: Py<Manager>, opening: Opening, source: Option<Py<PyAny>>) -> Self {
-        let Opening { function, reference, scope, call, retries, star } = opening;
+        let Opening { function, reference, scope, call, options, star } = opening;
         let state = State {
             places: VecDeque::new(),
             taken: 0,
@@ -98,7 +99,7 @@ impl MapCall {
             drawing: false,
         };
         let reference = Mutex::new(reference);
-        Self { manager, function, reference, scope, call, retries, star, state: Mutex::new(state) }
+        Self { manager, function, reference, scope, call, options, star, state: Mutex::new(state) }
     }
 
     pub(crate) fn function<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {

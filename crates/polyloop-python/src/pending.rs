@@ -4,6 +4,7 @@ use polyloop::TaskId;
 use pyo3::prelude::*;
 
 use crate::map::MapCall;
+use crate::options::TaskOptions;
 
 /// Who waits for a task.
 pub(crate) enum Target {
@@ -21,6 +22,7 @@ pub(crate) struct Pending {
     /// The function, in case that its worker can't import it.
     pub(crate) function: Option<Py<PyAny>>,
     pub(crate) task: Option<TaskId>,
+    pub(crate) options: Py<TaskOptions>,
     /// What the scheduler knows it by.
     pub(crate) scheduled_as: u64,
 }
@@ -33,12 +35,6 @@ impl Pending {
             (_, function) => function.as_ref().map(|function| function.bind(py).clone()),
         }
     }
-}
-
-/// A task that the pool did not take.
-pub(crate) struct NotAccepted {
-    pub(crate) pending: Pending,
-    pub(crate) error: PyErr,
 }
 
 #[derive(Default)]
@@ -66,8 +62,21 @@ impl PendingTable {
     }
 
     pub(crate) fn remove(&mut self, index: usize) -> Option<Pending> {
-        let pending = self.entries.get_mut(index)?.take()?;
+        let pending = self.lift(index)?;
         self.free.push(index);
         Some(pending)
+    }
+
+    /// Takes an entry out whose place is kept for it.
+    pub(crate) fn lift(&mut self, index: usize) -> Option<Pending> {
+        self.entries.get_mut(index)?.take()
+    }
+
+    /// Puts a lifted entry back, or gives its place away.
+    pub(crate) fn lower(&mut self, index: usize, pending: Option<Pending>) {
+        match pending {
+            Some(pending) => self.entries[index] = Some(pending),
+            None => self.free.push(index),
+        }
     }
 }

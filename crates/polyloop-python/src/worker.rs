@@ -1,12 +1,12 @@
 //! A worker's turns: claims items through the engine, runs them as Python, and sends back what came of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use polyloop::{Control, Item, Job, Next, Reply, Rested, Stop, TaskId, WorkerLink};
+use polyloop::{Control, Interrupt, Item, Job, Next, Reply, Rested, Stop, TaskId, Thread, Watchdog, WorkerLink};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -80,11 +80,18 @@ struct Host {
 ///     OSError: the pool is of another version, or the system refuses.
 #[pyclass(frozen, module = "polyloop._core")]
 pub(crate) struct Worker {
-    link: Mutex<WorkerLink>,
+    link: Arc<Mutex<WorkerLink>>,
     codec: Codec,
     host: OnceLock<Host>,
     functions: Mutex<Functions>,
     running: Mutex<HashMap<TaskId, Py<PyAny>>>,
+    /// The item with a deadline whose function or first step runs.
+    current: Mutex<Option<TaskId>>,
+    watchdog: OnceLock<Watchdog>,
+    /// Items whose time is up, and that have not been interrupted.
+    overdue: Arc<Mutex<BTreeSet<TaskId>>>,
+    /// Items that were interrupted for it.
+    interrupted: Mutex<BTreeSet<TaskId>>,
     scheduled: AtomicBool,
     /// This process was told to end at once: what it runs counts as lost with it.
     abandoned: AtomicBool,
@@ -94,6 +101,29 @@ pub(crate) struct Worker {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has the worker's thread look whether what it runs has run out of time.
+struct Interrupter {
+    link: Arc<Mutex<WorkerLink>>,
+    overdue: Arc<Mutex<BTreeSet<TaskId>>>,
+    thread: Thread,
+}
+
+impl Interrupt for Interrupter {
+    fn interrupt(&self, task: TaskId) {
+        lock(&self.overdue).insert(task);
+        // A loop that turns hears the bell. One that is blocked hears nothing but the signal.
+        if let Err(error) = lock(&self.link).ring_host() {
+            eprintln!("polyloop: a worker can't ring its own bell: {error}");
+        }
+        // SAFETY: the worker's thread is the process's main one, and lives as long as the process.
+        unsafe { self.thread.signal(polyloop::interrupt_signal()) };
+    }
+
+    fn is_interrupted(&self, task: TaskId) -> bool {
+        !lock(&self.overdue).contains(&task)
+    }
 }
 
 enum Called<'py> {
@@ -110,11 +140,15 @@ impl Worker {
         let socket = errors::owned(socket)?;
         let link = py.detach(|| WorkerLink::connect(socket)).map_err(errors::connect)?;
         Ok(Self {
-            link: Mutex::new(link),
+            link: Arc::new(Mutex::new(link)),
             codec: Codec::new(py)?,
             host: OnceLock::new(),
             functions: Mutex::default(),
             running: Mutex::default(),
+            current: Mutex::default(),
+            watchdog: OnceLock::new(),
+            overdue: Arc::default(),
+            interrupted: Mutex::default(),
             scheduled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -213,6 +247,22 @@ impl Worker {
         self.host()?.tasks.abandon_others(py, &leave)
     }
 
+    /// The signal that has the worker's thread call `interrupts`.
+    #[classattr]
+    fn interrupt_signal() -> i32 {
+        polyloop::interrupt_signal()
+    }
+
+    /// Whether the item whose code was interrupted has run out of time, and has not been told.
+    fn interrupts(&self, py: Python<'_>) -> PyResult<bool> {
+        let current = *lock(&self.current);
+        let task = match current {
+            Some(task) => Some(task),
+            None => self.task_of_loop(py)?,
+        };
+        Ok(task.is_some_and(|task| self.mark_interrupted(task)))
+    }
+
     /// Items that run now.
     #[getter]
     fn in_flight(&self) -> u32 {
@@ -251,8 +301,69 @@ impl Worker {
         let host = self.host()?;
         let level = host.tasks.level(py)?;
         let mut item = Item::default();
+        self.cancel_overdue(py)?;
         self.obey(slf, host, &mut item, level)?;
         self.start_items(slf, host, &mut item, level)
+    }
+
+    /// Cancels what has run out of time and waits for something.
+    fn cancel_overdue(&self, py: Python<'_>) -> PyResult<()> {
+        if self.watchdog.get().is_none() {
+            return Ok(());
+        }
+        let overdue: Vec<_> = lock(&self.overdue).iter().copied().collect();
+        for id in overdue {
+            let task = lock(&self.running).get(&id).map(|task| task.clone_ref(py));
+            match task {
+                Some(task) if self.mark_interrupted(id) => cancel(task.bind(py))?,
+                Some(_) => (),
+                // It ended while its time did.
+                None => drop(lock(&self.overdue).remove(&id)),
+            }
+        }
+        Ok(())
+    }
+
+    fn mark_interrupted(&self, task: TaskId) -> bool {
+        let is_overdue = lock(&self.overdue).remove(&task);
+        if is_overdue {
+            lock(&self.interrupted).insert(task);
+        }
+        is_overdue
+    }
+
+    /// The item whose Task the loop is running.
+    fn task_of_loop(&self, py: Python<'_>) -> PyResult<Option<TaskId>> {
+        let asyncio = py.import(intern!(py, "asyncio"))?;
+        let current = asyncio.call_method1(intern!(py, "current_task"), (&self.host()?.event_loop,))?;
+        Ok(lock(&self.running).iter().find(|(_, task)| current.is(*task)).map(|(id, _)| *id))
+    }
+
+    /// Has the item's time counted from now.
+    fn watch(&self, job: Job) -> PyResult<()> {
+        let Some(timeout) = job.timeout else { return Ok(()) };
+        let watchdog = match self.watchdog.get() {
+            Some(watchdog) => watchdog,
+            None => {
+                let (link, overdue) = (Arc::clone(&self.link), Arc::clone(&self.overdue));
+                let interrupter = Interrupter { link: Arc::clone(&link), overdue, thread: Thread::current() };
+                let grace = lock(&link).grace();
+                let watchdog = Watchdog::start(link, grace, interrupter)?;
+                self.watchdog.get_or_init(|| watchdog)
+            }
+        };
+        watchdog.watch(job, timeout);
+        *lock(&self.current) = Some(job.task);
+        Ok(())
+    }
+
+    /// The item has ended. Says whether its time was the reason.
+    fn forget(&self, job: Job) -> bool {
+        if let Some(watchdog) = self.watchdog.get() {
+            watchdog.forget(job.task);
+        }
+        lock(&self.overdue).remove(&job.task);
+        lock(&self.interrupted).remove(&job.task)
     }
 
     fn obey(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, level: Level) -> PyResult<()> {
@@ -293,7 +404,10 @@ impl Worker {
     }
 
     fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
-        self.begin(slf, host, job, item, level)?;
+        self.watch(job)?;
+        let begun = self.begin(slf, host, job, item, level);
+        *lock(&self.current) = None;
+        begun?;
         // A process that this item forked goes no further: the loop shares what it waits for with the worker's.
         if lock(&self.link).is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
     }
@@ -308,6 +422,10 @@ impl Worker {
                 return Ok(());
             }
             Ok(Called::Coroutine(coroutine, function)) => (coroutine, function),
+            Err(error) if self.is_for_time(py, host, job, &error)? => {
+                self.reply(job, Reply::Cancelled);
+                return Ok(());
+            }
             Err(error) => return self.reply_error(py, job, &error),
         };
         match host.tasks.start(&coroutine, level, &function.suspends) {
@@ -356,6 +474,11 @@ impl Worker {
         Ok(Called::Value(result))
     }
 
+    /// Whether a plain function ended because it was interrupted.
+    fn is_for_time(&self, py: Python<'_>, host: &Host, job: Job, error: &PyErr) -> PyResult<bool> {
+        Ok(lock(&self.interrupted).contains(&job.task) && error.matches(py, &host.cancelled_error)?)
+    }
+
     /// The function a reference stands for: remembered for all calls if it travels by name, else for its own call.
     fn function(&self, py: Python<'_>, reference: &[u8]) -> PyResult<Arc<Function>> {
         if let Some(function) = lock(&self.functions).get(reference) {
@@ -374,12 +497,13 @@ impl Worker {
     /// Sends what came of a task that has ended.
     fn report(&self, job: Job, task: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = task.py();
+        // Asked first, as asking for the result takes the message and the context of a cancellation from the task.
+        if task.call_method0(intern!(py, "cancelled"))?.is_truthy()? {
+            self.reply(job, Reply::Cancelled);
+            return Ok(());
+        }
         match task.call_method0(intern!(py, "result")) {
             Ok(value) => self.reply_value(job, &value),
-            Err(_) if task.call_method0(intern!(py, "cancelled"))?.is_truthy()? => {
-                self.reply(job, Reply::Cancelled);
-                Ok(())
-            }
             Err(error) => self.reply_error(py, job, &error),
         }
     }
@@ -409,6 +533,15 @@ impl Worker {
     }
 
     fn reply(&self, job: Job, reply: Reply<'_>) {
+        let reply = match reply {
+            Reply::Cancelled if job.timeout.is_some() && self.forget(job) => Reply::TimedOut,
+            reply => {
+                if job.timeout.is_some() {
+                    self.forget(job);
+                }
+                reply
+            }
+        };
         if !self.is_abandoned() {
             lock(&self.link).reply(job, reply);
         }

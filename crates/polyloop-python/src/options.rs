@@ -1,0 +1,51 @@
+//! How tasks are run: what a pool, or a view of it, says of all its tasks.
+
+use std::time::Duration;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// How tasks are run.
+///
+/// Parameters:
+///     retries: how many times a task may be run again.
+///     retry_deaths: whether the death of its worker is a reason to.
+///     retry_on: a tuple of the exceptions that are, too; None for none of those a task can raise.
+///     timeout_s: how long a run may take, in seconds; None for any time.
+///
+/// Raises:
+///     ValueError: a timeout that is no time.
+#[pyclass(frozen, module = "polyloop._core")]
+pub(crate) struct TaskOptions {
+    pub(crate) retries: u32,
+    pub(crate) retry_deaths: bool,
+    retry_on: Option<Py<PyAny>>,
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[pymethods]
+impl TaskOptions {
+    #[new]
+    fn new(retries: u32, retry_deaths: bool, retry_on: Option<Py<PyAny>>, timeout_s: Option<f64>) -> PyResult<Self> {
+        let timeout = timeout_s
+            .map(|seconds| {
+                Duration::try_from_secs_f64(seconds)
+                    .map_err(|_| PyValueError::new_err("timeout must be a number of seconds above 0, or None"))
+            })
+            .transpose()?;
+        Ok(Self { retries, retry_deaths, retry_on, timeout })
+    }
+}
+
+impl TaskOptions {
+    /// Whether a task that raises may be run again.
+    pub(crate) fn judges(&self) -> bool {
+        self.retry_on.is_some()
+    }
+
+    /// Whether a task that raised this is to be run again.
+    pub(crate) fn is_reason(&self, error: &Bound<'_, PyAny>) -> bool {
+        // What is no tuple of exceptions was refused when this was made; a metaclass may still raise.
+        self.retry_on.as_ref().is_some_and(|retry_on| error.is_instance(retry_on.bind(error.py())).unwrap_or(false))
+    }
+}

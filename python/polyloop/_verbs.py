@@ -1,0 +1,141 @@
+"""What tasks are given to: the verbs of a pool, and views of it that run tasks with other options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from .options import Options
+from .results import PoolResult
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+__all__ = ["PoolView", "Verbs"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Verbs:
+    """The ways to give tasks to a pool."""
+
+    _options: Options
+
+    @property
+    def _pool(self) -> Pool:
+        """The pool that tasks go to."""
+        raise NotImplementedError
+
+    @overload
+    async def apply(
+        self,
+        func: Callable[..., Awaitable[R]],
+        args: Sequence[Any] | None = None,
+        kwds: Mapping[str, Any] | None = None,
+    ) -> R: ...
+    @overload
+    async def apply(
+        self, func: Callable[..., R], args: Sequence[Any] | None = None, kwds: Mapping[str, Any] | None = None
+    ) -> R: ...
+    async def apply(
+        self, func: Callable[..., Any], args: Sequence[Any] | None = None, kwds: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run `func(*args, **kwds)` on a worker and return what it returns.
+
+        Cancelled, it cancels the task in its worker and goes on when that has ended, or after the pool's grace.
+
+        Parameters:
+            func: a coroutine function or a plain one; lambdas, closures, methods and partials too.
+
+        Raises:
+            BaseException: what the task raised.
+            WorkerDied: its worker died, and no retry was left.
+            PoolTerminated: the pool was terminated first.
+            PoolClosed: the pool takes no new work.
+            TypeError: the function or an argument can't be sent.
+
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         return await pool.apply(int, ("ff",), {"base": 16})
+        >>> import asyncio
+        >>> asyncio.run(main())
+        255
+        """
+        return await self._pool._apply(func, args, kwds, self._options)
+
+    @overload
+    def map(self, func: Callable[[T], Awaitable[R]], iterable: Iterable[T] | AsyncIterable[T]) -> PoolResult[R]: ...
+    @overload
+    def map(self, func: Callable[[T], R], iterable: Iterable[T] | AsyncIterable[T]) -> PoolResult[R]: ...
+    def map(self, func: Callable[[Any], Any], iterable: Iterable[Any] | AsyncIterable[Any]) -> PoolResult[Any]:
+        """Run `func(item)` for each item of `iterable`.
+
+        Parameters:
+            iterable: any iterable or asynchronous iterable, also an endless one: it is drawn from as room appears.
+
+        Raises:
+            PoolClosed: the pool takes no new work.
+            TypeError: the function can't be sent, or `iterable` is not one.
+
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         return await pool.map(len, ["a", "bcd"])
+        >>> import asyncio
+        >>> asyncio.run(main())
+        [1, 3]
+        """
+        return self._pool._map(func, iterable, self._options, star=False)
+
+    def starmap(
+        self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]]
+    ) -> PoolResult[Any]:
+        """Run `func(*arguments)` for each sequence of arguments in `iterable`; as `map` otherwise.
+
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         return await pool.starmap(pow, [(2, 3), (3, 2)])
+        >>> import asyncio
+        >>> asyncio.run(main())
+        [8, 9]
+        """
+        return self._pool._map(func, iterable, self._options, star=True)
+
+    def options(self, **options: Any) -> PoolView:
+        """A view of the pool with the same verbs, which runs tasks with other options.
+
+        Parameters:
+            timeout, retries, retry_on: as for `Pool`; what is left out stays as it is here.
+
+        Raises:
+            ValueError: numbers that make no sense.
+            TypeError: `retry_on` is not made of exceptions, or there is no such option.
+
+        >>> import asyncio, time
+        >>> from polyloop import Pool, TaskTimeout
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         try:
+        ...             await pool.options(timeout=0.1).apply(time.sleep, (30,))
+        ...         except TaskTimeout as error:
+        ...             print(error)
+        >>> asyncio.run(main())
+        time:sleep ran longer than 0.1 s
+        """
+        return PoolView(self._pool, dataclasses.replace(self._options, **options))
+
+
+class PoolView(Verbs):
+    """A pool whose tasks run with other options. Made by `Pool.options`."""
+
+    def __init__(self, pool: Pool, options: Options) -> None:
+        self._viewed = pool
+        self._options = options
+
+    @property
+    def _pool(self) -> Pool:
+        return self._viewed
+
+    def __repr__(self) -> str:
+        return f"<PoolView of {self._viewed!r} with {self._options}>"
