@@ -6,6 +6,7 @@ light, as every worker pays for them.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import logging
 import os
@@ -13,6 +14,7 @@ import selectors
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ _log = logging.getLogger("polyloop")
 
 ASLEEP, AGAIN, DEFER, LEAVE = range(4)
 START_FAILED_EXITCODE = 1
+TERMINATED_GRACE_S = 2.0  # in which the tasks of a worker that got SIGTERM may clean up
 NO_POOL_EXITCODE = 69  # it ended while this process was being started: what sysexits.h calls unavailable
 BROKEN_EXITCODE = 70  # the pool's shared memory made no sense: what sysexits.h calls a software error
 
@@ -193,9 +196,17 @@ class Turns:
             return  # it is leaving, or its tasks are: they may clean up within the pool's grace
         self.worker.abandon()
         self.over = self.terminated = True
+        # Nobody else ends this process if a task does not: the sender need not be the pool.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _thread.start_new_thread(_end_after_grace, ())
         self.loop.call_soon_threadsafe(self.take)
         if _is_in_user_code(frame):
             raise SystemExit(128 + signal.SIGTERM)
+
+
+def _end_after_grace() -> None:
+    time.sleep(TERMINATED_GRACE_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_in_user_code(frame: FrameType | None) -> bool:
