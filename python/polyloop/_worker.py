@@ -252,6 +252,7 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
     _run(loop, loop.create_task(loop.shutdown_asyncgens()))
     _run(loop, loop.create_task(loop.shutdown_default_executor()))
     asyncio.set_event_loop(None)
+    signal.set_wakeup_fd(-1)  # the loop closes that descriptor first, and a SIGTERM just then would be complained about
     loop.close()
 
 
