@@ -133,3 +133,8 @@ def block_once(mark: str, bell: str, gate: str) -> None:
 async def same(x: Any) -> Any:
     await asyncio.sleep(0)
     return x
+
+
+async def linger(x: int, delay_s: float) -> int:
+    await asyncio.sleep(delay_s)
+    return x
