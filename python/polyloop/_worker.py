@@ -33,7 +33,6 @@ _log = logging.getLogger("polyloop")
 
 ASLEEP, AGAIN, DEFER, LEAVE = range(4)
 START_FAILED_EXITCODE = 1
-TERMINATED_GRACE_S = 2.0  # in which the tasks of a worker that got SIGTERM may clean up
 NO_POOL_EXITCODE = 69  # it ended while this process was being started: what sysexits.h calls unavailable
 BROKEN_EXITCODE = 70  # the pool's shared memory made no sense: what sysexits.h calls a software error
 
@@ -46,6 +45,7 @@ class Plan:
     initargs: Sequence[Any] = ()
     loop_initializer: Callable[[], asyncio.AbstractEventLoop] | None = None
     exception_handler: Callable[[BaseException], Any] | None = None
+    grace_s: float = 0.0
 
 
 class Recruit(Launch):
@@ -104,7 +104,7 @@ def prepare(plan: Plan) -> asyncio.AbstractEventLoop:
 
 def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> None:
     """Take turns on the loop until the pool needs this worker no more, or SIGTERM."""
-    turns = Turns(worker, loop)
+    turns = Turns(worker, loop, plan.grace_s)
     try:
         # A signal that another thread takes, or that comes just before the loop waits, interrupts nothing, and the
         # handler below would wait with the loop. In a process forked by a thread, CPython 3.13.0 runs it no earlier.
@@ -131,9 +131,10 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> N
 class Turns:
     """Takes turns when the pool rings, when an item has ended, and as often as the last turn asked for."""
 
-    def __init__(self, worker: _core.Worker, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, worker: _core.Worker, loop: asyncio.AbstractEventLoop, grace_s: float) -> None:
         self.worker = worker
         self.loop = loop
+        self.grace_s = grace_s
         self.thread = threading.get_ident()
         self.over = self.stopped = self.terminated = self.broken = self.deferring = False
 
@@ -196,17 +197,17 @@ class Turns:
             return  # it is leaving, or its tasks are: they may clean up within the pool's grace
         self.worker.abandon()
         self.over = self.terminated = True
-        # Nobody else ends this process if a task does not: the sender need not be the pool.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _thread.start_new_thread(_end_after_grace, ())
+        # The sender need not be the pool, and then nobody else would kill this process. Not a `Thread`: starting one
+        # takes a lock, which the code that this interrupts may hold.
+        _thread.start_new_thread(_kill_after, (self.grace_s,))
         self.loop.call_soon_threadsafe(self.take)
         if _is_in_user_code(frame):
             raise SystemExit(128 + signal.SIGTERM)
 
 
-def _end_after_grace() -> None:
-    time.sleep(TERMINATED_GRACE_S)
-    os.kill(os.getpid(), signal.SIGTERM)
+def _kill_after(grace_s: float) -> None:
+    time.sleep(grace_s)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _is_in_user_code(frame: FrameType | None) -> bool:

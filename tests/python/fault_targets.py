@@ -114,7 +114,17 @@ async def ring_after_turns(bell: str) -> None:
     ring(bell, os.getpid())
 
 
-async def ignore_cancel(mark: str, bell: str, gate: str) -> str:
+async def ignore_a_cancel(mark: str, bell: str, gate: str) -> str:
+    ring(bell, os.getpid())
+    try:
+        await wait_at(gate)
+    except asyncio.CancelledError:
+        ring(bell, "ignored")
+        await wait_at(gate)
+    return mark
+
+
+async def ignore_cancels(mark: str, bell: str, gate: str) -> str:
     ring(bell, os.getpid())
     while True:
         try:

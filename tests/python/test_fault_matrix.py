@@ -211,7 +211,7 @@ def test_a_fault_while_another_call_is_being_cancelled(scene: Scene) -> None:
         pool = scene.pool()
         call = scene.call(pool, targets.suspend, "neighbour")
         pid = int(await scene.bell.hear())
-        cancelled = scene.call(pool, targets.ignore_cancel, "cancelled")
+        cancelled = scene.call(pool, targets.ignore_a_cancel, "cancelled")
         assert int(await scene.bell.hear()) == pid
         cancelled.cancel()
         assert await scene.bell.hear() == "ignored"
@@ -258,16 +258,20 @@ def test_a_fault_while_the_worker_starts(scene: Scene) -> None:
     asyncio.run(main())
 
 
-def test_sigterm_ends_a_worker_whose_task_does_not_end(method: str, bell: Bell, gate: Gate, tmp_path: Path) -> None:
+def test_a_worker_whose_task_does_not_heed_sigterm_is_killed(
+    method: str, bell: Bell, gate: Gate, tmp_path: Path
+) -> None:
     async def main() -> None:
         scene = Scene("SIGTERM", 0, tmp_path, bell, gate)
-        pool = scene.pool()
-        call = scene.call(pool, targets.ignore_cancel, "deaf")
+        pool = scene.pool(grace=0.1)
+        call = scene.call(pool, targets.ignore_cancels, "deaf")
         pid = int(await bell.hear())
         assert await pool.apply(targets.same, (1,)) == 1  # the deaf one is suspended
         scene.strike(pid)
         assert await bell.hear() == "ignored"
-        await scene.check(call, pid, "deaf")
+        with pytest.raises(WorkerDied) as caught:
+            await call
+        assert caught.value.signal == "SIGKILL"
         await scene.check_goes_on(pool)
 
     asyncio.run(main())

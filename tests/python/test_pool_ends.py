@@ -529,8 +529,10 @@ def test_sigterm_while_a_worker_closes_its_loop_is_not_complained_about(tmp_path
             os.write(1, b"closing\\n")
             os.kill(os.getpid(), signal.SIGTERM)
     async def main():
-        async with Pool(1, loop_initializer=Loop) as pool:
-            await pool.apply(work)
+        pool = Pool(1, loop_initializer=Loop)
+        await pool.apply(work)
+        pool.close()
+        await pool.join()
     asyncio.run(main())
     """
     done = run_program(tmp_path, "fork", rest)
