@@ -19,6 +19,8 @@ FOUND = $(eval FOUND := $(shell for v in $(SUPPORTED); do tools/find_python $$v 
 PYTEST ?=
 SEEDS ?= 2000
 KILL_ROUNDS ?= 20
+STORM_TASKS ?= 20000
+STORM_IDLE_KILLS ?= 500
 BENCH ?=
 
 LOCKED := $(if $(CI),--locked)
@@ -110,9 +112,18 @@ kill-test: ## Two real processes, SIGKILL and SIGSTOP at every step of the queue
 kill-test-long: KILL_ROUNDS := 1000
 kill-test-long: kill-test ## The same, 1,000 times
 
+.PHONY: storm
+storm: build ## STORM_TASKS tasks under a SIGKILL each 50 ms, STORM_IDLE_KILLS idle workers killed; prints figures
+	POLYLOOP_STORM_TASKS=$(STORM_TASKS) POLYLOOP_STORM_IDLE_KILLS=$(STORM_IDLE_KILLS) \
+		$(BIN)/python -m pytest -s tests/python/test_storm.py $(PYTEST)
+
 .PHONY: bench
 bench: build ## polyloop, aiomultiprocess and asyncio.gather side by side; writes benches/results/
 	$(BIN)/python benches/main_job.py $(BENCH)
+
+.PHONY: fault-table
+fault-table: build ## Faults on polyloop, aiomultiprocess, ProcessPoolExecutor and pebble; writes docs/faults.md (minutes)
+	$(BIN)/python benches/fault_table.py $(BENCH)
 
 .PHONY: lock
 lock: ## Resolve requirements/*.in again into locked files

@@ -6,6 +6,7 @@ light, as every worker pays for them.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import logging
 import os
@@ -13,6 +14,7 @@ import selectors
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +45,7 @@ class Plan:
     initargs: Sequence[Any] = ()
     loop_initializer: Callable[[], asyncio.AbstractEventLoop] | None = None
     exception_handler: Callable[[BaseException], Any] | None = None
+    grace_s: float = 0.0
 
 
 class Recruit(Launch):
@@ -101,7 +104,7 @@ def prepare(plan: Plan) -> asyncio.AbstractEventLoop:
 
 def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> None:
     """Take turns on the loop until the pool needs this worker no more, or SIGTERM."""
-    turns = Turns(worker, loop)
+    turns = Turns(worker, loop, plan.grace_s)
     try:
         # A signal that another thread takes, or that comes just before the loop waits, interrupts nothing, and the
         # handler below would wait with the loop. In a process forked by a thread, CPython 3.13.0 runs it no earlier.
@@ -129,9 +132,10 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> N
 class Turns:
     """Takes turns when the pool rings, when an item has ended, and as often as the last turn asked for."""
 
-    def __init__(self, worker: _core.Worker, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, worker: _core.Worker, loop: asyncio.AbstractEventLoop, grace_s: float) -> None:
         self.worker = worker
         self.loop = loop
+        self.grace_s = grace_s
         self.thread = threading.get_ident()
         self.over = self.stopped = self.terminated = self.broken = self.deferring = False
 
@@ -199,6 +203,9 @@ class Turns:
             return  # it is leaving, or its tasks are: they may clean up within the pool's grace
         self.worker.abandon()
         self.over = self.terminated = True
+        # The sender need not be the pool, and then nobody else would kill this process. Not a `Thread`: starting one
+        # takes a lock, which the code that this interrupts may hold.
+        _thread.start_new_thread(_kill_after, (self.grace_s,))
         self.loop.call_soon_threadsafe(self.take)
         if _is_in_user_code(frame):
             raise SystemExit(128 + signal.SIGTERM)
@@ -207,6 +214,11 @@ class Turns:
 def _is_interruptible(frame: FrameType | None) -> bool:
     """Whether an exception raised here is raised in user code, not in what it may share with other items."""
     return frame is not None and not frame.f_code.co_filename.startswith(_MACHINERY) and _is_in_user_code(frame)
+
+
+def _kill_after(grace_s: float) -> None:
+    time.sleep(grace_s)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _is_in_user_code(frame: FrameType | None) -> bool:
@@ -252,6 +264,7 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
     _run(loop, loop.create_task(loop.shutdown_asyncgens()))
     _run(loop, loop.create_task(loop.shutdown_default_executor()))
     asyncio.set_event_loop(None)
+    signal.set_wakeup_fd(-1)  # the loop closes that descriptor first, and a SIGTERM just then would be complained about
     loop.close()
 
 

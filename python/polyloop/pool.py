@@ -120,7 +120,7 @@ class Pool(Verbs):
             grace_s=grace,
             call_flush_soon=_flusher(self),
         )
-        plan = Plan(initializer, tuple(initargs), loop_initializer, exception_handler)
+        plan = Plan(initializer, tuple(initargs), loop_initializer, exception_handler, grace)
         self._roster = Roster(self._manager, self._loop, plan)
         self._register_queues(custom_scheduler=scheduler is not None)
         self._loop.add_reader(self._manager.fileno(), _on_readable, weakref.ref(self))

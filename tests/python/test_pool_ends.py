@@ -521,6 +521,24 @@ def test_a_program_ends_with_running_tasks(tmp_path: Path, method: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_sigterm_while_a_worker_closes_its_loop_is_not_complained_about(tmp_path: Path) -> None:
+    rest = """
+    class Loop(asyncio.SelectorEventLoop):
+        def _close_self_pipe(self):
+            super()._close_self_pipe()
+            os.write(1, b"closing\\n")
+            os.kill(os.getpid(), signal.SIGTERM)
+    async def main():
+        pool = Pool(1, loop_initializer=Loop)
+        await pool.apply(work)
+        pool.close()
+        await pool.join()
+    asyncio.run(main())
+    """
+    done = run_program(tmp_path, "fork", rest)
+    assert (done.stdout, done.stderr, done.returncode) == ("closing\n", "", 0)
+
+
 @METHODS
 def test_ctrl_c_leaves_one_traceback_the_parents(tmp_path: Path, method: str) -> None:
     rest = """

@@ -1,0 +1,110 @@
+"""Workers that are killed all the time: every task of a storm gets its result, and nothing of it stays behind.
+
+A short form by default; `make storm` runs the long one and prints its figures. What one death does is in
+test_pool_deaths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fault_targets import linger
+from polyloop import Pool
+from rendezvous import Journal
+
+TASKS = int(os.environ.get("POLYLOOP_STORM_TASKS", "2000"))
+IDLE_KILLS = int(os.environ.get("POLYLOOP_STORM_IDLE_KILLS", "20"))
+SEED = int(os.environ.get("POLYLOOP_STORM_SEED", "1"))
+KILL_INTERVAL_S = 0.05
+WORKERS = 3
+APPLIES_PER_MAP = 1000
+LONGEST_TASK_S = 0.04
+RETRIES = 100
+LEAK_KIB = 8 << 10  # what one more storm may leave in the client: far less than a byte for each byte it has seen
+
+pytestmark = pytest.mark.timeout(600 if TASKS > 2000 else 60)
+
+
+@dataclass
+class Footprint:
+    """What the client holds."""
+
+    fds: int
+    children: int
+    rss_anon_kib: int
+
+    @classmethod
+    def now(cls) -> Footprint:
+        gc.collect()
+        with open("/proc/self/status") as status:
+            rss = next(line for line in status if line.startswith("RssAnon"))
+        children = [Path(f"/proc/self/task/{task}/children").read_text() for task in os.listdir("/proc/self/task")]
+        return cls(len(os.listdir("/proc/self/fd")), len(" ".join(children).split()), int(rss.split()[1]))
+
+
+def report(figures: str) -> None:
+    print(figures)  # noqa: T201 - shown by `make storm`
+
+
+async def kill_at_random(pool: Pool, dice: random.Random) -> None:
+    """SIGKILL one worker after another, whatever it is doing."""
+    while True:
+        await asyncio.sleep(KILL_INTERVAL_S)
+        alive = [process for process in pool.processes if process.pid is not None and process.is_alive()]
+        if alive:
+            dice.choice(alive).kill()
+
+
+async def storm(tasks: int, dice: random.Random) -> None:
+    """Half of the tasks by a map, half by single calls, under kills."""
+    async with Pool(WORKERS, retries=RETRIES) as pool:
+        killing = asyncio.create_task(kill_at_random(pool, dice))
+        half = tasks // 2
+        delays = [dice.random() * LONGEST_TASK_S for _ in range(tasks)]
+        mapped = asyncio.ensure_future(pool.starmap(linger, zip(range(half), delays, strict=False)).results())
+        single = await asyncio.gather(*(pool.apply(linger, (n, delays[n])) for n in range(half, tasks)))
+        assert list(await mapped) == list(range(half))
+        assert single == list(range(half, tasks))
+        assert not killing.done()
+        killing.cancel()
+
+
+def test_every_task_of_a_storm_ends_with_its_value(start_method: str, journal: Journal) -> None:
+    dice = random.Random(SEED)
+    asyncio.run(storm(200, dice))  # starts what stays: the tracker, the forkserver, the starter
+    asyncio.run(storm(TASKS, dice))
+    before = Footprint.now()
+    journal.lines.clear()
+    started = time.monotonic()
+    asyncio.run(storm(TASKS, dice))
+    duration_s = time.monotonic() - started
+    after = Footprint.now()
+    deaths = [line for line in journal.lines if "died (SIGKILL)" in line]
+    retries = [int(line.partition(" tasks ")[2].split()[0]) for line in deaths if "run again" in line]
+    report(f"\n{start_method}: {TASKS} tasks, {len(deaths)} deaths, {sum(retries)} retries, {duration_s:.1f} s")
+    report(f"  before {before}\n  after  {after}")
+    assert retries
+    assert not [line for line in journal.lines if "lost" in line]
+    assert (after.fds, after.children) == (before.fds, before.children)
+    assert after.rss_anon_kib < before.rss_anon_kib + LEAK_KIB
+
+
+def test_a_call_is_answered_whenever_an_idle_worker_is_killed(start_method: str) -> None:
+    async def main() -> None:
+        async with Pool(2, retries=RETRIES) as pool:
+            for n in range(IDLE_KILLS):
+                pid = await pool.apply(os.getpid)
+                next(process for process in pool.processes if process.pid == pid).kill()
+                assert await pool.apply(linger, (n, 0)) == n
+
+    started = time.monotonic()
+    asyncio.run(main())
+    report(f"\n{start_method}: {IDLE_KILLS} idle workers killed, {time.monotonic() - started:.1f} s")
