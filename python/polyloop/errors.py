@@ -20,6 +20,11 @@ __all__ = [
     "WorkerStartError",
 ]
 
+NO_MAIN_GUARD = (
+    "the program starts its processes again while they import its main module: "
+    'put the code that starts pools and processes under `if __name__ == "__main__":`'
+)
+
 
 class PolyloopError(Exception):
     """The root of every error polyloop raises about its own work."""

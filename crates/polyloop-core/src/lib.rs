@@ -20,7 +20,7 @@ pub use event::{Dead, Input, Output, Place, Refused, Report};
 pub use frame::{ControlFrame, FrameError, LARGE, Reply, ResultFrame, split_large, write_large};
 pub use id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
 pub use pool::{Pool, PoolConfig};
-pub use supervise::{Exit, StartError, State, WorkerView};
+pub use supervise::{Exit, HOPELESS_EXIT, StartError, State, WorkerView};
 pub use task::{Loss, Outcome, Payload, Submission};
 pub use value::{Value, ValueError, ValueReader, ValueWriter};
 pub use worker::{DEFER, Leave, PeerView, Stop, Worker, WorkerConfig};

@@ -2,7 +2,9 @@
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-use polyloop::{ConnectError, DriverError, Exit, Loss, Outcome, ParentDeathError, Refused, StartError, WorkerError};
+use polyloop::{
+    ConnectError, DriverError, Exit, HOPELESS_EXIT, Loss, Outcome, ParentDeathError, Refused, StartError, WorkerError,
+};
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -87,6 +89,10 @@ pub(crate) fn no_workers<'py>(py: Python<'py>, codec: &Codec, error: &StartError
         StartError::Raised(bytes) => {
             let cause = codec.load_exception(py, bytes)?;
             (format!("the workers could not be initialised: {}", describe(&cause)), Some(cause))
+        }
+        StartError::Exited(Exit::Code(HOPELESS_EXIT)) => {
+            let errors = py.import(intern!(py, "polyloop.errors"))?;
+            (errors.getattr(intern!(py, "NO_MAIN_GUARD"))?.extract()?, None)
         }
         StartError::Exited(exit) => (format!("the workers ended before they were ready: {exit}"), None),
         StartError::Refused(reason) => (format!("the workers could not be started: {reason}"), None),
