@@ -5,6 +5,7 @@ The child runs `Launch`; the parent keeps `Handles`. Neither waits for anything:
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import struct
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 from polyloop import _core
 
 from . import _codec
-from .context import PassedFd, Setup, forget_parent_fd, holding_forks, register_parent_fd
+from .context import CHILD_NAME, PassedFd, Setup, forget_parent_fd, holding_forks, register_parent_fd
 
 INLINE_PAYLOAD_BYTES = 16 << 10
 
@@ -54,6 +55,8 @@ class Launch:
         """Run in the child, from its first act to its last."""
         assert self.setup is not None
         assert self.lifeline is not None
+        process = multiprocessing.current_process()
+        process.name = process.name.removeprefix(CHILD_NAME)
         self.setup.apply()
         try:
             _core.die_with_parent(self.lifeline.take(), self.setup.parent_pid, self.setup.is_direct_child)

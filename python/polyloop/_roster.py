@@ -16,7 +16,7 @@ from typing import Any
 
 from . import _core
 from ._worker import Plan, Recruit
-from .context import Setup, Starter, forget_parent_fd, get_context, register_parent_fd, start_process
+from .context import CHILD_NAME, Setup, Starter, forget_parent_fd, get_context, register_parent_fd, start_process
 
 __all__ = ["Roster", "WorkerProcess"]
 
@@ -86,7 +86,7 @@ class Roster:
         for fd in our_ends:
             register_parent_fd(fd)
         recruit = Recruit(self._plan, Setup.capture(self._method), socket, lifeline)
-        process = self._context.Process(target=recruit, name=f"polyloop-worker-{key >> 32}", daemon=False)  # type: ignore[attr-defined]
+        process = self._context.Process(target=recruit, name=f"{CHILD_NAME}worker-{key >> 32}", daemon=False)  # type: ignore[attr-defined]
         worker = self._workers[key] = WorkerProcess(process)
         future = Starter.submit(functools.partial(_start, process, recruit, socket, lifeline))
         future.add_done_callback(functools.partial(self._started_on_thread, key))

@@ -56,6 +56,7 @@ class Verbs:
             PoolClosed: the pool takes no new work.
             TypeError: the function or an argument can't be sent.
 
+        >>> from polyloop import Pool
         >>> async def main():
         ...     async with Pool(1) as pool:
         ...         return await pool.apply(int, ("ff",), {"base": 16})
@@ -79,6 +80,7 @@ class Verbs:
             PoolClosed: the pool takes no new work.
             TypeError: the function can't be sent, or `iterable` is not one.
 
+        >>> from polyloop import Pool
         >>> async def main():
         ...     async with Pool(1) as pool:
         ...         return await pool.map(len, ["a", "bcd"])
@@ -93,6 +95,7 @@ class Verbs:
     ) -> PoolResult[Any]:
         """Run `func(*arguments)` for each sequence of arguments in `iterable`; as `map` otherwise.
 
+        >>> from polyloop import Pool
         >>> async def main():
         ...     async with Pool(1) as pool:
         ...         return await pool.starmap(pow, [(2, 3), (3, 2)])

@@ -28,7 +28,11 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
 from typing import Any, ClassVar, TypeVar
 
+from . import _core
+from .errors import NO_MAIN_GUARD
+
 __all__ = [
+    "CHILD_NAME",
     "DEFAULT_START_METHOD",
     "PassedFd",
     "Setup",
@@ -44,6 +48,8 @@ __all__ = [
 ]
 
 DEFAULT_START_METHOD = "forkserver"
+# Of a child's main module, multiprocessing says nothing before it is imported but its process's name.
+CHILD_NAME = "polyloop-"
 PRELOADED = ("polyloop._worker",)
 
 T = TypeVar("T")
@@ -91,14 +97,16 @@ def set_context(method: str | None = None) -> None:
 def check_main_guard() -> None:
     """Refuse to start processes from a child that is still importing the program's main module.
 
+    A child of ours leaves at once, without a word: its parent says what is wrong, once for all children.
+
     Raises:
-        RuntimeError: that is where we are: the program lacks its main guard.
+        RuntimeError: that is where we are, in a child that others started: the program lacks its main guard.
     """
-    if getattr(multiprocessing.process.current_process(), "_inheriting", False):
-        raise RuntimeError(
-            "this process is itself being started and is still importing the main module: "
-            'put the code that starts pools and processes under `if __name__ == "__main__":`'
-        )
+    process = multiprocessing.process.current_process()
+    if getattr(process, "_inheriting", False):
+        if process.name.startswith(CHILD_NAME):
+            os._exit(_core.NO_MAIN_GUARD_EXITCODE)
+        raise RuntimeError(NO_MAIN_GUARD)
 
 
 # -------------------------------------------------------------------------------------------- what only a parent holds

@@ -20,6 +20,11 @@ __all__ = [
     "WorkerStartError",
 ]
 
+NO_MAIN_GUARD = (
+    "the program starts its processes again while they import its main module: "
+    'put the code that starts pools and processes under `if __name__ == "__main__":`'
+)
+
 
 class PolyloopError(Exception):
     """The root of every error polyloop raises about its own work."""
@@ -81,7 +86,7 @@ class WorkerDied(PolyloopError):
         self.pid = pid
         self.exitcode = exitcode
         self.signal = signal if signal is not None else _signal_name(exitcode)
-        self.hint = hint if hint is not None else _HINTS.get(self.signal or exitcode or "")
+        self.hint = hint if hint is not None else _HINTS.get(self.signal or "")
         self.task = task
         self.attempt = attempt
 
@@ -144,8 +149,7 @@ class RemoteError(PolyloopError):
         return f"{lost} could not be passed between processes" + (f": {self.reason}" if self.reason else "")
 
 
-_HINTS: dict[str | int, str] = {
-    71: "one of its tasks ran past its timeout and could not be interrupted",
+_HINTS = {
     "SIGKILL": "something killed it, often the kernel when memory runs out",
     "SIGSEGV": "native code crashed",
     "SIGBUS": "native code crashed or a file it had mapped was cut short",

@@ -19,10 +19,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, NoReturn
 
-from . import _codec
+from . import _codec, _core
 from ._launch import Handles, Launch, read_memory_file
-from .context import PassedFd, Setup, Starter, check_main_guard, get_context, start_process
-from .errors import WorkerDied
+from .context import CHILD_NAME, PassedFd, Setup, Starter, check_main_guard, get_context, start_process
+from .errors import NO_MAIN_GUARD, WorkerDied, WorkerStartError
 
 __all__ = ["Process", "Unit", "Worker", "not_implemented"]
 
@@ -101,6 +101,7 @@ class Process:
         self.aio_process = context.Process(  # type: ignore[attr-defined]
             group=group, target=self._launch, name=name, daemon=daemon
         )
+        self.aio_process.name = CHILD_NAME + self.aio_process.name  # taken off again in the child
         self._start_method = context.get_start_method()
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -138,16 +139,19 @@ class Process:
         Raises:
             ValueError: it was not started.
             TimeoutError: it still runs; it is left alone.
+            WorkerStartError: the program lacks its main guard.
         """
         if self.pid is None:
             raise ValueError("must start process before joining it")
         async with asyncio.timeout(timeout):
             await self._ended()
+        if self.exitcode == _core.NO_MAIN_GUARD_EXITCODE:
+            raise WorkerStartError(NO_MAIN_GUARD)
 
     @property
     def name(self) -> str:
         """The name of the process."""
-        return str(self.aio_process.name)
+        return str(self.aio_process.name).removeprefix(CHILD_NAME)
 
     def is_alive(self) -> bool:
         """Whether the process runs."""
@@ -292,6 +296,7 @@ class Worker(Process):
             ValueError: it was not started.
             TimeoutError: it still runs; it is left alone.
             WorkerDied: it ended without an outcome.
+            WorkerStartError: the program lacks its main guard.
         """
         await super().join(timeout)
         return self.result

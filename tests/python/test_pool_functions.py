@@ -271,7 +271,36 @@ def test_functions_that_workers_cannot_import_are_sent_by_value(tmp_path: Path, 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_missing_main_guard_is_named(tmp_path: Path, method: str) -> None:
     script = tmp_path / "script.py"
-    script.write_text(program(method, "set_start_method({method!r})\nasyncio.run(main(add))"))
+    """By the client alone, and once: its workers say nothing, and no further ones are started."""
+    rest = """
+    import os, sys
+    set_start_method({method!r})
+    async def start():
+        with open(sys.argv[1], "a") as starts:
+            starts.write("started\\n")
+        async with Pool(4) as pool:
+            await pool.apply(add, (1, 2))
+    asyncio.run(start())
+    """
+    script.write_text(program(method, rest))
+    starts = tmp_path / "starts"
+    done = subprocess.run([sys.executable, script, starts], capture_output=True, text=True, timeout=50)
+    sentence = 'put the code that starts pools and processes under `if __name__ == "__main__":`'
+    assert done.stderr.splitlines()[-1].startswith("polyloop.errors.WorkerStartError: the program starts its processes")
+    assert (done.returncode, done.stderr.count(sentence), done.stderr.count("Traceback")) == (1, 1, 1)
+    assert starts.read_text().count("started") <= 1 + 4
+
+
+def test_under_fork_no_main_guard_is_needed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    rest = """
+    set_start_method("fork")
+    async def start():
+        async with Pool(2) as pool:
+            print(await pool.apply(plain, (1,)), await Worker(target=add, args=(1, 2)))
+    from polyloop import Worker
+    asyncio.run(start())
+    """
+    script.write_text(PROGRAM + textwrap.dedent(rest))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
-    assert done.returncode == 1
-    assert 'put the code that starts pools and processes under `if __name__ == "__main__":`' in done.stderr
+    assert (done.stdout, done.stderr) == ("2 3\n", "")

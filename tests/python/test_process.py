@@ -459,9 +459,20 @@ def test_functions_of_main_run_however_the_program_was_started(tmp_path: Path, m
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_missing_main_guard_is_named(tmp_path: Path, method: str) -> None:
-    done = run_program(tmp_path, method, "asyncio.run(main())")
-    assert done.returncode == 1
-    assert 'put the code that starts pools and processes under `if __name__ == "__main__":`' in done.stderr
+    """By the parent alone: the child says nothing, whatever its name."""
+    rest = """
+    from polyloop import WorkerStartError
+    async def start():
+        for kind in (Worker, Process):
+            try:
+                await kind(target=work, args=(1,), name="own")
+            except WorkerStartError as error:
+                print(error)
+    asyncio.run(start())
+    """
+    done = run_program(tmp_path, method, rest)
+    sentence = 'put the code that starts pools and processes under `if __name__ == "__main__":`'
+    assert (done.stdout.count(sentence), done.stdout.count("\n"), done.stderr) == (2, 2, "")
 
 
 async def _await(process: Process) -> Any:

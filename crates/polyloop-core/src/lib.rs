@@ -20,7 +20,7 @@ pub use event::{Dead, Input, Output, Place, Refused, Report};
 pub use frame::{ControlFrame, FrameError, Reply, ResultFrame, Terms, split_large, write_large};
 pub use id::{ALONE_LANE, CallId, Moment, QueueIndex, TaskId, WorkerId};
 pub use pool::{Pool, PoolConfig};
-pub use supervise::{Exit, StartError, State, WorkerView};
+pub use supervise::{Exit, HOPELESS_EXIT, StartError, State, WorkerView};
 pub use task::{Loss, Outcome, Payload, Submission};
 pub use value::{Value, ValueError, ValueReader, ValueWriter};
 pub use worker::{DEFER, Leave, OVERDUE_EXITCODE, PeerView, Stop, Worker, WorkerConfig};

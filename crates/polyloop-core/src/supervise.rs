@@ -12,6 +12,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Workers that may end without a word before the first healthy one, until the pool gives up.
 const SILENT_STARTS_MAX: u32 = 3;
 
+/// What a process exits with when its program can't run in a worker at all, whatever is tried. No sysexits.h or shell
+/// gives this code a meaning.
+pub const HOPELESS_EXIT: i32 = 83;
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -191,7 +195,8 @@ impl Supervisor {
     pub(crate) fn failed(&mut self, now: Moment, error: StartError) -> Verdict {
         self.failures += 1;
         let silent = matches!(error, StartError::Exited(_));
-        if !self.ever_ready && (!silent || self.failures >= SILENT_STARTS_MAX) {
+        let hopeless = error == StartError::Exited(Exit::Code(HOPELESS_EXIT));
+        if !self.ever_ready && (!silent || hopeless || self.failures >= SILENT_STARTS_MAX) {
             return Verdict::GiveUp(error);
         }
         let doublings = (self.failures - 1).min(16);
@@ -230,6 +235,13 @@ mod tests {
         let error = StartError::Exited(Exit::Signal(9));
         assert_eq!(supervisor.failed(Moment::ZERO, error.clone()), Verdict::TryAgain);
         assert_eq!(supervisor.failed(Moment::ZERO, error.clone()), Verdict::TryAgain);
+        assert_eq!(supervisor.failed(Moment::ZERO, error.clone()), Verdict::GiveUp(error));
+    }
+
+    #[test]
+    fn a_program_that_cannot_run_in_a_worker_is_tried_once() {
+        let mut supervisor = Supervisor::new(1, 1, 2);
+        let error = StartError::Exited(Exit::Code(HOPELESS_EXIT));
         assert_eq!(supervisor.failed(Moment::ZERO, error.clone()), Verdict::GiveUp(error));
     }
 

@@ -3,7 +3,10 @@
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use polyloop::{ConnectError, DriverError, Exit, Loss, Outcome, ParentDeathError, Refused, StartError, WorkerError};
+use polyloop::{
+    ConnectError, DriverError, Exit, HOPELESS_EXIT, Loss, OVERDUE_EXITCODE, Outcome, ParentDeathError, Refused,
+    StartError, WorkerError,
+};
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -81,6 +84,9 @@ fn worker_died<'py>(py: Python<'py>, loss: &Loss, task: Option<String>) -> PyRes
     kwargs.set_item("exitcode", exit_code(loss.exit))?;
     kwargs.set_item("task", task)?;
     kwargs.set_item("attempt", loss.attempt)?;
+    if loss.exit == Exit::Code(OVERDUE_EXITCODE) {
+        kwargs.set_item("hint", "one of its tasks ran past its timeout and could not be interrupted")?;
+    }
     new_error(py, if loss.poison { "PoisonTask" } else { "WorkerDied" }, None, Some(&kwargs))
 }
 
@@ -95,6 +101,10 @@ pub(crate) fn no_workers<'py>(py: Python<'py>, codec: &Codec, error: &StartError
         StartError::Raised(bytes) => {
             let cause = codec.load_exception(py, bytes)?;
             (format!("the workers could not be initialised: {}", describe(&cause)), Some(cause))
+        }
+        StartError::Exited(Exit::Code(HOPELESS_EXIT)) => {
+            let errors = py.import(intern!(py, "polyloop.errors"))?;
+            (errors.getattr(intern!(py, "NO_MAIN_GUARD"))?.extract()?, None)
         }
         StartError::Exited(exit) => (format!("the workers ended before they were ready: {exit}"), None),
         StartError::Refused(reason) => (format!("the workers could not be started: {reason}"), None),

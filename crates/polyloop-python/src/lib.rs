@@ -14,6 +14,10 @@ use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 mod _core {
+    /// What a process exits with that finds itself started while it imports the program's main module.
+    #[pymodule_export]
+    const NO_MAIN_GUARD_EXITCODE: i32 = polyloop::HOPELESS_EXIT;
+
     #[pymodule_export]
     use crate::errors::die_with_parent;
     #[pymodule_export]

@@ -16,8 +16,9 @@ mod worker;
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
 pub use os::{Thread, forked_generation, interrupt_signal, part_from_parent};
 pub use polyloop_core::{
-    CallId, DEFER, Exit, Loss, Moment, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report,
-    StartError, State, Stop, Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, WorkerId, WorkerView,
+    CallId, DEFER, Exit, HOPELESS_EXIT, Loss, Moment, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply,
+    Report, StartError, State, Stop, Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, WorkerId,
+    WorkerView,
 };
 pub use polyloop_shm::Item;
 pub use process::{ParentDeathError, die_with_parent};
