@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from . import _core
+from ._stacks import Stacks
 from ._worker import Plan, Recruit
 from .context import CHILD_NAME, Setup, Starter, forget_parent_fd, get_context, register_parent_fd, start_process
 
@@ -76,6 +77,7 @@ class Roster:
         self._plan = plan
         self._context = get_context()
         self._method = str(self._context.get_start_method())
+        self.stacks = Stacks(loop)
         self._workers: dict[int, WorkerProcess] = {}
         # The manager's ends of each worker's socket and lifeline. In a forked child they would keep alive what is gone.
         self.our_ends: dict[int, list[int]] = {}
@@ -85,10 +87,10 @@ class Roster:
         self.our_ends[key] = our_ends
         for fd in our_ends:
             register_parent_fd(fd)
-        recruit = Recruit(self._plan, Setup.capture(self._method), socket, lifeline)
+        recruit = Recruit(self._plan, Setup.capture(self._method), socket, lifeline, self.stacks.fd)
         process = self._context.Process(target=recruit, name=f"{CHILD_NAME}worker-{key >> 32}", daemon=False)  # type: ignore[attr-defined]
         worker = self._workers[key] = WorkerProcess(process)
-        future = Starter.submit(functools.partial(_start, process, recruit, socket, lifeline))
+        future = Starter.submit(functools.partial(_start, process, recruit, socket, lifeline, self.stacks))
         future.add_done_callback(functools.partial(self._started_on_thread, key))
         return worker
 
@@ -129,8 +131,8 @@ class Roster:
         self._manager.started(key, process.pid, self._method != "forkserver", process.sentinel)
 
 
-def _start(process: BaseProcess, recruit: Recruit, socket: int, lifeline: int) -> None:
-    """On the starter thread."""
+def _start(process: BaseProcess, recruit: Recruit, socket: int, lifeline: int, _kept: Stacks) -> None:
+    """On the starter thread. What `_kept` holds open goes to the child, too."""
     try:
         start_process(process)
     finally:

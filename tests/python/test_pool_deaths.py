@@ -49,7 +49,7 @@ def test_a_killed_worker_fails_only_what_it_was_running(
             error = done.pop().exception()
             assert isinstance(error, WorkerDied)
             assert (error.pid, error.exitcode, error.signal, error.attempt) == (first, -9, "SIGKILL", 1)
-            assert "out of memory" in str(error) or "when memory runs out" in str(error)
+            assert str(error).endswith("another process killed it, or the kernel did")
             assert await asyncio.gather(*queued) == list(range(100))  # the second worker is still busy
             gate.open()
             assert await pending.pop() == second

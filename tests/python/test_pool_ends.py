@@ -179,6 +179,100 @@ def test_join_of_a_closing_pool_waits_for_retries(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+# --------------------------------------------------------------------------------------------------------------- aclose
+
+
+def test_aclose_finishes_what_was_accepted(start_method: str, run: Run, journal: Journal) -> None:
+    async def main() -> None:
+        pool = Pool(2)
+        try:
+            calls = [asyncio.ensure_future(pool.apply(targets.later, (x,))) for x in range(100)]
+            await asyncio.sleep(0)
+        finally:
+            await pool.aclose()
+        assert await asyncio.gather(*calls) == list(range(100))
+        assert pool.stats().state == "closed"
+        assert journal.lines == []
+        with pytest.raises(PoolClosed):
+            await pool.apply(targets.later, (1,))
+
+    run(main())
+
+
+def test_aclose_may_be_called_again_and_by_several_tasks(bell: Bell, gate: Gate) -> None:
+    async def main() -> None:
+        pool = Pool(1)
+        call = asyncio.ensure_future(pool.apply(targets.ring_pid_and_wait, (bell.path, gate.path)))
+        await bell.hear()
+        closing = [asyncio.ensure_future(pool.aclose()) for _ in range(3)]
+        await asyncio.sleep(0)
+        pool.close()
+        assert not any(each.done() for each in closing)
+        gate.open()
+        await asyncio.gather(*closing, pool.join())
+        await call
+        await pool.aclose()
+        pool.terminate()
+        await pool.aclose(timeout=0)
+
+    asyncio.run(main())
+
+
+def test_aclose_terminates_after_its_timeout(run: Run, bell: Bell, journal: Journal) -> None:
+    async def main() -> None:
+        pool = Pool(1)
+        call = asyncio.ensure_future(pool.apply(targets.wait_for_ever, (bell.path,)))
+        await bell.hear()
+        await asyncio.gather(pool.aclose(timeout=0.05), pool.aclose())
+        with pytest.raises(PoolTerminated):
+            await call
+        assert journal.lines == ["WARNING pool terminated with 1 unfinished task"]
+
+    run(main())
+
+
+def test_a_cancelled_aclose_leaves_the_pool_closing(bell: Bell, gate: Gate) -> None:
+    async def main() -> None:
+        pool = Pool(1)
+        call = asyncio.ensure_future(pool.apply(targets.ring_pid_and_wait, (bell.path, gate.path)))
+        await bell.hear()
+        closing = asyncio.ensure_future(pool.aclose(timeout=1000))
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert pool.stats().state == "closing"
+        gate.open()
+        await pool.aclose()
+        assert call.done()
+
+    asyncio.run(main())
+
+
+def test_aclose_in_another_loop_is_refused_and_closes_nothing() -> None:
+    async def make() -> Pool:
+        return Pool(1)
+
+    async def close(pool: Pool) -> None:
+        with pytest.raises(RuntimeError, match="belongs to another event loop"):
+            await pool.aclose()
+
+    with asyncio.Runner() as runner:
+        pool = runner.run(make())
+        asyncio.run(close(pool))
+        assert pool.running
+        runner.run(pool.aclose())
+
+
+def test_join_of_an_open_pool_is_refused() -> None:
+    async def main() -> None:
+        async with Pool(1) as pool:
+            with pytest.raises(RuntimeError, match=r"pool is still open: close\(\) or terminate\(\) it first"):
+                await pool.join()
+
+    asyncio.run(main())
+
+
 # ------------------------------------------------------------------------------------------------------------ terminate
 
 
@@ -214,6 +308,21 @@ def test_terminate_ends_everything_that_is_pending(
 def test_terminate_kills_what_does_not_end_within_the_grace(start_method: str, bell: Bell, gate: Gate) -> None:
     async def main() -> None:
         async with Pool(2, grace=0.05) as pool:
+            deaf = asyncio.ensure_future(pool.apply(targets.ignore_cancel, (bell.path, gate.path)))
+            blocked = asyncio.ensure_future(pool.apply(targets.block_sigterm_and_wait, (bell.path, gate.path)))
+            assert [await bell.hear() for _ in "ab"] == ["started"] * 2
+            fds = pidfds(pool)
+        for call in (deaf, blocked):
+            with pytest.raises(PoolTerminated):
+                await call
+        wait_and_close(fds)
+
+    asyncio.run(main())
+
+
+def test_without_any_grace_terminate_kills_at_once(start_method: str, bell: Bell, gate: Gate) -> None:
+    async def main() -> None:
+        async with Pool(2, grace=0) as pool:
             deaf = asyncio.ensure_future(pool.apply(targets.ignore_cancel, (bell.path, gate.path)))
             blocked = asyncio.ensure_future(pool.apply(targets.block_sigterm_and_wait, (bell.path, gate.path)))
             assert [await bell.hear() for _ in "ab"] == ["started"] * 2

@@ -37,6 +37,7 @@ impl Pool {
                 Bereaved::Cancelled => (),
             }
         }
+        self.count_gone(&worker, retried, lost);
         match worker.stage {
             Stage::Starting => {
                 self.start_failed(now, worker.error.unwrap_or(StartError::Exited(dead.exit)));

@@ -90,7 +90,7 @@ impl Driver {
             seat.handle = Some(handle);
         }
         let mut welcome = vec![PROTOCOL, worker.seat.into(), seat.queue.0.into()];
-        welcome.extend([config.concurrency.into(), config.max_tasks]);
+        welcome.extend([config.concurrency.into(), config.max_tasks, config.max_memory]);
         welcome.extend(fields);
         let [region, bell] = seat.fds();
         let fds = [self.link.region.as_fd(), region, bell, self.link.bell.as_fd()];
@@ -118,6 +118,8 @@ impl Driver {
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
         seat.mute = true;
         seat.kill(false)?;
+        let now = self.now();
+        self.pool.handle(now, Input::Garbage(worker));
         self.events.push_back(Event::Garbage { worker, problem: problem.to_owned() });
         Ok(())
     }
