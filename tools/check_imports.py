@@ -40,7 +40,7 @@ PYO3_CRATE = "polyloop-python"
 
 # A module imports from layers above its own line only, never from its own. Packages count as one module.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"_core", "_lazy", "errors", "_exceptions", "scheduler"}),
+    frozenset({"_core", "_lazy", "errors", "_exceptions", "_limits", "scheduler"}),
     frozenset({"_codec", "_stats", "context", "results"}),
     frozenset({"_launch", "_stacks"}),
     frozenset({"_worker"}),

@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from . import _core
+from ._limits import OomKills
 from ._stacks import Stacks
 from ._worker import Plan, Recruit
 from .context import CHILD_NAME, Setup, Starter, forget_parent_fd, get_context, register_parent_fd, start_process
@@ -71,8 +72,12 @@ class WorkerProcess:
 class Roster:
     """Starts the workers of one pool on the starter thread, and reaps them."""
 
-    def __init__(self, manager: _core.Manager, loop: asyncio.AbstractEventLoop, plan: Plan) -> None:
+    def __init__(
+        self, manager: _core.Manager, loop: asyncio.AbstractEventLoop, plan: Plan, oom_file: str | None = None
+    ) -> None:
         self._manager = manager
+        self._oom_file = oom_file
+        self._oom_kills: dict[int, OomKills] = {}
         self._loop = loop
         self._plan = plan
         self._context = get_context()
@@ -106,7 +111,9 @@ class Roster:
         worker._ended = True
         reaped(worker, None)
         forget_ends(self.our_ends, key)
-        self._manager.exited(key, exitcode)
+        oom_kills = self._oom_kills.pop(key, None)
+        out_of_memory = exitcode == -signal.SIGKILL and oom_kills is not None and oom_kills.any_since()
+        self._manager.exited(key, exitcode, out_of_memory=out_of_memory)
 
     def forget(self, key: int) -> WorkerProcess | None:
         """Drop a worker whose process could not be started."""
@@ -128,6 +135,7 @@ class Roster:
             return
         process = worker._process
         assert process.pid is not None
+        self._oom_kills[key] = OomKills(process.pid, self._oom_file)
         self._manager.started(key, process.pid, self._method != "forkserver", process.sentinel)
 
 

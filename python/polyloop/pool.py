@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from . import _core, _worker
+from ._limits import check_descriptors, explain_file_size
 from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cpus
 from ._stats import PoolStats, pool_stats
 from ._worker import Plan
@@ -64,7 +65,9 @@ class Pool:
             signal `SIGRTMIN+3`.
 
     Raises:
-        ValueError: impossible numbers, or a coroutine function as initializer.
+        ValueError: impossible numbers, a coroutine function as initializer, or more processes than this one may have
+            file descriptors for.
+        OSError: no memory; or RLIMIT_FSIZE is lower than a pool's shared memory is large.
         RuntimeError: no event loop runs, or the program lacks its main guard.
 
     >>> async def main():
@@ -92,6 +95,7 @@ class Pool:
         max_memory_per_child: int | None = None,
         max_age_per_child: float | None = None,
         block_warning: float | None = BLOCK_WARNING_S,
+        _oom_file: str | None = None,
     ) -> None:
         _check_synchronous("initializer", initializer)
         _check_synchronous("loop_initializer", loop_initializer)
@@ -117,19 +121,23 @@ class Pool:
         self._loop = _running_loop()
         self._ended = self._loop.create_future()
         self._maps: set[PoolResult[Any]] = set()
-        self._manager = _core.Manager(
-            processes=self.process_count,
-            queues=self.queue_count,
-            concurrency=self.childconcurrency,
-            max_tasks=self.maxtasksperchild,
-            max_memory=max_memory_per_child or 0,
-            max_age_s=max_age_per_child,
-            block_warning_s=block_warning,
-            grace_s=grace,
-            call_flush_soon=_flusher(self),
-        )
+        check_descriptors(self.process_count)
+        try:
+            self._manager = _core.Manager(
+                processes=self.process_count,
+                queues=self.queue_count,
+                concurrency=self.childconcurrency,
+                max_tasks=self.maxtasksperchild,
+                max_memory=max_memory_per_child or 0,
+                max_age_s=max_age_per_child,
+                block_warning_s=block_warning,
+                grace_s=grace,
+                call_flush_soon=_flusher(self),
+            )
+        except OSError as error:
+            raise explain_file_size(error) from None
         plan = Plan(initializer, tuple(initargs), loop_initializer, exception_handler)
-        self._roster = Roster(self._manager, self._loop, plan)
+        self._roster = Roster(self._manager, self._loop, plan, _oom_file)
         self._register_queues(custom_scheduler=scheduler is not None)
         self._loop.add_reader(self._manager.fileno(), _on_readable, weakref.ref(self))
         # Called when the pool is collected, and at the program's exit: never waits, needs no loop.

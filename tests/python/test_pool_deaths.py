@@ -77,6 +77,27 @@ def test_worker_died_says_how(
     asyncio.run(main())
 
 
+def test_worker_died_says_out_of_memory_only_where_the_kernel_says_so(start_method: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        events = tmp_path / "memory.events"
+        events.write_text("low 0\noom 1\noom_kill 3\n")
+        async with Pool(1, _oom_file=str(events)) as pool:
+            with pytest.raises(WorkerDied, match=r"SIGKILL .*: another process killed it, or the kernel did"):
+                await pool.apply(targets.kill_itself)
+            await pool.apply(targets.later, (1,))
+            events.write_text("low 0\noom 2\noom_kill 4\n")
+            with pytest.raises(WorkerDied, match=r"SIGKILL .*: the kernel killed it: its memory limit was reached"):
+                await pool.apply(targets.kill_itself)
+            await pool.apply(targets.later, (1,))
+            with pytest.raises(WorkerDied, match=r"SIGKILL .*: another process killed it, or the kernel did"):
+                await pool.apply(targets.kill_itself)
+            events.write_text("low 0\noom 2\noom_kill 5\n")
+            with pytest.raises(WorkerDied, match="code 3"):
+                await pool.apply(targets.leave, (3,))
+
+    asyncio.run(main())
+
+
 def test_worker_died_names_the_task() -> None:
     async def main() -> None:
         async with Pool(1) as pool:

@@ -821,3 +821,82 @@ def test_a_pool_that_is_dropped_while_its_workers_start_leaves_none_behind(tmp_p
     """
     done = run_program(tmp_path, method, rest)
     assert (done.stdout, done.stderr, done.returncode) == ("left\n", "", 0)
+
+
+# --------------------------------------------------------------------------------------------------------- start faults
+
+
+@METHODS
+def test_more_processes_than_there_are_descriptors_for_are_refused_before_any_starts(
+    tmp_path: Path, method: str
+) -> None:
+    """And as many as there are descriptors for do start."""
+    rest = """
+    import resource
+    from polyloop import _limits
+    async def main():
+        async with Pool(1) as pool:  # opens what stays open
+            await pool.apply(work)
+        needed = _limits.FDS_PER_WORKER * 6 + _limits.FDS_PER_POOL
+        allowed = len(os.listdir("/proc/self/fd")) - 1 + needed
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
+        try:
+            Pool(7)
+        except ValueError as error:
+            print(error)
+        async with Pool(6) as pool:
+            while [worker.state for worker in pool.stats().workers] != ["ready"] * 6:
+                await asyncio.sleep(0.01)
+            print(len(await pool.map(work, range(100))))
+    asyncio.run(main())
+    """
+    done = run_program(tmp_path, method, rest)
+    first, second = done.stdout.splitlines()
+    assert first.startswith("a pool of 7 processes needs about 58 file descriptors, and of the ")
+    assert first.endswith("are open: use fewer processes, or raise the limit (ulimit -n)")
+    assert (second, done.stderr, done.returncode) == ("100", "", 0)
+
+
+def test_a_pool_that_may_not_make_its_memory_says_which_limit_is_too_low(tmp_path: Path) -> None:
+    rest = """
+    import resource
+    async def main():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        try:
+            Pool(1)
+        except OSError as error:
+            print(error.strerror)
+    asyncio.run(main())
+    """
+    done = run_program(tmp_path, "forkserver", rest)
+    sentence = "a pool's shared memory is larger than the 1048576 bytes that this process may write to a file"
+    assert (done.stdout, done.stderr) == (f"{sentence}: raise the limit (ulimit -f)\n", "")
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_main_module_that_workers_cannot_import_is_given_up_after_a_few(tmp_path: Path, method: str) -> None:
+    script = write_program(
+        tmp_path,
+        method,
+        """
+    async def main():
+        async with Pool(2) as pool:
+            try:
+                await pool.apply(work)
+            except Exception as error:
+                print(type(error).__name__, error)
+    asyncio.run(main())
+    """,
+    )
+    starts = tmp_path / "starts"
+    broken = f"""
+if __name__ != "__main__":
+    with open({str(starts)!r}, "a") as file:
+        file.write("start ")
+    raise ImportError("only once")
+"""
+    script.write_text(broken + script.read_text())
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
+    assert done.stdout == "WorkerStartError the workers ended before they were ready: exit code 1\n"
+    assert len(starts.read_text().split()) <= 2 + 3
+    assert done.stderr.count("ImportError: only once") <= 2 + 3

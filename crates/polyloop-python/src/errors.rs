@@ -131,7 +131,10 @@ pub(crate) fn refused(py: Python<'_>, codec: &Codec, refused: &Refused) -> PyErr
 pub(crate) fn driver(error: DriverError) -> PyErr {
     match error {
         DriverError::Config(message) => PyValueError::new_err(message),
-        DriverError::Os(error) => error.into(),
+        DriverError::Os(error) => match error.raw_os_error() {
+            Some(errno) => PyOSError::new_err((errno, error.to_string())),
+            None => error.into(),
+        },
     }
 }
 
