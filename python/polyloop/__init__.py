@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._stats import PoolStats, WorkerStats
     from .context import get_context, set_context, set_start_method
     from .errors import (
         PoisonTask,
@@ -35,6 +36,7 @@ __all__ = [
     "PoolClosed",
     "PoolFull",
     "PoolResult",
+    "PoolStats",
     "PoolTerminated",
     "Process",
     "QueueID",
@@ -47,12 +49,14 @@ __all__ = [
     "WorkerDied",
     "WorkerProcess",
     "WorkerStartError",
+    "WorkerStats",
     "get_context",
     "set_context",
     "set_start_method",
 ]
 
 _HOMES = {
+    "_stats": ("PoolStats", "WorkerStats"),
     "context": ("get_context", "set_context", "set_start_method"),
     "errors": (
         "PoisonTask",

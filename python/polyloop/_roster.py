@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from . import _core
+from ._limits import OomKills
+from ._stacks import Stacks
 from ._worker import Plan, Recruit
 from .context import CHILD_NAME, Setup, Starter, forget_parent_fd, get_context, register_parent_fd, start_process
 
@@ -70,12 +72,17 @@ class WorkerProcess:
 class Roster:
     """Starts the workers of one pool on the starter thread, and reaps them."""
 
-    def __init__(self, manager: _core.Manager, loop: asyncio.AbstractEventLoop, plan: Plan) -> None:
+    def __init__(
+        self, manager: _core.Manager, loop: asyncio.AbstractEventLoop, plan: Plan, oom_file: str | None = None
+    ) -> None:
         self._manager = manager
+        self._oom_file = oom_file
+        self._oom_kills: dict[int, OomKills] = {}
         self._loop = loop
         self._plan = plan
         self._context = get_context()
         self._method = str(self._context.get_start_method())
+        self.stacks = Stacks(loop)
         self._workers: dict[int, WorkerProcess] = {}
         # The manager's ends of each worker's socket and lifeline. In a forked child they would keep alive what is gone.
         self.our_ends: dict[int, list[int]] = {}
@@ -85,10 +92,10 @@ class Roster:
         self.our_ends[key] = our_ends
         for fd in our_ends:
             register_parent_fd(fd)
-        recruit = Recruit(self._plan, Setup.capture(self._method), socket, lifeline)
+        recruit = Recruit(self._plan, Setup.capture(self._method), socket, lifeline, self.stacks.fd)
         process = self._context.Process(target=recruit, name=f"{CHILD_NAME}worker-{key >> 32}", daemon=False)  # type: ignore[attr-defined]
         worker = self._workers[key] = WorkerProcess(process)
-        future = Starter.submit(functools.partial(_start, process, recruit, socket, lifeline))
+        future = Starter.submit(functools.partial(_start, process, recruit, socket, lifeline, self.stacks))
         future.add_done_callback(functools.partial(self._started_on_thread, key))
         return worker
 
@@ -104,7 +111,9 @@ class Roster:
         worker._ended = True
         reaped(worker, None)
         forget_ends(self.our_ends, key)
-        self._manager.exited(key, exitcode)
+        oom_kills = self._oom_kills.pop(key, None)
+        out_of_memory = exitcode == -signal.SIGKILL and oom_kills is not None and oom_kills.any_since()
+        self._manager.exited(key, exitcode, out_of_memory=out_of_memory)
 
     def forget(self, key: int) -> WorkerProcess | None:
         """Drop a worker whose process could not be started."""
@@ -126,11 +135,12 @@ class Roster:
             return
         process = worker._process
         assert process.pid is not None
+        self._oom_kills[key] = OomKills(process.pid, self._oom_file)
         self._manager.started(key, process.pid, self._method != "forkserver", process.sentinel)
 
 
-def _start(process: BaseProcess, recruit: Recruit, socket: int, lifeline: int) -> None:
-    """On the starter thread."""
+def _start(process: BaseProcess, recruit: Recruit, socket: int, lifeline: int, _kept: Stacks) -> None:
+    """On the starter thread. What `_kept` holds open goes to the child, too."""
     try:
         start_process(process)
     finally:

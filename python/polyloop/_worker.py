@@ -25,6 +25,7 @@ from polyloop import _core
 
 from . import _codec
 from ._launch import Launch
+from ._stacks import answer_by_stack
 from .context import PassedFd, Setup
 
 __all__ = ["Plan", "Recruit"]
@@ -51,18 +52,19 @@ class Plan:
 class Recruit(Launch):
     """A worker to be. Pickled while its process is being started, except under fork; called in the child."""
 
-    def __init__(self, plan: Plan, setup: Setup, socket: int, lifeline: int) -> None:
+    def __init__(self, plan: Plan, setup: Setup, socket: int, lifeline: int, stacks: int) -> None:
         super().__init__(work, plan)
         self.setup = setup
         self.socket = PassedFd(socket)
+        self.stacks = PassedFd(stacks)
         # Under fork a worker's siblings hold the other end too; there the kernel's word on the parent must do.
         self.lifeline = None if setup.start_method == "fork" else PassedFd(lifeline)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return *super().__getstate__(), self.socket
+        return *super().__getstate__(), self.socket, self.stacks
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        *state_of_launch, self.socket = state
+        *state_of_launch, self.socket, self.stacks = state
         super().__setstate__(tuple(state_of_launch))
 
     def __call__(self) -> None:
@@ -81,6 +83,7 @@ class Recruit(Launch):
         except BaseException as error:
             worker.failed(_codec.dump_exception(error))
             leave(START_FAILED_EXITCODE)
+        answer_by_stack(self.stacks.take())
         run(worker, loop, plan)
 
 

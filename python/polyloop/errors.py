@@ -25,6 +25,8 @@ NO_MAIN_GUARD = (
     'put the code that starts pools and processes under `if __name__ == "__main__":`'
 )
 
+OUT_OF_MEMORY = "the kernel killed it: its memory limit was reached"
+
 
 class PolyloopError(Exception):
     """The root of every error polyloop raises about its own work."""
@@ -150,7 +152,7 @@ class RemoteError(PolyloopError):
 
 
 _HINTS = {
-    "SIGKILL": "something killed it, often the kernel when memory runs out",
+    "SIGKILL": "another process killed it, or the kernel did",
     "SIGSEGV": "native code crashed",
     "SIGBUS": "native code crashed or a file it had mapped was cut short",
     "SIGILL": "native code was built for another CPU",

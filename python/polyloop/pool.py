@@ -7,6 +7,7 @@ collect an exit status, write a line to the log - comes back as orders.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import multiprocessing.util
@@ -16,8 +17,10 @@ from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import _core
+from . import _core, _worker
+from ._limits import check_descriptors, explain_file_size
 from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cpus
+from ._stats import PoolStats, pool_stats
 from ._verbs import Verbs
 from ._worker import Plan
 from .context import check_main_guard, get_context
@@ -31,6 +34,7 @@ __all__ = ["Pool", "WorkerProcess"]
 MAX_TASKS_PER_CHILD = 0
 CHILD_CONCURRENCY = 16
 GRACE_S = 5.0
+BLOCK_WARNING_S = 1.0
 EXIT_PRIORITY = 100  # before multiprocessing waits for processes that nobody ended
 
 R = TypeVar("R")
@@ -60,9 +64,17 @@ class Pool(Verbs):
         retry_on: the exceptions for which it is, one or a tuple. When a worker dies, the tasks it was running are run
             again alone, and only the deaths of workers that ran nothing else count; the third is a `PoisonTask`.
         grace: how long, in seconds, whoever is asked to end may take before it is ended.
+        max_memory_per_child: bytes of memory of its own (not shared pages) that a worker may hold. One found to hold
+            more, after a task, at most every 100 ms, finishes what it runs, and another takes its place.
+        max_age_per_child: seconds after which another worker takes its place likewise, or up to a tenth sooner.
+        block_warning: seconds that a worker's event loop may be blocked by one call before that is logged in the
+            client, once, with the stack of the call; None or 0 to log nothing. Workers are asked for the stack by the
+            signal `SIGRTMIN+3`.
 
     Raises:
-        ValueError: impossible numbers, or a coroutine function as initializer.
+        ValueError: impossible numbers, a coroutine function as initializer, or more processes than this one may have
+            file descriptors for.
+        OSError: no memory; or RLIMIT_FSIZE is lower than a pool's shared memory is large.
         RuntimeError: no event loop runs, or the program lacks its main guard.
 
     >>> async def main():
@@ -89,9 +101,15 @@ class Pool(Verbs):
         retries: int = 0,
         retry_on: type[BaseException] | tuple[type[BaseException], ...] = WorkerDied,
         grace: float = GRACE_S,
+        max_memory_per_child: int | None = None,
+        max_age_per_child: float | None = None,
+        block_warning: float | None = BLOCK_WARNING_S,
+        _oom_file: str | None = None,
     ) -> None:
         _check_synchronous("initializer", initializer)
         _check_synchronous("loop_initializer", loop_initializer)
+        _check_positive("max_memory_per_child", max_memory_per_child)
+        _check_positive("max_age_per_child", max_age_per_child)
         check_main_guard()
         self.context = get_context()
         self.scheduler = scheduler or RoundRobin()
@@ -112,16 +130,23 @@ class Pool(Verbs):
         self._loop = _running_loop()
         self._ended = self._loop.create_future()
         self._maps: set[PoolResult[Any]] = set()
-        self._manager = _core.Manager(
-            processes=self.process_count,
-            queues=self.queue_count,
-            concurrency=self.childconcurrency,
-            max_tasks=self.maxtasksperchild,
-            grace_s=grace,
-            call_flush_soon=_flusher(self),
-        )
+        check_descriptors(self.process_count)
+        try:
+            self._manager = _core.Manager(
+                processes=self.process_count,
+                queues=self.queue_count,
+                concurrency=self.childconcurrency,
+                max_tasks=self.maxtasksperchild,
+                max_memory=max_memory_per_child or 0,
+                max_age_s=max_age_per_child,
+                block_warning_s=block_warning,
+                grace_s=grace,
+                call_flush_soon=_flusher(self),
+            )
+        except OSError as error:
+            raise explain_file_size(error) from None
         plan = Plan(initializer, tuple(initargs), loop_initializer, exception_handler, grace)
-        self._roster = Roster(self._manager, self._loop, plan)
+        self._roster = Roster(self._manager, self._loop, plan, _oom_file)
         self._register_queues(custom_scheduler=scheduler is not None)
         self._loop.add_reader(self._manager.fileno(), _on_readable, weakref.ref(self))
         # Called when the pool is collected, and at the program's exit: never waits, needs no loop.
@@ -184,6 +209,49 @@ class Pool(Verbs):
         if self._manager.is_ours:  # in a forked child it is not for us to end, nor to wait for
             await asyncio.shield(self._ended)
 
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Take no new work, and wait until whatever was accepted is finished and all workers are gone.
+
+        May be called again, also from several tasks, and after `terminate`. Cancelled, it stops waiting and leaves the
+        pool closing: `terminate` ends it, as leaving `async with` does.
+
+        Parameters:
+            timeout: seconds after which the pool is terminated; None for as long as it takes.
+
+        >>> async def main():
+        ...     pool = Pool(1)
+        ...     call = asyncio.ensure_future(pool.apply(abs, (-1,)))
+        ...     await asyncio.sleep(0)
+        ...     await pool.aclose(timeout=30)
+        ...     return await call
+        >>> import asyncio
+        >>> asyncio.run(main())
+        1
+        """
+        if self._manager.is_ours:
+            self._check_loop()
+        self.close()
+        try:
+            async with asyncio.timeout(timeout):
+                await self.join()
+        except TimeoutError:
+            self.terminate()
+            await self.join()
+
+    def stats(self) -> PoolStats:
+        """The pool in numbers, as they are now.
+
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         await pool.map(abs, range(3))
+        ...         return pool.stats()
+        >>> import asyncio
+        >>> stats = asyncio.run(main())
+        >>> stats.state, stats.done, stats.failed
+        ('running', 3, 0)
+        """
+        return pool_stats(self._manager, list(self.queues))
+
     async def _apply(
         self, func: Callable[..., Any], args: Sequence[Any] | None, kwds: Mapping[str, Any] | None, options: Options
     ) -> Any:
@@ -220,6 +288,9 @@ class Pool(Verbs):
             raise PoolClosed("pool is closed")
         if not self._manager.is_ours:
             raise RuntimeError("this pool belongs to the process that forked this one: make a pool of its own here")
+        self._check_loop()
+
+    def _check_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("this pool belongs to another event loop: make one on the loop that uses it")
 
@@ -262,8 +333,13 @@ class Pool(Verbs):
     def _on_garbage(self, _key: int, problem: str) -> None:
         _log.warning("a worker sent garbage and is replaced: %s", problem)
 
+    def _on_blocked(self, _key: int, pid: int | None, blocked_s: float) -> None:
+        if pid is not None:
+            self._roster.stacks.ask(pid, functools.partial(_warn_blocked, pid, blocked_s))
+
     def _on_closed(self) -> None:
         self._finalizer.cancel()
+        self._roster.stacks.forget_questions()
         self._loop.remove_reader(self._manager.fileno())
         if not self._ended.done():
             self._ended.set_result(None)
@@ -287,6 +363,7 @@ _ORDERS: dict[str, Callable[..., None]] = {
     "recovered": Pool._on_recovered,
     "terminated": Pool._on_terminated,
     "garbage": Pool._on_garbage,
+    "blocked": Pool._on_blocked,
     "closed": Pool._on_closed,
 }
 
@@ -322,6 +399,12 @@ def _abandon(manager: _core.Manager, loop: asyncio.AbstractEventLoop, fd: int, o
         loop.remove_reader(fd)
 
 
+def _warn_blocked(pid: int, blocked_s: float, stack: str) -> None:
+    own_frames = f'  File "{_worker.__file__}"'
+    where = stack.partition(own_frames)[0].rstrip() or "it does not say where"
+    _log.warning("worker %d has been blocked for %.1f s by one call: %s", pid, blocked_s, where)
+
+
 def _running_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
@@ -332,6 +415,11 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 def _check_synchronous(name: str, function: Callable[..., Any] | None) -> None:
     if function is not None and inspect.iscoroutinefunction(function):
         raise ValueError(f"{name} must be synchronous function")
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is not None and value <= 0:
+        raise ValueError(f"{name} must be more than 0, or None for no limit")
 
 
 def _describe_exit(exitcode: int | None) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import importlib
 import os
 import signal
 import sys
 import threading
+import time
 from typing import Any, NoReturn
 
 from rendezvous import block_at, open_gate, ring, wait_at
@@ -544,3 +546,46 @@ async def block_sigterm_and_wait(bell: str, gate: str) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     ring(bell, "started")
     block_at(gate)
+
+
+_held: list[bytearray] = []
+
+
+def hold_memory(size: int) -> int:
+    _held.append(bytearray(b"x") * size)
+    return os.getpid()
+
+
+async def leak(size: int) -> int:
+    await asyncio.sleep(0.05)
+    return hold_memory(size)
+
+
+def count_start_and_fail_if(path: str, mark: str) -> None:
+    append(path, "")
+    fail_to_start_if(mark)
+
+
+def burn(cpu_s: float) -> None:
+    while time.process_time() < cpu_s:
+        pass
+
+
+class Unloadable:
+    """Can be sent, and not be loaded anywhere."""
+
+    def __reduce__(self) -> Any:
+        return importlib.import_module, ("no_such_module",)
+
+    def __call__(self) -> None:
+        raise NotImplementedError
+
+
+async def ring_pid_then_block_later(bell: str, gate: str) -> int:
+    await asyncio.sleep(0.05)
+    return ring_pid_and_block(bell, gate)
+
+
+def compute_for_ever() -> None:
+    """Native code that keeps the interpreter's lock for very long."""
+    sum(range(10**15))

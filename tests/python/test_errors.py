@@ -59,7 +59,7 @@ def test_a_death_by_signal_is_named_and_explained() -> None:
     assert error.signal == "SIGKILL"
     assert str(error) == (
         "worker 71 was killed by SIGKILL while it ran app:fetch (attempt 1): "
-        "something killed it, often the kernel when memory runs out"
+        "another process killed it, or the kernel did"
     )
 
 

@@ -49,7 +49,7 @@ def test_a_killed_worker_fails_only_what_it_was_running(
             error = done.pop().exception()
             assert isinstance(error, WorkerDied)
             assert (error.pid, error.exitcode, error.signal, error.attempt) == (first, -9, "SIGKILL", 1)
-            assert "out of memory" in str(error) or "when memory runs out" in str(error)
+            assert str(error).endswith("another process killed it, or the kernel did")
             assert await asyncio.gather(*queued) == list(range(100))  # the second worker is still busy
             gate.open()
             assert await pending.pop() == second
@@ -73,6 +73,27 @@ def test_worker_died_says_how(
             assert (error.exitcode, error.signal, error.attempt) == (exitcode, signame, 1)
             assert await pool.apply(targets.pid) != error.pid
             assert len(journal.lines) == 1
+
+    asyncio.run(main())
+
+
+def test_worker_died_says_out_of_memory_only_where_the_kernel_says_so(start_method: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        events = tmp_path / "memory.events"
+        events.write_text("low 0\noom 1\noom_kill 3\n")
+        async with Pool(1, _oom_file=str(events)) as pool:
+            with pytest.raises(WorkerDied, match=r"SIGKILL .*: another process killed it, or the kernel did"):
+                await pool.apply(targets.kill_itself)
+            await pool.apply(targets.later, (1,))
+            events.write_text("low 0\noom 2\noom_kill 4\n")
+            with pytest.raises(WorkerDied, match=r"SIGKILL .*: the kernel killed it: its memory limit was reached"):
+                await pool.apply(targets.kill_itself)
+            await pool.apply(targets.later, (1,))
+            with pytest.raises(WorkerDied, match=r"SIGKILL .*: another process killed it, or the kernel did"):
+                await pool.apply(targets.kill_itself)
+            events.write_text("low 0\noom 2\noom_kill 5\n")
+            with pytest.raises(WorkerDied, match="code 3"):
+                await pool.apply(targets.leave, (3,))
 
     asyncio.run(main())
 

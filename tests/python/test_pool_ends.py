@@ -179,6 +179,100 @@ def test_join_of_a_closing_pool_waits_for_retries(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+# --------------------------------------------------------------------------------------------------------------- aclose
+
+
+def test_aclose_finishes_what_was_accepted(start_method: str, run: Run, journal: Journal) -> None:
+    async def main() -> None:
+        pool = Pool(2)
+        try:
+            calls = [asyncio.ensure_future(pool.apply(targets.later, (x,))) for x in range(100)]
+            await asyncio.sleep(0)
+        finally:
+            await pool.aclose()
+        assert await asyncio.gather(*calls) == list(range(100))
+        assert pool.stats().state == "closed"
+        assert journal.lines == []
+        with pytest.raises(PoolClosed):
+            await pool.apply(targets.later, (1,))
+
+    run(main())
+
+
+def test_aclose_may_be_called_again_and_by_several_tasks(bell: Bell, gate: Gate) -> None:
+    async def main() -> None:
+        pool = Pool(1)
+        call = asyncio.ensure_future(pool.apply(targets.ring_pid_and_wait, (bell.path, gate.path)))
+        await bell.hear()
+        closing = [asyncio.ensure_future(pool.aclose()) for _ in range(3)]
+        await asyncio.sleep(0)
+        pool.close()
+        assert not any(each.done() for each in closing)
+        gate.open()
+        await asyncio.gather(*closing, pool.join())
+        await call
+        await pool.aclose()
+        pool.terminate()
+        await pool.aclose(timeout=0)
+
+    asyncio.run(main())
+
+
+def test_aclose_terminates_after_its_timeout(run: Run, bell: Bell, journal: Journal) -> None:
+    async def main() -> None:
+        pool = Pool(1)
+        call = asyncio.ensure_future(pool.apply(targets.wait_for_ever, (bell.path,)))
+        await bell.hear()
+        await asyncio.gather(pool.aclose(timeout=0.05), pool.aclose())
+        with pytest.raises(PoolTerminated):
+            await call
+        assert journal.lines == ["WARNING pool terminated with 1 unfinished task"]
+
+    run(main())
+
+
+def test_a_cancelled_aclose_leaves_the_pool_closing(bell: Bell, gate: Gate) -> None:
+    async def main() -> None:
+        pool = Pool(1)
+        call = asyncio.ensure_future(pool.apply(targets.ring_pid_and_wait, (bell.path, gate.path)))
+        await bell.hear()
+        closing = asyncio.ensure_future(pool.aclose(timeout=1000))
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert pool.stats().state == "closing"
+        gate.open()
+        await pool.aclose()
+        assert call.done()
+
+    asyncio.run(main())
+
+
+def test_aclose_in_another_loop_is_refused_and_closes_nothing() -> None:
+    async def make() -> Pool:
+        return Pool(1)
+
+    async def close(pool: Pool) -> None:
+        with pytest.raises(RuntimeError, match="belongs to another event loop"):
+            await pool.aclose()
+
+    with asyncio.Runner() as runner:
+        pool = runner.run(make())
+        asyncio.run(close(pool))
+        assert pool.running
+        runner.run(pool.aclose())
+
+
+def test_join_of_an_open_pool_is_refused() -> None:
+    async def main() -> None:
+        async with Pool(1) as pool:
+            with pytest.raises(RuntimeError, match=r"pool is still open: close\(\) or terminate\(\) it first"):
+                await pool.join()
+
+    asyncio.run(main())
+
+
 # ------------------------------------------------------------------------------------------------------------ terminate
 
 
@@ -214,6 +308,21 @@ def test_terminate_ends_everything_that_is_pending(
 def test_terminate_kills_what_does_not_end_within_the_grace(start_method: str, bell: Bell, gate: Gate) -> None:
     async def main() -> None:
         async with Pool(2, grace=0.05) as pool:
+            deaf = asyncio.ensure_future(pool.apply(targets.ignore_cancel, (bell.path, gate.path)))
+            blocked = asyncio.ensure_future(pool.apply(targets.block_sigterm_and_wait, (bell.path, gate.path)))
+            assert [await bell.hear() for _ in "ab"] == ["started"] * 2
+            fds = pidfds(pool)
+        for call in (deaf, blocked):
+            with pytest.raises(PoolTerminated):
+                await call
+        wait_and_close(fds)
+
+    asyncio.run(main())
+
+
+def test_without_any_grace_terminate_kills_at_once(start_method: str, bell: Bell, gate: Gate) -> None:
+    async def main() -> None:
+        async with Pool(2, grace=0) as pool:
             deaf = asyncio.ensure_future(pool.apply(targets.ignore_cancel, (bell.path, gate.path)))
             blocked = asyncio.ensure_future(pool.apply(targets.block_sigterm_and_wait, (bell.path, gate.path)))
             assert [await bell.hear() for _ in "ab"] == ["started"] * 2
@@ -730,3 +839,82 @@ def test_a_pool_that_is_dropped_while_its_workers_start_leaves_none_behind(tmp_p
     """
     done = run_program(tmp_path, method, rest)
     assert (done.stdout, done.stderr, done.returncode) == ("left\n", "", 0)
+
+
+# --------------------------------------------------------------------------------------------------------- start faults
+
+
+@METHODS
+def test_more_processes_than_there_are_descriptors_for_are_refused_before_any_starts(
+    tmp_path: Path, method: str
+) -> None:
+    """And as many as there are descriptors for do start."""
+    rest = """
+    import resource
+    from polyloop import _limits
+    async def main():
+        async with Pool(1) as pool:  # opens what stays open
+            await pool.apply(work)
+        needed = _limits.FDS_PER_WORKER * 6 + _limits.FDS_PER_POOL
+        allowed = len(os.listdir("/proc/self/fd")) - 1 + needed
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
+        try:
+            Pool(7)
+        except ValueError as error:
+            print(error)
+        async with Pool(6) as pool:
+            while [worker.state for worker in pool.stats().workers] != ["ready"] * 6:
+                await asyncio.sleep(0.01)
+            print(len(await pool.map(work, range(100))))
+    asyncio.run(main())
+    """
+    done = run_program(tmp_path, method, rest)
+    first, second = done.stdout.splitlines()
+    assert first.startswith("a pool of 7 processes needs about 58 file descriptors, and of the ")
+    assert first.endswith("are open: use fewer processes, or raise the limit (ulimit -n)")
+    assert (second, done.stderr, done.returncode) == ("100", "", 0)
+
+
+def test_a_pool_that_may_not_make_its_memory_says_which_limit_is_too_low(tmp_path: Path) -> None:
+    rest = """
+    import resource
+    async def main():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        try:
+            Pool(1)
+        except OSError as error:
+            print(error.strerror)
+    asyncio.run(main())
+    """
+    done = run_program(tmp_path, "forkserver", rest)
+    sentence = "a pool's shared memory is larger than the 1048576 bytes that this process may write to a file"
+    assert (done.stdout, done.stderr) == (f"{sentence}: raise the limit (ulimit -f)\n", "")
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_main_module_that_workers_cannot_import_is_given_up_after_a_few(tmp_path: Path, method: str) -> None:
+    script = write_program(
+        tmp_path,
+        method,
+        """
+    async def main():
+        async with Pool(2) as pool:
+            try:
+                await pool.apply(work)
+            except Exception as error:
+                print(type(error).__name__, error)
+    asyncio.run(main())
+    """,
+    )
+    starts = tmp_path / "starts"
+    broken = f"""
+if __name__ != "__main__":
+    with open({str(starts)!r}, "a") as file:
+        file.write("start ")
+    raise ImportError("only once")
+"""
+    script.write_text(broken + script.read_text())
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
+    assert done.stdout == "WorkerStartError the workers ended before they were ready: exit code 1\n"
+    assert len(starts.read_text().split()) <= 2 + 3
+    assert done.stderr.count("ImportError: only once") <= 2 + 3

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::id::{CallId, QueueIndex, TaskId, WorkerId};
+use crate::stats::Cause;
 use crate::supervise::{Exit, StartError};
 use crate::task::Outcome;
 use crate::worker::Stop;
@@ -59,8 +60,15 @@ pub enum Input {
         /// Why, as its codec wrote it.
         error: Vec<u8>,
     },
-    /// A worker has claimed the last task it may run.
-    Retiring(WorkerId),
+    /// A worker takes no more work, for a reason of its own.
+    Retiring {
+        /// Which worker.
+        worker: WorkerId,
+        /// Why.
+        cause: Cause,
+    },
+    /// A worker wrote what no correct worker writes; it is being killed.
+    Garbage(WorkerId),
     /// A task ended in a worker.
     Outcome {
         /// Which worker.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::id::TaskId;
+use crate::stats::Cause;
 use crate::worker::Stop;
 
 /// How an item is to be run: goes with it in one word.
@@ -118,8 +119,8 @@ pub enum ResultFrame<'a> {
     Ready,
     /// The worker could not be initialised.
     Failed(&'a [u8]),
-    /// The worker has claimed its last item.
-    Retiring,
+    /// The worker claims nothing more, for this reason.
+    Retiring(Cause),
     /// The worker has started a task whose bytes did not go into the slot, and needs them.
     Fetch(TaskId),
 }
@@ -142,7 +143,10 @@ impl<'a> ResultFrame<'a> {
             Self::Piece { task, bytes } => with_task(task, PIECE, bytes),
             Self::Fetch(task) => with_task(task, FETCH, &[]),
             Self::Ready => READY,
-            Self::Retiring => RETIRING,
+            Self::Retiring(cause) => {
+                out.push(cause as u8);
+                RETIRING
+            }
             Self::Failed(bytes) => {
                 out.extend_from_slice(bytes);
                 FAILED
@@ -167,7 +171,10 @@ impl<'a> ResultFrame<'a> {
             PIECE => split_task(kind, payload).map(|(task, bytes)| Self::Piece { task, bytes }),
             FETCH => split_task(kind, payload).map(|(task, _)| Self::Fetch(task)),
             READY => Ok(Self::Ready),
-            RETIRING => Ok(Self::Retiring),
+            RETIRING => {
+                let cause = payload.first().and_then(|at| Cause::ALL.get(usize::from(*at)));
+                cause.map(|cause| Self::Retiring(*cause)).ok_or(FrameError::Short { kind, len: payload.len() })
+            }
             FAILED => Ok(Self::Failed(payload)),
             _ => Err(FrameError::Kind(kind)),
         }
@@ -270,7 +277,7 @@ mod tests {
             ResultFrame::Piece { task: T, bytes: b"p" },
             ResultFrame::Ready,
             ResultFrame::Failed(b"f"),
-            ResultFrame::Retiring,
+            ResultFrame::Retiring(Cause::Memory),
             ResultFrame::Fetch(T),
         ];
         let mut out = Vec::new();

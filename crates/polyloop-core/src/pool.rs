@@ -10,11 +10,13 @@ use std::time::Duration;
 use crate::event::{Input, Output, Refused, Report};
 use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
 use crate::schedule::Queue;
-use crate::supervise::{Stage, StartError, State, Supervisor, WorkerView};
+use crate::stats::{Cause, Counts};
+use crate::supervise::{StartError, State, Supervisor};
 use crate::task::{Outcome, Submission, Task, TaskState, TaskTable, Wish};
 
 mod cancel;
 mod post;
+mod recycle;
 mod staff;
 mod undertake;
 
@@ -37,6 +39,8 @@ pub struct PoolConfig {
     pub inline_bytes: usize,
     /// How long whoever is asked to end may take.
     pub grace: Duration,
+    /// How old a worker may become before it is replaced; up to a tenth earlier.
+    pub max_age: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +49,8 @@ enum Timer {
     CancelGrace(TaskId),
     /// A worker that was told to end is killed.
     Kill(WorkerId),
+    /// A worker is as old as it may become.
+    Age(WorkerId),
     /// A start that was put off may be tried.
     Start,
 }
@@ -78,6 +84,7 @@ pub struct Pool {
     outputs: VecDeque<Output>,
     /// Tasks whose callers have not been told.
     unanswered: usize,
+    counts: Counts,
     /// Whether [`Output::Closed`] has been said.
     over: bool,
 }
@@ -101,6 +108,7 @@ impl Pool {
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
             unanswered: 0,
+            counts: Counts::default(),
             over: false,
             config,
         };
@@ -184,7 +192,8 @@ impl Pool {
                     worker.error = Some(StartError::Raised(error.into()));
                 }
             }
-            Input::Retiring(worker) => self.retiring(now, worker),
+            Input::Retiring { worker, cause } => self.retiring(now, worker, cause),
+            Input::Garbage(worker) => self.blame(worker, Cause::Garbage),
             Input::Outcome { worker, task, outcome } => self.outcome(now, worker, task, outcome),
             Input::Retracted(task) => self.retracted(now, task),
             Input::Owned { task, seat } => self.owned(task, seat),
@@ -227,16 +236,6 @@ impl Pool {
         }
     }
 
-    /// The workers that have a process or are about to.
-    pub fn workers(&self) -> impl Iterator<Item = WorkerView> {
-        self.workers.iter().map(|worker| WorkerView {
-            id: worker.id,
-            queue: worker.queue,
-            pid: worker.pid,
-            ready: worker.stage == Stage::Ready,
-        })
-    }
-
     fn check_open(&self) -> Result<(), Refused> {
         match &self.mode {
             Mode::Open => Ok(()),
@@ -249,15 +248,17 @@ impl Pool {
         let Some(task) = self.tasks.get(id) else {
             return;
         };
+        let Some(sender) = self.workers.get_mut(worker) else {
+            return;
+        };
         match task.state {
-            TaskState::Posted { .. } if self.workers.get(worker).is_some() => self.judge(now, id, outcome),
-            TaskState::Taken { worker: owner } if owner == worker => self.judge(now, id, outcome),
+            TaskState::Taken { worker: owner } if owner != worker => (),
+            TaskState::Posted { .. } | TaskState::Taken { .. } => {
+                sender.done += 1;
+                self.judge(now, id, outcome);
+            }
             // From a worker that does not have it: a frame that comes late or from a confused process.
-            TaskState::Posted { .. }
-            | TaskState::Taken { .. }
-            | TaskState::Posting
-            | TaskState::Waiting
-            | TaskState::Judged => (),
+            TaskState::Posting | TaskState::Waiting | TaskState::Judged => (),
         }
     }
 
@@ -282,6 +283,7 @@ impl Pool {
             None => {
                 submission.retries = submission.retries.saturating_sub(1);
                 submission.attempt += 1;
+                self.counts.retried += 1;
             }
         }
         let id = self.tasks.renew(id)?;
@@ -296,6 +298,7 @@ impl Pool {
             return false;
         }
         if let Some(task) = self.tasks.remove(id) {
+            self.counts.failed += 1;
             self.answered(task.submission.call);
             self.settle_call(task.submission.call);
         }
@@ -318,6 +321,7 @@ impl Pool {
             self.timers.remove(&(until, Timer::CancelGrace(id)));
         }
         if task.is_awaited() {
+            self.counts.ended(&outcome);
             let token = task.submission.token;
             self.answer(id, call, token, outcome);
         }
@@ -351,6 +355,7 @@ impl Pool {
                     self.outputs.push_back(Output::Kill { worker, gently: false });
                 }
                 Timer::Kill(_) => (),
+                Timer::Age(worker) => self.aged(now, worker),
                 Timer::Start => self.start_workers(now),
             }
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 use std::{fmt, sync::Arc};
 
 use crate::id::{Moment, QueueIndex, WorkerId};
+use crate::stats::Cause;
 
 /// First wait after a start that failed; doubled with each further one.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -23,6 +24,8 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// By the kernel's SIGKILL, for want of memory.
+    OutOfMemory,
     /// Nobody could tell.
     Unknown,
 }
@@ -32,6 +35,7 @@ impl fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::OutOfMemory => f.write_str("out of memory"),
             Self::Unknown => f.write_str("unknown exit status"),
         }
     }
@@ -65,11 +69,14 @@ pub enum State {
     Closed,
 }
 
+/// Where a worker is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub enum Stage {
+    /// Its process is being started or initialised.
     Starting,
+    /// It takes work.
     Ready,
-    /// It has claimed the last task it may; it leaves when they are done.
+    /// It is about to be replaced; it leaves when what it runs is done.
     Retiring,
     /// It was told to leave.
     Stopping,
@@ -84,8 +91,12 @@ pub struct WorkerView {
     pub queue: QueueIndex,
     /// Its process, once known.
     pub pid: Option<u32>,
-    /// Whether it takes work.
-    pub ready: bool,
+    /// Where it is in its life.
+    pub stage: Stage,
+    /// When its start was asked for.
+    pub since: Moment,
+    /// Tasks that have ended in it.
+    pub done: u64,
 }
 
 #[derive(Debug)]
@@ -95,6 +106,19 @@ pub(crate) struct Worker {
     pub(crate) pid: Option<u32>,
     pub(crate) stage: Stage,
     pub(crate) error: Option<StartError>,
+    pub(crate) since: Moment,
+    pub(crate) done: u64,
+    /// Why it is to be replaced, where it did not just die.
+    pub(crate) leaves: Option<Cause>,
+    /// It is told to leave when its successor is ready.
+    pub(crate) waits_for_successor: bool,
+}
+
+impl Worker {
+    fn new(id: WorkerId, queue: QueueIndex, since: Moment) -> Self {
+        let (stage, pid, error, leaves) = (Stage::Starting, None, None, None);
+        Self { id, queue, pid, stage, error, since, done: 0, leaves, waits_for_successor: false }
+    }
 }
 
 /// All seats, and how starting has gone so far.
@@ -139,7 +163,7 @@ impl Supervisor {
         let seat = self.seats.iter().position(Option::is_none)?;
         self.generations[seat] += 1;
         let id = WorkerId { seat: seat as u16, generation: self.generations[seat] };
-        self.seats[seat] = Some(Worker { id, queue, pid: None, stage: Stage::Starting, error: None });
+        self.seats[seat] = Some(Worker::new(id, queue, now));
         Some(id)
     }
 
@@ -163,6 +187,10 @@ impl Supervisor {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Worker> {
         self.seats.iter().flatten()
+    }
+
+    pub(crate) fn has_free_seat(&self) -> bool {
+        self.seats.iter().any(Option::is_none)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -205,7 +233,9 @@ impl Supervisor {
     }
 
     fn serving(&self, queue: QueueIndex) -> u16 {
-        let serves = |worker: &&Worker| worker.queue == queue && matches!(worker.stage, Stage::Starting | Stage::Ready);
+        let stays =
+            |worker: &&Worker| matches!(worker.stage, Stage::Starting | Stage::Ready) && !worker.waits_for_successor;
+        let serves = |worker: &&Worker| worker.queue == queue && stays(worker);
         self.iter().filter(serves).count() as u16
     }
 }

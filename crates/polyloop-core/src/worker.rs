@@ -73,6 +73,8 @@ pub struct Worker {
     /// Outcomes that did not fit into the result ring yet.
     unpublished: usize,
     stop: Option<Stop>,
+    /// It was told by its host to claim nothing more.
+    retired: bool,
     watches: Vec<Watch>,
     /// Items left to peers since this worker last took one.
     deferred_in_a_row: u32,
@@ -90,6 +92,7 @@ impl Worker {
             alone: false,
             unpublished: 0,
             stop: None,
+            retired: false,
             watches: Vec::new(),
             deferred_in_a_row: 0,
         }
@@ -97,7 +100,7 @@ impl Worker {
 
     /// How many more items it would start now.
     pub fn room(&self) -> u32 {
-        if self.stop.is_some() || self.alone || self.unpublished > 0 {
+        if self.stop.is_some() || self.retired || self.alone || self.unpublished > 0 {
             return 0;
         }
         let free = self.config.concurrency - self.in_flight;
@@ -144,6 +147,13 @@ impl Worker {
         }
     }
 
+    /// It is to claim nothing more, and to leave when what it runs is done. Says whether that is news.
+    pub fn retire(&mut self) -> bool {
+        let leaves = self.stop.is_some() || self.is_retired();
+        self.retired = true;
+        !leaves
+    }
+
     /// Whether it was told to stop.
     pub fn is_stopping(&self) -> bool {
         self.stop.is_some()
@@ -175,10 +185,13 @@ impl Worker {
         defers
     }
 
+    fn is_retired(&self) -> bool {
+        self.retired || self.config.max_tasks != 0 && self.claimed == self.config.max_tasks
+    }
+
     /// Whether it is time to leave.
     pub fn leave(&self) -> Leave {
-        let retired = self.config.max_tasks != 0 && self.claimed == self.config.max_tasks;
-        let ends = self.stop.is_some() || retired;
+        let ends = self.stop.is_some() || self.is_retired();
         if ends && self.in_flight == 0 && self.unpublished == 0 { Leave::Leave } else { Leave::Stay }
     }
 }
@@ -209,6 +222,16 @@ mod tests {
         assert!(!worker.claimed(false) && !worker.claimed(false) && worker.claimed(false));
         assert_eq!((worker.room(), worker.leave()), (0, Leave::Stay));
         (0..3).for_each(|_| worker.finished());
+        assert_eq!(worker.leave(), Leave::Leave);
+    }
+
+    #[test]
+    fn retired_it_claims_nothing_more_and_leaves_when_what_it_runs_is_done() {
+        let mut worker = worker(4, 0);
+        worker.claimed(false);
+        assert!(worker.retire() && !worker.retire());
+        assert_eq!((worker.room(), worker.leave()), (0, Leave::Stay));
+        worker.finished();
         assert_eq!(worker.leave(), Leave::Leave);
     }
 

@@ -14,18 +14,22 @@ use pyo3::types::PyDict;
 
 use crate::codec::Codec;
 
+const SIGKILL: i32 = 9;
+
 /// A code as `multiprocessing` gives it: a signal is negative.
 pub(crate) fn exit_code(exit: Exit) -> Option<i32> {
     match exit {
         Exit::Code(code) => Some(code),
         Exit::Signal(signal) => Some(-signal),
+        Exit::OutOfMemory => Some(-SIGKILL),
         Exit::Unknown => None,
     }
 }
 
-pub(crate) fn exit_of(code: Option<i32>) -> Exit {
+pub(crate) fn exit_of(code: Option<i32>, out_of_memory: bool) -> Exit {
     match code {
         None => Exit::Unknown,
+        Some(code) if code == -SIGKILL && out_of_memory => Exit::OutOfMemory,
         Some(code) if code < 0 => Exit::Signal(-code),
         Some(code) => Exit::Code(code),
     }
@@ -82,6 +86,9 @@ fn worker_died<'py>(py: Python<'py>, loss: &Loss, task: Option<String>) -> PyRes
     let kwargs = PyDict::new(py);
     kwargs.set_item("pid", loss.pid)?;
     kwargs.set_item("exitcode", exit_code(loss.exit))?;
+    if loss.exit == Exit::OutOfMemory {
+        kwargs.set_item("hint", py.import(intern!(py, "polyloop.errors"))?.getattr(intern!(py, "OUT_OF_MEMORY"))?)?;
+    }
     kwargs.set_item("task", task)?;
     kwargs.set_item("attempt", loss.attempt)?;
     if loss.exit == Exit::Code(OVERDUE_EXITCODE) {
@@ -136,7 +143,10 @@ pub(crate) fn refused(py: Python<'_>, codec: &Codec, refused: &Refused) -> PyErr
 pub(crate) fn driver(error: DriverError) -> PyErr {
     match error {
         DriverError::Config(message) => PyValueError::new_err(message),
-        DriverError::Os(error) => error.into(),
+        DriverError::Os(error) => match error.raw_os_error() {
+            Some(errno) => PyOSError::new_err((errno, error.to_string())),
+            None => error.into(),
+        },
     }
 }
 

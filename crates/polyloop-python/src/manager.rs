@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Outcome, Payload, QueueIndex, Refused, Report, State, Submission, TaskId,
-    WorkerId,
+    CallId, Cause, Driver, DriverConfig, Event, Outcome, Payload, QueueIndex, Refused, Report, Stage, State,
+    Submission, TaskId, WorkerId,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -48,6 +48,9 @@ struct Scheduler {
 ///
 /// Parameters:
 ///     processes, queues, concurrency, max_tasks: the pool's shape; max_tasks 0 means no limit.
+///     max_memory: bytes of its own that a worker may hold before it is replaced; 0 means no limit.
+///     max_age_s: how old a worker may become before it is replaced, in seconds; None for no limit.
+///     block_warning_s: how long a worker's loop may be blocked before that is told, in seconds; None for ever.
 ///     grace_s: how long whoever is asked to end may take, in seconds.
 ///     call_flush_soon: called when tasks have been submitted; it has `flush` called before the loop waits again.
 #[pyclass(frozen, weakref, module = "polyloop._core")]
@@ -68,6 +71,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn seconds(name: &str, value: f64) -> PyResult<Duration> {
+    let error = |_| PyValueError::new_err(format!("{name} must be a number of seconds, 0 or more"));
+    Duration::try_from_secs_f64(value).map_err(error)
+}
+
+fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Starting => "starting",
+        Stage::Ready => "ready",
+        Stage::Retiring => "retiring",
+        Stage::Stopping => "stopping",
+    }
+}
+
+fn cause_name(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Died => "died",
+        Cause::Recycled => "recycled",
+        Cause::Memory => "memory",
+        Cause::Age => "age",
+        Cause::Overdue => "overdue",
+        Cause::Garbage => "garbage",
+    }
+}
+
 fn worker_key(worker: WorkerId) -> u64 {
     u64::from(worker.seat) << 32 | u64::from(worker.generation)
 }
@@ -79,19 +107,35 @@ fn worker_id(key: u64) -> WorkerId {
 #[pymethods]
 impl Manager {
     #[new]
-    #[pyo3(signature = (*, processes, queues, concurrency, max_tasks, grace_s, call_flush_soon))]
+    #[pyo3(signature = (
+        *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, block_warning_s, grace_s, call_flush_soon
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn new(
         py: Python<'_>,
         processes: u16,
         queues: u16,
         concurrency: u32,
         max_tasks: u64,
+        max_memory: u64,
+        max_age_s: Option<f64>,
+        block_warning_s: Option<f64>,
         grace_s: f64,
         call_flush_soon: Py<PyAny>,
     ) -> PyResult<Self> {
-        let grace = Duration::try_from_secs_f64(grace_s)
-            .map_err(|_| PyValueError::new_err("grace must be a number of seconds, 0 or more"))?;
-        let config = DriverConfig { processes, queues, concurrency, max_tasks, grace };
+        let grace = seconds("grace", grace_s)?;
+        let max_age = max_age_s.map(|age| seconds("max_age_per_child", age)).transpose()?;
+        let block_warning = block_warning_s.map(|limit| seconds("block_warning", limit)).transpose()?;
+        let config = DriverConfig {
+            processes,
+            queues,
+            concurrency,
+            max_tasks,
+            max_memory,
+            max_age,
+            block_warning: block_warning.filter(|limit| !limit.is_zero()),
+            grace,
+        };
         let driver = Driver::new(config).map_err(errors::driver)?;
         // Its first events ask for workers.
         driver.call_again()?;
@@ -137,6 +181,27 @@ impl Manager {
     #[getter]
     fn unfinished(&self) -> usize {
         lock(&self.driver).unfinished()
+    }
+
+    /// The pool in numbers: state, tasks unfinished, done, failed and retried, restarts by cause, and the workers:
+    /// pid, seat, queue, stage, items in flight, tasks done, age in seconds.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let (counts, loads, age, unfinished) = {
+            let driver = lock(&self.driver);
+            (driver.counts(), driver.loads(), driver.age(), driver.unfinished())
+        };
+        let restarts = PyDict::new(py);
+        for (cause, count) in Cause::ALL.into_iter().zip(counts.restarts) {
+            restarts.set_item(cause_name(cause), count)?;
+        }
+        let workers: Vec<_> = loads
+            .into_iter()
+            .map(|(view, in_flight)| {
+                let age_s = age.saturating_sub(view.since).as_secs_f64();
+                (view.pid, view.id.seat, view.queue.0, stage_name(view.stage), in_flight, view.done, age_s)
+            })
+            .collect();
+        (self.state(), unfinished, counts.done, counts.failed, counts.retried, restarts, workers).into_pyobject(py)
     }
 
     /// Have a scheduler choose the queue of every task: `schedule(task_id, func, args, kwargs)` gives one of
@@ -218,7 +283,8 @@ impl Manager {
 
     /// Take in what has happened. Returns what Python must do, in order, as tuples:
     /// ("start", key, queue, socket, lifeline, our_ends), ("reap", key), ("died", key, pid, exitcode, retried, lost),
-    /// ("degraded", exception), ("recovered",), ("terminated", count), ("garbage", key, problem), ("closed",).
+    /// ("degraded", exception), ("recovered",), ("terminated", count), ("garbage", key, problem),
+    /// ("blocked", key, pid, seconds), ("closed",).
     fn drain<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let (this, py) = (slf.get(), slf.py());
         lock(&this.driver).drain()?;
@@ -269,9 +335,11 @@ impl Manager {
         self.drive(|driver| driver.not_started(worker_id(key), reason))
     }
 
-    /// A worker's process has ended with this code, negative for a signal, None if unknown.
-    fn exited(&self, key: u64, exitcode: Option<i32>) -> PyResult<()> {
-        self.drive(|driver| driver.exited(worker_id(key), errors::exit_of(exitcode)))
+    /// A worker's process has ended with this code, negative for a signal, None if unknown; `out_of_memory` says that
+    /// the kernel has killed something for want of memory meanwhile.
+    #[pyo3(signature = (key, exitcode, *, out_of_memory = false))]
+    fn exited(&self, key: u64, exitcode: Option<i32>, out_of_memory: bool) -> PyResult<()> {
+        self.drive(|driver| driver.exited(worker_id(key), errors::exit_of(exitcode, out_of_memory)))
     }
 
     /// Take no new work, finish what was accepted, then end.
@@ -567,6 +635,9 @@ impl Manager {
             Event::Reap(worker) => ("reap", worker_key(worker)).into_pyobject(py)?.into_any(),
             Event::Garbage { worker, problem } => {
                 ("garbage", worker_key(worker), problem).into_pyobject(py)?.into_any()
+            }
+            Event::Blocked { worker, pid, blocked } => {
+                ("blocked", worker_key(worker), pid, blocked.as_secs_f64()).into_pyobject(py)?.into_any()
             }
             Event::Closed => ("closed",).into_pyobject(py)?.into_any(),
             Event::Report(Report::Died { worker, pid, exit, retried, lost }) => {

@@ -9,6 +9,7 @@
 mod processes;
 mod rest;
 mod rings;
+mod watch;
 
 use std::collections::VecDeque;
 use std::io;
@@ -54,6 +55,12 @@ pub struct DriverConfig {
     pub concurrency: u32,
     /// Items a worker runs before it is replaced; 0 for no limit.
     pub max_tasks: u64,
+    /// Bytes of memory of its own that a worker may hold at the end of an item before it is replaced; 0 for no limit.
+    pub max_memory: u64,
+    /// How old a worker may become before it is replaced; up to a tenth earlier.
+    pub max_age: Option<Duration>,
+    /// How long a worker's loop may be blocked before that is told.
+    pub block_warning: Option<Duration>,
     /// How long whoever is asked to end may take.
     pub grace: Duration,
 }
@@ -115,6 +122,15 @@ pub enum Event {
     },
     /// News for a log.
     Report(Report),
+    /// A worker runs something that has kept its loop from answering. Comes once for each time.
+    Blocked {
+        /// Which.
+        worker: WorkerId,
+        /// Its process.
+        pid: Option<u32>,
+        /// For how long so far.
+        blocked: Duration,
+    },
     /// A worker wrote what no correct worker writes, and is being replaced.
     Garbage {
         /// Which.
@@ -139,6 +155,8 @@ pub struct Driver {
     look_again: Option<Moment>,
     look_wait: Duration,
     nap: Option<Moment>,
+    /// When to look whether a loop is blocked.
+    watch_at: Option<Moment>,
     resting: Resting,
     events: VecDeque<Event>,
     origin: Instant,
@@ -171,6 +189,7 @@ impl Driver {
             slot_bytes: geometry.blob_bytes(),
             inline_bytes: INLINE_BYTES,
             grace: config.grace,
+            max_age: config.max_age,
         });
         let layout = Layout {
             seats,
@@ -193,6 +212,7 @@ impl Driver {
             look_again: None,
             look_wait: RING_AGAIN,
             nap: None,
+            watch_at: None,
             resting: Resting::default(),
             events: VecDeque::new(),
             origin: Instant::now(),
@@ -211,7 +231,11 @@ impl Driver {
     /// When [`Self::drain`] wants to be called even if the descriptor stays silent. The descriptor becomes readable
     /// then too, so a host may ignore this.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.pool.poll_timeout(), self.look_again, self.nap].into_iter().flatten().min().map(|at| self.origin + at)
+        [self.pool.poll_timeout(), self.look_again, self.nap, self.watch_at]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| self.origin + at)
     }
 
     /// Opens a call: tasks that are submitted as room appears, and that queues are fair to as one.
@@ -325,6 +349,7 @@ impl Driver {
         self.nap = None;
         self.poll()?;
         let outcomes = self.read_rings()?;
+        self.watch()?;
         let now = self.now();
         if self.pool.poll_timeout().is_some_and(|at| at <= now) {
             self.pool.handle(now, Input::Timeout);

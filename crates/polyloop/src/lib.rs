@@ -8,6 +8,7 @@ mod driver;
 mod inject;
 mod layout;
 mod link;
+mod memory;
 mod os;
 mod process;
 mod watchdog;
@@ -16,9 +17,9 @@ mod worker;
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
 pub use os::{Thread, forked_generation, interrupt_signal, part_from_parent};
 pub use polyloop_core::{
-    CallId, DEFER, Exit, HOPELESS_EXIT, Loss, Moment, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply,
-    Report, StartError, State, Stop, Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, WorkerId,
-    WorkerView,
+    CallId, Cause, Counts, DEFER, Exit, HOPELESS_EXIT, Loss, Moment, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex,
+    Refused, Reply, Report, Stage, StartError, State, Stop, Submission, TaskId, Value, ValueError, ValueReader,
+    ValueWriter, WorkerId, WorkerView,
 };
 pub use polyloop_shm::Item;
 pub use process::{ParentDeathError, die_with_parent};

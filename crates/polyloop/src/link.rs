@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
-use polyloop_core::{ControlFrame, FrameError, Load, Place, QueueIndex, ResultFrame, TaskId, Terms, WorkerId};
+use polyloop_core::{
+    ControlFrame, FrameError, Load, Look, LoopWatch, Moment, Place, QueueIndex, ResultFrame, TaskId, Terms, WorkerId,
+};
 use polyloop_shm::{
-    BoardWriter, Corrupt, Doorbell, Entry, LeaseReader, Phase, Reclaimed, Region, Retract, RingReader, RingWriter,
-    Ringer, Sleeper, SlotIndex, Status, StatusWriter, Words,
+    BoardWriter, Corrupt, Doorbell, Entry, LeaseReader, Peer, Phase, Reclaimed, Region, Retract, RingReader,
+    RingWriter, Ringer, Sleeper, SlotIndex, Status, StatusWriter, Words,
 };
 use thiserror::Error;
 
@@ -58,6 +61,8 @@ pub(crate) struct Seat {
     bell: Doorbell,
     ringer: Ringer,
     status: Words,
+    activity: Peer,
+    watch: LoopWatch,
     /// Replies that come in pieces, as far as they have come.
     pub(crate) pieces: BTreeMap<TaskId, Vec<u8>>,
     /// Nothing more is read from a worker that wrote garbage.
@@ -127,6 +132,16 @@ impl Seat {
     pub(crate) fn load(&self) -> Load {
         let Status { in_flight, room, .. } = Status::read(&self.status);
         Load { can_ring: self.ringer.can_ring(), in_flight, room }
+    }
+
+    /// Looks whether the worker's loop does anything.
+    pub(crate) fn look(&mut self, now: Moment, limit: Duration) -> Look {
+        self.watch.look(now, self.activity.state(), self.activity.status().in_flight, limit)
+    }
+
+    /// Rings the worker whether it sleeps or not: its loop answers by waking.
+    pub(crate) fn ask(&self) -> io::Result<()> {
+        self.bell.ring()
     }
 
     pub(crate) fn ring(&mut self) -> io::Result<()> {
@@ -199,6 +214,7 @@ impl Link {
         let status = self.layout.status(self.region.words(), worker.seat);
         // Whatever a predecessor left there is no longer true: this worker has no room until it says so.
         drop(StatusWriter::new(status.clone()));
+        let epoch = self.layout.epoch(self.region.words(), worker.seat);
         let seat = Seat {
             worker,
             queue,
@@ -212,7 +228,9 @@ impl Link {
             outgoing: VecDeque::new(),
             leases: LeaseReader::new(self.layout.leases(words)),
             bell: Doorbell::new()?,
-            ringer: Ringer::new(self.layout.epoch(self.region.words(), worker.seat)),
+            ringer: Ringer::new(epoch.clone()),
+            activity: Peer::new(epoch, status.clone()),
+            watch: LoopWatch::default(),
             status,
             pieces: BTreeMap::new(),
             mute: false,

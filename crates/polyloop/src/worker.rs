@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    ControlFrame, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker, WorkerConfig,
-    split_large,
+    Cause, ControlFrame, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker,
+    WorkerConfig, split_large,
 };
 use polyloop_shm::{
     AttachError, BoardReader, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
@@ -21,6 +21,7 @@ use thiserror::Error;
 use crate::driver::PROTOCOL;
 use crate::inject::step;
 use crate::layout::Layout;
+use crate::memory::MemoryWatch;
 use crate::os;
 
 /// Why a worker could not join its pool.
@@ -121,6 +122,7 @@ pub struct WorkerLink {
     manager: Ringer,
     manager_bell: Doorbell,
     peers: Vec<Peer>,
+    memory: MemoryWatch,
     /// Until when items are left to a peer.
     defers_until: Option<Instant>,
     unpublished: VecDeque<Unpublished>,
@@ -148,7 +150,7 @@ impl WorkerLink {
         let handle = os::process_handle(pid)?;
         os::send(socket.as_fd(), &[PROTOCOL, pid.into()], &[handle.as_fd()])?;
         let (numbers, fds) = os::receive(socket.as_fd())?.ok_or(ConnectError::Gone)?;
-        let (&[version, seat, queue, concurrency, max_tasks, grace_micros], fields) =
+        let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros], fields) =
             numbers.split_first_chunk().ok_or(ConnectError::Version)?;
         let fields = fields.first_chunk::<{ Layout::FIELDS }>().ok_or(ConnectError::Version)?;
         let layout = Layout::from_fields(*fields).filter(|_| version == PROTOCOL).ok_or(ConnectError::Version)?;
@@ -176,6 +178,7 @@ impl WorkerLink {
             manager: Ringer::new(layout.manager_epoch(pool)),
             manager_bell: Doorbell::from_fd(manager_bell),
             peers: peers.map(peer).collect(),
+            memory: MemoryWatch::new(max_memory),
             defers_until: None,
             unpublished: VecDeque::new(),
             fetching: BTreeMap::new(),
@@ -225,7 +228,7 @@ impl WorkerLink {
         step("wake");
         self.bell.silence()?;
         step("silence");
-        Ok(())
+        self.retire_if_too_large()
     }
 
     /// What the manager has said, one thing at a time. The bytes of [`Control::Start`] are left in `item`.
@@ -311,7 +314,7 @@ impl WorkerLink {
             self.publish_status();
             if last {
                 step("retire");
-                self.publish(&ResultFrame::Retiring, None);
+                self.publish(&ResultFrame::Retiring(Cause::Recycled), None);
                 self.tell()?;
             }
             if !terms.large {
@@ -359,9 +362,8 @@ impl WorkerLink {
     pub fn give_up(&mut self, job: Job) -> u64 {
         self.reply(job, Reply::TimedOut);
         self.given_up.insert(job.task);
-        if !self.core.is_stopping() {
-            self.core.stop(Stop::WhenDone);
-            self.publish(&ResultFrame::Retiring, None);
+        if self.core.retire() {
+            self.publish(&ResultFrame::Retiring(Cause::Overdue), None);
             self.publish_status();
         }
         self.flush();
@@ -435,6 +437,15 @@ impl WorkerLink {
     /// Whether it was told to stop.
     pub fn is_stopping(&self) -> bool {
         self.core.is_stopping()
+    }
+
+    /// Claims nothing more once this process holds more memory than it may.
+    fn retire_if_too_large(&mut self) -> io::Result<()> {
+        if self.memory.is_exceeded()? && self.core.retire() {
+            step("retire");
+            self.publish(&ResultFrame::Retiring(Cause::Memory), None);
+        }
+        Ok(())
     }
 
     /// A process that this worker forked has its objects, and not the memory they speak of.

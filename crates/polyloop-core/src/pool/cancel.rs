@@ -3,6 +3,7 @@
 use super::{Pool, Timer};
 use crate::event::{Output, Place};
 use crate::id::{CallId, Moment, TaskId};
+use crate::stats::Cause;
 use crate::task::{Outcome, TaskState, Wish};
 
 impl Pool {
@@ -62,6 +63,7 @@ impl Pool {
         let until = now + self.config.grace;
         match (task.wish, task.state) {
             (Wish::Forget { .. }, TaskState::Taken { worker }) => {
+                self.blame(worker, Cause::Overdue);
                 self.outputs.push_back(Output::Kill { worker, gently: false });
             }
             // Where it is will be known once the driver has tried to take it off the board.

@@ -39,13 +39,7 @@ impl Pool {
             // The others need not wait any longer.
             self.start_workers(now);
         }
-    }
-
-    pub(super) fn retiring(&mut self, now: Moment, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.stage == Stage::Ready) {
-            worker.stage = Stage::Retiring;
-            self.start_workers(now);
-        }
+        self.succeed(now, id);
     }
 
     pub(super) fn start_failed(&mut self, now: Moment, error: StartError) {

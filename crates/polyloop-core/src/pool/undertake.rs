@@ -38,18 +38,22 @@ impl Pool {
         let loss = Loss { worker: dead.worker, pid: worker.pid, exit: dead.exit, attempt: 1, poison: false };
         let (mut retried, mut lost) = (0, 0);
         let running = self.running_in(dead);
+        // One that left because of a task took others with it that are not to blame.
+        let alone = running.len() == 1 && dead.exit != OVERDUE;
         for id in &running {
-            match self.bereave(*id, loss, running.len() == 1) {
+            match self.bereave(*id, loss, alone) {
                 Bereaved::Retried => retried += 1,
                 Bereaved::Lost => lost += 1,
                 Bereaved::Cancelled => (),
             }
         }
+        self.count_gone(&worker, retried, lost);
         match worker.stage {
             Stage::Starting => {
                 self.start_failed(now, worker.error.unwrap_or(StartError::Exited(dead.exit)));
             }
-            Stage::Retiring | Stage::Stopping if lost + retried == 0 && dead.exit != OVERDUE => (),
+            Stage::Stopping if lost + retried == 0 && dead.exit != OVERDUE => (),
+            Stage::Retiring if lost + retried == 0 && matches!(dead.exit, Exit::Code(0) | Exit::Unknown) => (),
             Stage::Ready | Stage::Retiring | Stage::Stopping => {
                 let report = Report::Died { worker: dead.worker, pid: worker.pid, exit: dead.exit, retried, lost };
                 self.outputs.push_back(Output::Report(report));

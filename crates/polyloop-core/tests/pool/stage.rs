@@ -19,6 +19,7 @@ pub(crate) const CONFIG: PoolConfig = PoolConfig {
     slot_bytes: 64,
     inline_bytes: 32,
     grace: GRACE,
+    max_age: None,
 };
 
 pub(crate) const FIRST: WorkerId = WorkerId { seat: 0, generation: 1 };

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use polyloop_core::{
-    Exit, Input, Loss, Outcome, Output, PoolConfig, Refused, Report, StartError, State, Submission, WorkerId,
+    Cause, Exit, Input, Loss, Outcome, Output, PoolConfig, Refused, Report, Stage as WorkerStage, StartError, State,
+    Stop, Submission, WorkerId, WorkerView,
 };
 
 use crate::stage::{CONFIG, FIRST, Stage, task, value};
@@ -107,7 +108,7 @@ fn a_dead_worker_is_replaced_at_once_under_a_new_name() {
 #[test]
 fn a_retiring_workers_successor_starts_before_it_is_gone() {
     let mut stage = Stage::ready();
-    stage.handle(Input::Retiring(FIRST));
+    stage.handle(Input::Retiring { worker: FIRST, cause: Cause::Recycled });
     let successor = WorkerId { seat: 1, generation: 1 };
     assert_eq!(stage.started(), [successor]);
     stage.dies(FIRST, Exit::Code(0), |_| ());
@@ -177,4 +178,88 @@ fn tasks_wait_through_a_time_without_workers() {
     stage.outcome(worker, id, value());
     assert_eq!(stage.delivered(), [(1, value())]);
     assert_eq!(stage.count(|o| matches!(o, Output::Kill { .. })), 0, "nobody is killed for it");
+}
+
+fn aging(processes: u16, seats: u16) -> Stage {
+    Stage::new(PoolConfig { processes, seats, max_age: Some(Duration::from_secs(100)), ..CONFIG })
+}
+
+fn stopped(stage: &Stage) -> Vec<WorkerId> {
+    let stop = |output: &Output| match output {
+        Output::Stop { worker, stop: Stop::WhenDone } => Some(*worker),
+        _ => None,
+    };
+    stage.outputs.iter().filter_map(stop).collect()
+}
+
+#[test]
+fn a_worker_that_is_too_old_goes_on_until_its_successor_is_ready() {
+    let mut stage = aging(1, 2);
+    stage.is_ready(FIRST);
+    stage.pass(Duration::from_secs(89));
+    let successor = WorkerId { seat: 1, generation: 1 };
+    assert_eq!(stage.started(), [FIRST], "at most a tenth too early");
+    stage.pass(Duration::from_secs(11));
+    assert_eq!((stage.started(), stopped(&stage)), (vec![FIRST, successor], vec![]));
+    stage.is_ready(successor);
+    assert_eq!(stopped(&stage), [FIRST]);
+    stage.dies(FIRST, Exit::Code(0), |_| ());
+    assert_eq!(stage.reports(), []);
+    assert_eq!(stage.pool.counts().restarts[Cause::Age as usize], 1);
+    stage.pass(Duration::from_secs(100));
+    assert_eq!(stage.started().len(), 3, "the successor ages too");
+}
+
+#[test]
+fn an_old_worker_whose_successor_fails_to_start_goes_on() {
+    let mut stage = aging(1, 2);
+    stage.is_ready(FIRST);
+    stage.pass(Duration::from_secs(100));
+    stage.handle(Input::NotStarted { worker: WorkerId { seat: 1, generation: 1 }, error: refused() });
+    assert_eq!(stopped(&stage), []);
+    stage.pass(Duration::from_secs(1));
+    stage.is_ready(WorkerId { seat: 1, generation: 2 });
+    assert_eq!(stopped(&stage), [FIRST]);
+}
+
+#[test]
+fn an_old_worker_makes_room_where_there_is_no_seat_for_its_successor() {
+    let mut stage = aging(1, 1);
+    stage.is_ready(FIRST);
+    stage.pass(Duration::from_secs(100));
+    assert_eq!((stage.started(), stopped(&stage)), (vec![FIRST], vec![FIRST]));
+    stage.dies(FIRST, Exit::Code(0), |_| ());
+    assert_eq!(stage.started(), [FIRST, SECOND]);
+}
+
+#[test]
+fn workers_of_the_same_start_do_not_age_at_the_same_moment() {
+    let mut stage = aging(2, 4);
+    stage.is_ready(FIRST);
+    stage.is_ready(WorkerId { seat: 1, generation: 1 });
+    let first = stage.pool.poll_timeout().unwrap();
+    stage.pass(first);
+    assert_eq!(stage.started().len(), 3);
+}
+
+#[test]
+fn tasks_and_restarts_are_counted() {
+    let mut stage = Stage::ready();
+    for outcome in [value(), Outcome::Raised(Default::default())] {
+        let id = stage.submit(task(1));
+        stage.taken(id, FIRST);
+        stage.outcome(FIRST, id, outcome);
+    }
+    let id = stage.submit(Submission { retries: 1, ..task(2) });
+    let views: Vec<_> = stage.pool.workers().collect();
+    assert!(matches!(views[..], [WorkerView { done: 2, stage: WorkerStage::Ready, .. }]));
+    stage.taken(id, FIRST);
+    stage.dies(FIRST, KILLED, |_| ());
+    stage.is_ready(SECOND);
+    stage.handle(Input::Garbage(SECOND));
+    stage.taken(id, SECOND);
+    stage.dies(SECOND, KILLED, |_| ());
+    let counts = stage.pool.counts();
+    assert_eq!((counts.done, counts.failed, counts.retried), (1, 2, 1));
+    assert_eq!(counts.restarts, [1, 0, 0, 0, 0, 1]);
 }

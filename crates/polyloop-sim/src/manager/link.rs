@@ -62,9 +62,9 @@ impl Manager {
                 Input::Ready(worker)
             }
             ResultFrame::Failed(error) => Input::Failed { worker, error: error.to_vec() },
-            ResultFrame::Retiring => {
+            ResultFrame::Retiring(cause) => {
                 seat.retiring = true;
-                Input::Retiring(worker)
+                Input::Retiring { worker, cause }
             }
         };
         self.handle(site, input);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use polyloop_core::{Exit, Moment, Reply, ResultFrame, Stop, TaskId, Terms, split_large};
+use polyloop_core::{Cause, Exit, Moment, OVERDUE_EXITCODE, Reply, ResultFrame, Stop, TaskId, Terms, split_large};
 use polyloop_shm::LeaseIndex;
 
 use super::{Op, Pause, Process};
@@ -135,7 +135,9 @@ impl Process {
         }
         let leaves = matches!(self.jobs[at].state, JobState::Ignores(_));
         if leaves {
-            self.next([Op::Publish, Op::Tell, Op::Quit(GRACE_EXIT)]);
+            self.core.retire();
+            self.send(&ResultFrame::Retiring(Cause::Overdue), None);
+            self.next([Op::Publish, Op::Publish, Op::Tell, Op::Quit(Exit::Code(OVERDUE_EXITCODE))]);
         } else {
             self.next([Op::Publish, Op::EndDue]);
         }

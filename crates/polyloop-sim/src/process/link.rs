@@ -1,6 +1,6 @@
 //! A worker's effects on shared memory: claiming, publishing, reading what it is told.
 
-use polyloop_core::{ControlFrame, DEFER, PeerView, Reply, ResultFrame, Stop, TaskId, Terms};
+use polyloop_core::{Cause, ControlFrame, DEFER, PeerView, Reply, ResultFrame, Stop, TaskId, Terms};
 use polyloop_shm::{Claim, Item, LeaseIndex, Peer};
 
 use super::items::Claimed;
@@ -149,7 +149,7 @@ impl Process {
         let empties = self.board.take(claim);
         site.ledger.taken(claimed.token, self.index);
         if self.core.claimed(claimed.terms.alone) {
-            self.send(&ResultFrame::Retiring, None);
+            self.send(&ResultFrame::Retiring(Cause::Recycled), None);
         }
         self.news |= empties && !site.sabotages(Sabotage::RefillUntold);
     }

@@ -91,7 +91,7 @@ impl Driver {
         }
         let grace_micros = u64::try_from(config.grace.as_micros()).unwrap_or(u64::MAX);
         let mut welcome = vec![PROTOCOL, worker.seat.into(), seat.queue.0.into()];
-        welcome.extend([config.concurrency.into(), config.max_tasks, grace_micros]);
+        welcome.extend([config.concurrency.into(), config.max_tasks, config.max_memory, grace_micros]);
         welcome.extend(fields);
         let [region, bell] = seat.fds();
         let fds = [self.link.region.as_fd(), region, bell, self.link.bell.as_fd()];
@@ -119,6 +119,8 @@ impl Driver {
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
         seat.mute = true;
         seat.kill(false)?;
+        let now = self.now();
+        self.pool.handle(now, Input::Garbage(worker));
         self.events.push_back(Event::Garbage { worker, problem: problem.to_owned() });
         Ok(())
     }

@@ -59,7 +59,8 @@ impl Driver {
     }
 
     pub(super) fn arm(&mut self) -> io::Result<()> {
-        let wanted = [self.pool.poll_timeout(), self.look_again, self.nap].into_iter().flatten().min();
+        self.plan_watch();
+        let wanted = [self.pool.poll_timeout(), self.look_again, self.nap, self.watch_at].into_iter().flatten().min();
         let late = match (wanted, self.armed) {
             (Some(wanted), Some(armed)) => wanted < armed,
             (Some(_), None) => true,

@@ -101,7 +101,7 @@ fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId,
         }
         ResultFrame::Ready => Input::Ready(worker),
         ResultFrame::Failed(error) => Input::Failed { worker, error: error.to_vec() },
-        ResultFrame::Retiring => Input::Retiring(worker),
+        ResultFrame::Retiring(cause) => Input::Retiring { worker, cause },
         ResultFrame::Fetch(task) => return Some(Read::Fetch(task)),
     }))
 }

@@ -78,7 +78,7 @@ fn hear_welcome(socket: &OwnedFd) -> (Vec<u64>, Vec<OwnedFd>) {
 fn forge(forgery: &str) {
     tie_to_parent();
     let (numbers, fds) = hear_welcome(&say_hello(PROTOCOL));
-    let [leases, result_words] = [11, 12].map(|at| numbers[at] as usize);
+    let [leases, result_words] = [12, 13].map(|at| numbers[at] as usize);
     let region = Region::attach(fds[1].try_clone().unwrap()).unwrap();
     let start = leases.next_multiple_of(LINE);
     let words = region.words().slice(start..start + ring_words(result_words));

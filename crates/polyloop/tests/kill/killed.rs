@@ -1,6 +1,6 @@
 //! Workers that are killed at a step: nothing but what they had started goes with them.
 
-use polyloop::{DriverConfig, Outcome};
+use polyloop::{DriverConfig, Outcome, Stage};
 use rustix::process::Signal;
 
 use crate::dice::{Dice, rounds};
@@ -92,7 +92,9 @@ fn round(step: Step, processes: u16, dice: &mut Dice) -> Row {
     let mut rig = Rig::new(&label, step.load.shape(processes), step.roles(nth, Signal::KILL.as_raw()));
     let victim = rig.pids()[0];
     let is_dead = |rig: &Rig| !rig.is_alive(victim);
-    rig.wait("workers are ready", |rig| is_dead(rig) || rig.driver.workers().all(|worker| worker.ready));
+    rig.wait("workers are ready", |rig| {
+        is_dead(rig) || rig.driver.workers().all(|worker| worker.stage == Stage::Ready)
+    });
     for _ in 0..BURSTS_MAX {
         step.load.submit(&mut rig, dice, retries);
         rig.wait_all_done("a burst has ended");

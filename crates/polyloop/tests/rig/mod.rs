@@ -16,8 +16,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Exit, Outcome, QueueIndex, Report, StartOrder, State, Submission, TaskId,
-    WorkerId,
+    CallId, Driver, DriverConfig, Event, Exit, Outcome, QueueIndex, Report, Stage, StartOrder, State, Submission,
+    TaskId, WorkerId,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -28,8 +28,16 @@ use worker::{PARENT, ROLE};
 /// How long anything awaited may take before the test counts as stuck.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(20);
 
-pub(crate) const SHAPE: DriverConfig =
-    DriverConfig { processes: 2, queues: 1, concurrency: 1, max_tasks: 0, grace: Duration::from_secs(5) };
+pub(crate) const SHAPE: DriverConfig = DriverConfig {
+    processes: 2,
+    queues: 1,
+    concurrency: 1,
+    max_tasks: 0,
+    max_memory: 0,
+    max_age: None,
+    block_warning: None,
+    grace: Duration::from_secs(5),
+};
 
 /// What a started process is to be.
 #[derive(Clone, Debug)]
@@ -274,7 +282,7 @@ impl Rig {
     }
 
     fn is_full(&self) -> bool {
-        self.driver.workers().all(|worker| worker.ready)
+        self.driver.workers().all(|worker| worker.stage == Stage::Ready)
     }
 
     fn take_events(&mut self) {
@@ -289,6 +297,7 @@ impl Rig {
                 }
                 Event::Deliver { task, token, outcome, .. } => self.deliver(task, token, outcome),
                 Event::Report(report) => self.news.reports.push(report),
+                Event::Blocked { worker, .. } => panic!("{}: nobody asked whether {worker} is blocked", self.label),
                 Event::Garbage { worker, problem } => self.news.garbage.push((worker, problem)),
                 Event::Closed => {
                     assert!(!self.news.closed, "{}: closed twice", self.label);
