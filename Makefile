@@ -19,6 +19,7 @@ FOUND = $(eval FOUND := $(shell for v in $(SUPPORTED); do tools/find_python $$v 
 PYTEST ?=
 SEEDS ?= 2000
 KILL_ROUNDS ?= 20
+SECONDS ?= 120
 STORM_TASKS ?= 20000
 STORM_IDLE_KILLS ?= 500
 BENCH ?=
@@ -116,6 +117,10 @@ kill-test-long: kill-test ## The same, 1,000 times
 storm: build ## STORM_TASKS tasks under a SIGKILL each 50 ms, STORM_IDLE_KILLS idle workers killed; prints figures
 	POLYLOOP_STORM_TASKS=$(STORM_TASKS) POLYLOOP_STORM_IDLE_KILLS=$(STORM_IDLE_KILLS) \
 		$(BIN)/python -m pytest -s tests/python/test_storm.py $(PYTEST)
+
+.PHONY: soak
+soak: build ## SECONDS of everything at once on each start method; fails if the client grows or a call hangs
+	$(BIN)/python tools/soak.py --seconds $(SECONDS)
 
 .PHONY: bench
 bench: build ## polyloop, aiomultiprocess and asyncio.gather side by side; writes benches/results/
