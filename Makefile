@@ -20,6 +20,7 @@ PYTEST ?=
 SEEDS ?= 2000
 KILL_ROUNDS ?= 20
 SECONDS ?= 120
+FUZZ_SECONDS ?= 120
 STORM_TASKS ?= 20000
 STORM_IDLE_KILLS ?= 500
 BENCH ?=
@@ -121,6 +122,25 @@ storm: build ## STORM_TASKS tasks under a SIGKILL each 50 ms, STORM_IDLE_KILLS i
 .PHONY: soak
 soak: build ## SECONDS of everything at once on each start method; fails if the client grows or a call hangs
 	$(BIN)/python tools/soak.py --seconds $(SECONDS)
+
+# Coverage for libFuzzer, which stable Rust can do by itself: no nightly, no sanitizer.
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+FUZZ_TARGETS := frames ring board rogue
+FUZZ_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
+
+.PHONY: fuzz
+fuzz: ## FUZZ_SECONDS of libFuzzer on each of FUZZ_TARGETS; what it finds is left in fuzz/artifacts/ (needs a C++ compiler)
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build $(LOCKED) --release --manifest-path fuzz/Cargo.toml --target $(FUZZ_TRIPLE) \
+		--target-dir target/fuzz
+	@mkdir -p fuzz/artifacts
+	@for name in $(FUZZ_TARGETS); do \
+		mkdir -p target/fuzz/corpus/$$name; \
+		echo "fuzz $$name, $(FUZZ_SECONDS) s"; \
+		target/fuzz/$(FUZZ_TRIPLE)/release/$$name -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1 \
+			-max_len=512 -verbosity=0 -artifact_prefix=fuzz/artifacts/$$name- target/fuzz/corpus/$$name; \
+	done
 
 .PHONY: bench
 bench: build ## polyloop, aiomultiprocess and asyncio.gather side by side; writes benches/results/
