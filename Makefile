@@ -39,7 +39,7 @@ endef
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo "Options: PYTHON=3.12  PYTEST='-k name'  SEEDS=$(SEEDS)  KILL_ROUNDS=$(KILL_ROUNDS)  BENCH='--rounds 7'"
+	@echo "Options: PYTHON=3.12  PYTEST='-k name'  SEEDS=$(SEEDS)  KILL_ROUNDS=$(KILL_ROUNDS)  SECONDS=$(SECONDS)  BENCH='--rounds 7'"
 
 .PHONY: demo
 demo: build ## Build, then crawl the standard library on one loop and on a pool that loses a worker

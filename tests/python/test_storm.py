@@ -28,7 +28,7 @@ WORKERS = 3
 APPLIES_PER_MAP = 1000
 LONGEST_TASK_S = 0.04
 RETRIES = 100
-LEAK_KIB = 8 << 10  # what one more storm may leave in the client: far less than a byte for each byte it has seen
+LEAK_KIB = 8 << 10  # noise of allocators is a tenth of it; in the long form it is 400 bytes a task
 
 pytestmark = pytest.mark.timeout(600 if TASKS > 2000 else 60)
 
