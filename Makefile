@@ -19,6 +19,8 @@ FOUND = $(eval FOUND := $(shell for v in $(SUPPORTED); do tools/find_python $$v 
 PYTEST ?=
 SEEDS ?= 2000
 KILL_ROUNDS ?= 20
+SECONDS ?= 120
+FUZZ_SECONDS ?= 120
 STORM_TASKS ?= 20000
 STORM_IDLE_KILLS ?= 500
 BENCH ?=
@@ -37,7 +39,7 @@ endef
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo "Options: PYTHON=3.12  PYTEST='-k name'  SEEDS=$(SEEDS)  KILL_ROUNDS=$(KILL_ROUNDS)  BENCH='--rounds 7'"
+	@echo "Options: PYTHON=3.12  PYTEST='-k name'  SEEDS=$(SEEDS)  KILL_ROUNDS=$(KILL_ROUNDS)  SECONDS=$(SECONDS)  BENCH='--rounds 7'"
 
 .PHONY: demo
 demo: build ## Build, then crawl the standard library on one loop and on a pool that loses a worker
@@ -116,6 +118,29 @@ kill-test-long: kill-test ## The same, 1,000 times
 storm: build ## STORM_TASKS tasks under a SIGKILL each 50 ms, STORM_IDLE_KILLS idle workers killed; prints figures
 	POLYLOOP_STORM_TASKS=$(STORM_TASKS) POLYLOOP_STORM_IDLE_KILLS=$(STORM_IDLE_KILLS) \
 		$(BIN)/python -m pytest -s tests/python/test_storm.py $(PYTEST)
+
+.PHONY: soak
+soak: build ## SECONDS of everything at once on each start method; fails if the client grows or a call hangs
+	$(BIN)/python tools/soak.py --seconds $(SECONDS)
+
+# Coverage for libFuzzer, which stable Rust can do by itself: no nightly, no sanitizer.
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+FUZZ_TARGETS := frames ring board rogue
+FUZZ_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
+
+.PHONY: fuzz
+fuzz: ## FUZZ_SECONDS of libFuzzer on each of FUZZ_TARGETS; what it finds is left in fuzz/artifacts/ (needs a C++ compiler)
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build $(LOCKED) --release --manifest-path fuzz/Cargo.toml --target $(FUZZ_TRIPLE) \
+		--target-dir target/fuzz
+	@mkdir -p fuzz/artifacts
+	@for name in $(FUZZ_TARGETS); do \
+		mkdir -p target/fuzz/corpus/$$name; \
+		echo "fuzz $$name, $(FUZZ_SECONDS) s"; \
+		target/fuzz/$(FUZZ_TRIPLE)/release/$$name -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1 \
+			-max_len=512 -verbosity=0 -artifact_prefix=fuzz/artifacts/$$name- target/fuzz/corpus/$$name; \
+	done
 
 .PHONY: bench
 bench: build ## polyloop, aiomultiprocess and asyncio.gather side by side; writes benches/results/

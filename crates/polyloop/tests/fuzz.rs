@@ -1,0 +1,12 @@
+//! A moment of what `make fuzz` does for minutes.
+
+#[path = "../../../fuzz/src/dice.rs"]
+mod dice;
+#[path = "../../../fuzz/src/rogue.rs"]
+#[expect(unreachable_pub, reason = "public in the fuzz targets' own crate")]
+mod rogue;
+
+#[test]
+fn a_pool_survives_a_worker_that_writes_anything() {
+    dice::inputs(1, 200).for_each(|bytes| rogue::run(&bytes));
+}
