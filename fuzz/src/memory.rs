@@ -60,8 +60,9 @@ pub fn board(bytes: &[u8]) {
 
 fn work(reader: &mut BoardReader) {
     let mut item = Item::default();
-    reader.has_unclaimed();
-    let Some(claim) = reader.claim() else { return };
+    reader.has_unclaimed(false);
+    reader.has_unclaimed(true);
+    let Some(claim) = reader.claim(true) else { return };
     if reader.read(&claim, &mut item).is_some() {
         assert!(item.arguments.len() <= SHAPE.blob_bytes() && item.function.len() <= SHAPE.blob_bytes());
     }
@@ -69,7 +70,7 @@ fn work(reader: &mut BoardReader) {
 }
 
 fn manage(writer: &mut BoardWriter) {
-    writer.has_unclaimed();
+    writer.has_unclaimed(true);
     assert!(writer.unclaimed(usize::MAX) <= (SHAPE.slots * SHAPE.items) as usize);
     for (slot, index, _) in writer.owned_by(1) {
         writer.bury(slot, index);

@@ -56,7 +56,16 @@ impl Drop for Rogue {
 
 /// Eleven bytes are one act.
 pub fn run(bytes: &[u8]) {
-    let config = DriverConfig { processes: 1, queues: 1, concurrency: 2, max_tasks: 0, grace: Duration::ZERO };
+    let config = DriverConfig {
+        processes: 1,
+        queues: 1,
+        concurrency: 2,
+        max_tasks: 0,
+        max_memory: 0,
+        max_age: None,
+        block_warning: None,
+        grace: Duration::ZERO,
+    };
     let mut stage = Stage {
         driver: Driver::new(config).expect("there is memory"),
         rogues: BTreeMap::new(),
@@ -88,6 +97,10 @@ impl Stage {
             function: b"f"[..].into(),
             arguments: Payload::from_vec(bytes),
             retries: 1,
+            retry_deaths: true,
+            judged: true,
+            attempt: 1,
+            timeout: None,
             token,
         };
         self.driver.submit(submission).expect("the pool is open")
@@ -139,8 +152,12 @@ impl Stage {
                     self.driver.exited(worker, Exit::Signal(9)).expect("it has exited");
                 }
                 Event::Deliver { token, .. } => self.ends[token as usize] += 1,
+                Event::Judge { task, token, .. } => match token % 2 {
+                    0 => drop(self.driver.again(task, None)),
+                    _ => self.ends[token as usize] += u32::from(self.driver.settled(task)),
+                },
                 Event::Closed => self.closed = true,
-                Event::Report(_) | Event::Garbage { .. } => (),
+                Event::Report(_) | Event::Blocked { .. } | Event::Garbage { .. } => (),
             }
         }
         assert!(self.ends.iter().all(|ends| *ends <= 1), "a task ended twice");
