@@ -15,8 +15,9 @@ mod worker;
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
 pub use os::{forked_generation, part_from_parent};
 pub use polyloop_core::{
-    CallId, DEFER, Exit, Loss, Moment, Outcome, Payload, QueueIndex, Refused, Reply, Report, StartError, State, Stop,
-    Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, WorkerId, WorkerView,
+    CallId, Cut, DEFER, Exit, Loss, MapResults, Moment, NextResult, Outcome, Payload, QueueIndex, Refused, Reply,
+    Report, StartError, State, Stop, Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId,
+    WorkerView,
 };
 pub use polyloop_shm::Item;
 pub use process::{ParentDeathError, die_with_parent};
