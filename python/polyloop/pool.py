@@ -10,11 +10,12 @@ import asyncio
 import inspect
 import logging
 import multiprocessing.util
+import operator
 import warnings
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from . import _core
 from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cpus
@@ -29,6 +30,7 @@ __all__ = ["Pool", "WorkerProcess"]
 MAX_TASKS_PER_CHILD = 0
 CHILD_CONCURRENCY = 16
 GRACE_S = 5.0
+MAP_WINDOW = 2048  # items drawn ahead
 EXIT_PRIORITY = 100  # before multiprocessing waits for processes that nobody ended
 
 R = TypeVar("R")
@@ -191,30 +193,80 @@ class Pool:
             raise
 
     @overload
-    def map(self, func: Callable[[T], Awaitable[R]], iterable: Iterable[T] | AsyncIterable[T]) -> PoolResult[R]: ...
+    def map(
+        self,
+        func: Callable[[T], Awaitable[R]],
+        iterable: Iterable[T] | AsyncIterable[T],
+        *,
+        return_exceptions: Literal[False] = False,
+        buffersize: int | None = None,
+    ) -> PoolResult[R]: ...
     @overload
-    def map(self, func: Callable[[T], R], iterable: Iterable[T] | AsyncIterable[T]) -> PoolResult[R]: ...
-    def map(self, func: Callable[[Any], Any], iterable: Iterable[Any] | AsyncIterable[Any]) -> PoolResult[Any]:
+    def map(
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T] | AsyncIterable[T],
+        *,
+        return_exceptions: Literal[False] = False,
+        buffersize: int | None = None,
+    ) -> PoolResult[R]: ...
+    @overload
+    def map(
+        self,
+        func: Callable[[T], Awaitable[R]],
+        iterable: Iterable[T] | AsyncIterable[T],
+        *,
+        return_exceptions: bool,
+        buffersize: int | None = None,
+    ) -> PoolResult[R | BaseException]: ...
+    @overload
+    def map(
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T] | AsyncIterable[T],
+        *,
+        return_exceptions: bool,
+        buffersize: int | None = None,
+    ) -> PoolResult[R | BaseException]: ...
+    def map(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any] | AsyncIterable[Any],
+        *,
+        return_exceptions: bool = False,
+        buffersize: int | None = None,
+    ) -> PoolResult[Any]:
         """Run `func(item)` for each item of `iterable`.
 
         Parameters:
             iterable: any iterable or asynchronous iterable, also an endless one: it is drawn from as room appears.
+            return_exceptions: exceptions of items stand in place of values, and cancel nothing. What `iterable` itself
+                raises is raised.
+            buffersize: how many items are drawn ahead of the results that have come back, or have been taken where
+                they are taken one by one; None for 2048.
 
         Raises:
             PoolClosed: the pool takes no new work.
             TypeError: the function can't be sent, or `iterable` is not one.
+            ValueError: `buffersize` is less than 1.
 
         >>> async def main():
         ...     async with Pool(1) as pool:
-        ...         return await pool.map(len, ["a", "bcd"])
+        ...         lengths = await pool.map(len, ["a", "bcd"])
+        ...         return lengths, await pool.map(int, ["7", "x"], return_exceptions=True)
         >>> import asyncio
         >>> asyncio.run(main())
-        [1, 3]
+        ([1, 3], [7, ValueError("invalid literal for int() with base 10: 'x'")])
         """
-        return self._map(func, iterable, star=False)
+        return self._map(func, iterable, False, return_exceptions, buffersize)
 
     def starmap(
-        self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]]
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]],
+        *,
+        return_exceptions: bool = False,
+        buffersize: int | None = None,
     ) -> PoolResult[Any]:
         """Run `func(*arguments)` for each sequence of arguments in `iterable`; as `map` otherwise.
 
@@ -225,15 +277,19 @@ class Pool:
         >>> asyncio.run(main())
         [8, 9]
         """
-        return self._map(func, iterable, star=True)
+        return self._map(func, iterable, True, return_exceptions, buffersize)
 
     def close(self) -> None:
-        """Take no new work. Whatever was accepted is finished; then the workers leave."""
+        """Take no new work. Whatever was accepted is finished; then the workers leave.
+
+        A map that nobody has asked for results is collected as if awaited: one over endless input ends only with
+        `terminate`, or its own `cancel`. A map that is iterated goes on as its results are taken.
+        """
         if self.running:
             self.running = False
             if self._manager.is_ours:
                 for result in list(self._maps):
-                    result._collect_if_unwanted()
+                    result._pool_closes()
                 self._manager.close()
 
     def terminate(self) -> None:
@@ -241,6 +297,7 @@ class Pool:
         self.running = False
         if self._manager.is_ours and not self._ended.done():
             self._manager.terminate()
+            self._end_maps()
 
     async def join(self) -> None:
         """Wait until all workers are gone.
@@ -253,17 +310,21 @@ class Pool:
         if self._manager.is_ours:  # in a forked child it is not for us to end, nor to wait for
             await asyncio.shield(self._ended)
 
-    def _map(self, func: Callable[..., Any], iterable: Any, *, star: bool) -> PoolResult[Any]:
+    def _map(
+        self, func: Callable[..., Any], iterable: Any, star: bool, return_exceptions: bool, buffersize: int | None
+    ) -> PoolResult[Any]:
         self._check_usable()
-        if isinstance(iterable, AsyncIterable):
-            call, source = self._manager.open_map(func, None, star, self.retries), aiter(iterable)
-            result: PoolResult[Any] = PoolResult(call, source, self._maps.discard)
-        else:
-            result = PoolResult(
-                self._manager.open_map(func, iter(iterable), star, self.retries), None, self._maps.discard
-            )
-        self._maps.add(result)
-        return result
+        window = MAP_WINDOW if buffersize is None else operator.index(buffersize)
+        if window < 1:
+            raise ValueError("buffersize must be 1 or more, or None")
+        asynchronous = aiter(iterable) if isinstance(iterable, AsyncIterable) else None
+        source = iter(iterable) if asynchronous is None else None
+        call = self._manager.open_map(func, source, star, self.retries, window, bool(return_exceptions))
+        return PoolResult(call, asynchronous, self._maps, self)
+
+    def _end_maps(self) -> None:
+        for result in list(self._maps):
+            result._pool_ended()
 
     async def _cancel(self, token: int, future: asyncio.Future[Any]) -> None:
         """Cancel a task, and wait until it has ended. Being cancelled again ends only the waiting."""
@@ -319,6 +380,7 @@ class Pool:
         _log.warning("a worker sent garbage and is replaced: %s", problem)
 
     def _on_closed(self) -> None:
+        self._end_maps()
         self._finalizer.cancel()
         self._loop.remove_reader(self._manager.fileno())
         if not self._ended.done():

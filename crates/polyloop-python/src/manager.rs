@@ -27,6 +27,13 @@ const BUFFER_MAX: usize = 4096;
 /// Functions whose references are remembered.
 const REFERENCES_MAX: usize = 256;
 
+/// An item of a map, ready to be submitted.
+pub(crate) struct Prepared {
+    arguments: Payload,
+    queue: QueueIndex,
+    scheduled_as: u64,
+}
+
 /// What is known of a function that was sent before.
 enum Reference {
     ByName(Arc<[u8]>),
@@ -168,13 +175,16 @@ impl Manager {
         Ok(token)
     }
 
-    /// Open a map of `func` over what `source` (an iterator) gives, or over what is pushed if it is None.
+    /// Open a map of `func` over what `source` (an iterator) gives, or over what is pushed if it is None. `window` is
+    /// how many items are drawn ahead.
     fn open_map(
         slf: &Bound<'_, Self>,
         func: &Bound<'_, PyAny>,
         source: Option<Py<PyAny>>,
         star: bool,
         retries: u32,
+        window: usize,
+        keeps_errors: bool,
     ) -> PyResult<Py<MapCall>> {
         let (this, py) = (slf.get(), slf.py());
         let scope = {
@@ -185,10 +195,8 @@ impl Manager {
         let reference = this.reference(func, scope)?;
         let call = lock(&this.driver).open_call().map_err(|error| errors::refused(py, &this.codec, &error))?;
         let function = func.clone().unbind();
-        Py::new(
-            py,
-            MapCall::new(slf.clone().unbind(), Opening { function, reference, scope, call, retries, star }, source),
-        )
+        let opening = Opening { function, reference, scope, call, retries, star, window, keeps_errors };
+        Py::new(py, MapCall::new(slf.clone().unbind(), opening, source))
     }
 
     /// Cancel a task; `ended` is set once it has ended. False if it has ended already.
@@ -315,23 +323,29 @@ impl Manager {
         self.call_flush_soon.bind(py).call0().map(drop)
     }
 
-    /// Submits an item of a map.
-    pub(crate) fn submit_item(&self, map: &Bound<'_, MapCall>, index: u64, args: &Bound<'_, PyTuple>) -> PyResult<()> {
-        let this = map.get();
+    /// What an item of a map needs to be submitted. Runs the caller's code.
+    pub(crate) fn prepare_item(&self, map: &Bound<'_, MapCall>, args: &Bound<'_, PyTuple>) -> PyResult<Prepared> {
         let arguments = self.arguments(args, None)?;
-        let (queue, scheduled_as) = self.schedule(this.function(map.py()), args, None)?;
-        let submission = Submission {
-            call: this.call,
-            queue,
-            function: this.reference(),
-            arguments,
-            retries: this.retries,
-            token: 0,
-        };
+        let (queue, scheduled_as) = self.schedule(map.get().function(map.py()), args, None)?;
+        Ok(Prepared { arguments, queue, scheduled_as })
+    }
+
+    /// Submits an item of a map.
+    pub(crate) fn submit_item(&self, map: &Bound<'_, MapCall>, index: u64, item: Prepared) -> PyResult<()> {
+        let this = map.get();
+        let Prepared { arguments, queue, scheduled_as } = item;
+        let (call, function, retries) = (this.call, this.reference(), this.retries);
+        let submission = Submission { call, queue, function, arguments, retries, token: 0 };
         let target = MapCall::target(map, index);
         self.accept(map.py(), Pending { target, function: None, task: None, scheduled_as }, submission)
             .map(drop)
             .map_err(|refused| refused.error)
+    }
+
+    /// Cancels the items of a map after this one.
+    pub(crate) fn cancel_after(&self, map: &Bound<'_, MapCall>, index: u64) -> PyResult<()> {
+        let tasks = lock(&self.pending).items_after(map, index);
+        self.drive(|driver| driver.cancel_each(tasks))
     }
 
     fn arguments(&self, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Payload> {
@@ -458,7 +472,7 @@ impl Manager {
         let name = if matches!(outcome, Outcome::Lost(_)) { self.function_name(py, &pending) } else { None };
         match pending.target {
             Target::Item(map, index) => {
-                map.get().deliver(py, index, self.result(py, outcome, name));
+                map.get().deliver(index, self.result(py, outcome, name));
                 if !maps.iter().any(|touched| touched.is(&map)) {
                     maps.push(map);
                 }
@@ -570,7 +584,7 @@ impl Manager {
 }
 
 /// Completes a future, unless its owner has given up on it meanwhile.
-fn complete(
+pub(crate) fn complete(
     py: Python<'_>,
     future: &Bound<'_, PyAny>,
     how: &Bound<'_, pyo3::types::PyString>,
@@ -589,7 +603,7 @@ fn complete(
     }
 }
 
-fn cancelled(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+pub(crate) fn cancelled(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.call0()
 }
 
