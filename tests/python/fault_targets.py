@@ -148,3 +148,7 @@ async def same(x: Any) -> Any:
 async def linger(x: int, delay_s: float) -> int:
     await asyncio.sleep(delay_s)
     return x
+
+
+def ring_pid(bell: str) -> None:
+    ring(bell, os.getpid())
