@@ -355,28 +355,6 @@ def test_outcomes_may_be_asked_for_after_an_item_has_failed(on_pool: OnPool, gat
     on_pool(main)
 
 
-@KINDS
-def test_outcomes_of_endless_input_are_drawn_as_they_are_taken(
-    on_pool: OnPool, bell: Bell, gate: Gate, kind: Kind
-) -> None:
-    """A first item that never finishes holds up nothing, and nothing piles up behind it."""
-
-    async def main(pool: Pool) -> None:
-        source, taken = Source(), 0
-        result = pool.map(functools.partial(targets.wait_if, gate.path, 0), kind(source), buffersize=50)
-        async with result.outcomes() as outcomes:
-            async for outcome in outcomes:
-                taken += 1
-                assert outcome.index != 0
-                assert source.drawn <= taken + 50
-                if taken == 3000:
-                    break
-        assert source.closed.is_set()
-        await nothing_is_left(pool)
-
-    on_pool(main)
-
-
 def test_unordered_values_end_with_the_first_failure(on_pool: OnPool) -> None:
     async def main(pool: Pool) -> None:
         source = Source()
