@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -289,8 +290,9 @@ class ResultIterator(AsyncIterator[T]):
             await result._settled()
 
     def __del__(self) -> None:
-        """Leave early."""
-        self._leave()
+        """Leave early, unless the program ends: then the pool has ended too."""
+        if not sys.is_finalizing():
+            self._leave()
 
     def _leave(self) -> PoolResult[Any] | None:
         result, self._result, self._step = self._result, None, None

@@ -417,7 +417,11 @@ impl MapCall {
         };
         Self::draw(slf)?;
         Self::cut(slf)?;
-        if this.with(|state| !state.room_waiters.is_empty() && state.results.has_ample_room()) {
+        // Taking may have made room, or drawn the end of an input of which all has come back.
+        if this.with(|state| {
+            let has_room = !state.room_waiters.is_empty() && state.results.has_ample_room();
+            has_room || !state.end_waiters.is_empty() && state.results.is_complete()
+        }) {
             this.wake(slf.py());
         }
         this.manager.get().schedule_flush(slf.py())?;
