@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     )
     from .pool import Pool, WorkerProcess
     from .process import Process, Worker
-    from .results import PoolResult
+    from .results import Outcome, PoolResult
     from .scheduler import QueueID, RoundRobin, Scheduler, TaskID
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Outcome",
     "PoisonTask",
     "PolyloopError",
     "Pool",
@@ -71,7 +72,7 @@ _HOMES = {
     ),
     "pool": ("Pool", "WorkerProcess"),
     "process": ("Process", "Worker"),
-    "results": ("PoolResult",),
+    "results": ("Outcome", "PoolResult"),
     "scheduler": ("QueueID", "RoundRobin", "Scheduler", "TaskID"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

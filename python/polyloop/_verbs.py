@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from .options import Options
 from .results import PoolResult
@@ -67,31 +67,81 @@ class Verbs:
         return await self._pool._apply(func, args, kwds, self._options)
 
     @overload
-    def map(self, func: Callable[[T], Awaitable[R]], iterable: Iterable[T] | AsyncIterable[T]) -> PoolResult[R]: ...
+    def map(
+        self,
+        func: Callable[[T], Awaitable[R]],
+        iterable: Iterable[T] | AsyncIterable[T],
+        *,
+        return_exceptions: Literal[False] = False,
+        buffersize: int | None = None,
+    ) -> PoolResult[R]: ...
     @overload
-    def map(self, func: Callable[[T], R], iterable: Iterable[T] | AsyncIterable[T]) -> PoolResult[R]: ...
-    def map(self, func: Callable[[Any], Any], iterable: Iterable[Any] | AsyncIterable[Any]) -> PoolResult[Any]:
+    def map(
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T] | AsyncIterable[T],
+        *,
+        return_exceptions: Literal[False] = False,
+        buffersize: int | None = None,
+    ) -> PoolResult[R]: ...
+    @overload
+    def map(
+        self,
+        func: Callable[[T], Awaitable[R]],
+        iterable: Iterable[T] | AsyncIterable[T],
+        *,
+        return_exceptions: bool,
+        buffersize: int | None = None,
+    ) -> PoolResult[R | BaseException]: ...
+    @overload
+    def map(
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T] | AsyncIterable[T],
+        *,
+        return_exceptions: bool,
+        buffersize: int | None = None,
+    ) -> PoolResult[R | BaseException]: ...
+    def map(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any] | AsyncIterable[Any],
+        *,
+        return_exceptions: bool = False,
+        buffersize: int | None = None,
+    ) -> PoolResult[Any]:
         """Run `func(item)` for each item of `iterable`.
 
         Parameters:
             iterable: any iterable or asynchronous iterable, also an endless one: it is drawn from as room appears.
+            return_exceptions: exceptions of items stand in place of values, and cancel nothing. What `iterable` itself
+                raises is raised.
+            buffersize: how many items are drawn ahead of the results that have come back, or have been taken where
+                they are taken one by one; None for 2048.
 
         Raises:
             PoolClosed: the pool takes no new work.
             TypeError: the function can't be sent, or `iterable` is not one.
+            ValueError: `buffersize` is less than 1.
 
         >>> from polyloop import Pool
         >>> async def main():
         ...     async with Pool(1) as pool:
-        ...         return await pool.map(len, ["a", "bcd"])
+        ...         lengths = await pool.map(len, ["a", "bcd"])
+        ...         return lengths, await pool.map(int, ["7", "x"], return_exceptions=True)
         >>> import asyncio
         >>> asyncio.run(main())
-        [1, 3]
+        ([1, 3], [7, ValueError("invalid literal for int() with base 10: 'x'")])
         """
-        return self._pool._map(func, iterable, self._options, star=False)
+        return self._pool._map(func, iterable, self._options, False, return_exceptions, buffersize)
 
     def starmap(
-        self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]]
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]],
+        *,
+        return_exceptions: bool = False,
+        buffersize: int | None = None,
     ) -> PoolResult[Any]:
         """Run `func(*arguments)` for each sequence of arguments in `iterable`; as `map` otherwise.
 
@@ -103,7 +153,7 @@ class Verbs:
         >>> asyncio.run(main())
         [8, 9]
         """
-        return self._pool._map(func, iterable, self._options, star=True)
+        return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize)
 
     def options(self, **options: Any) -> PoolView:
         """A view of the pool with the same verbs, which runs tasks with other options.

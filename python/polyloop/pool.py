@@ -11,6 +11,7 @@ import functools
 import inspect
 import logging
 import multiprocessing.util
+import operator
 import warnings
 import weakref
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
@@ -35,6 +36,7 @@ MAX_TASKS_PER_CHILD = 0
 CHILD_CONCURRENCY = 16
 GRACE_S = 5.0
 BLOCK_WARNING_S = 1.0
+MAP_WINDOW = 2048  # items drawn ahead
 EXIT_PRIORITY = 100  # before multiprocessing waits for processes that nobody ended
 
 R = TypeVar("R")
@@ -184,12 +186,16 @@ class Pool(Verbs):
             )
 
     def close(self) -> None:
-        """Take no new work. Whatever was accepted is finished; then the workers leave."""
+        """Take no new work. Whatever was accepted is finished; then the workers leave.
+
+        A map that nobody has asked for results is collected as if awaited: one over endless input ends only with
+        `terminate`, or its own `cancel`. A map that is iterated goes on as its results are taken.
+        """
         if self.running:
             self.running = False
             if self._manager.is_ours:
                 for result in list(self._maps):
-                    result._collect_if_unwanted()
+                    result._pool_closes()
                 self._manager.close()
 
     def terminate(self) -> None:
@@ -197,6 +203,7 @@ class Pool(Verbs):
         self.running = False
         if self._manager.is_ours and not self._ended.done():
             self._manager.terminate()
+            self._end_maps()
 
     async def join(self) -> None:
         """Wait until all workers are gone.
@@ -265,17 +272,27 @@ class Pool(Verbs):
             await self._cancel(token, future)
             raise
 
-    def _map(self, func: Callable[..., Any], iterable: Any, options: Options, *, star: bool) -> PoolResult[Any]:
+    def _map(
+        self,
+        func: Callable[..., Any],
+        iterable: Any,
+        options: Options,
+        star: bool,
+        return_exceptions: bool,
+        buffersize: int | None,
+    ) -> PoolResult[Any]:
         self._check_usable()
-        if isinstance(iterable, AsyncIterable):
-            call, source = self._manager.open_map(func, None, star, options.core), aiter(iterable)
-            result: PoolResult[Any] = PoolResult(call, source, self._maps.discard)
-        else:
-            result = PoolResult(
-                self._manager.open_map(func, iter(iterable), star, options.core), None, self._maps.discard
-            )
-        self._maps.add(result)
-        return result
+        window = MAP_WINDOW if buffersize is None else operator.index(buffersize)
+        if window < 1:
+            raise ValueError("buffersize must be 1 or more, or None")
+        asynchronous = aiter(iterable) if isinstance(iterable, AsyncIterable) else None
+        source = iter(iterable) if asynchronous is None else None
+        call = self._manager.open_map(func, source, star, options.core, window, bool(return_exceptions))
+        return PoolResult(call, asynchronous, self._maps, self)
+
+    def _end_maps(self) -> None:
+        for result in list(self._maps):
+            result._pool_ended()
 
     async def _cancel(self, token: int, future: asyncio.Future[Any]) -> None:
         """Cancel a task, and wait until it has ended. Being cancelled again ends only the waiting."""
@@ -338,6 +355,7 @@ class Pool(Verbs):
             self._roster.stacks.ask(pid, functools.partial(_warn_blocked, pid, blocked_s))
 
     def _on_closed(self) -> None:
+        self._end_maps()
         self._finalizer.cancel()
         self._roster.stacks.forget_questions()
         self._loop.remove_reader(self._manager.fileno())

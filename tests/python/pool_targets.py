@@ -589,3 +589,57 @@ async def ring_pid_then_block_later(bell: str, gate: str) -> int:
 def compute_for_ever() -> None:
     """Native code that keeps the interpreter's lock for very long."""
     sum(range(10**15))
+
+
+async def first_then_fail_or_wait(bell: str, gate: str, x: int) -> int:
+    """0 returns, 1 fails once it is let through, the rest wait for ever."""
+    if x == 1:
+        await wait_at(gate)
+        raise LookupError(x)
+    return await value_or_wait(bell, x)
+
+
+async def wait_then_value(gate: str, x: int) -> int:
+    await wait_at(gate)
+    return x
+
+
+async def fail_if_odd(x: int) -> int:
+    await asyncio.sleep(0)
+    if x % 2:
+        raise LookupError(x)
+    return x
+
+
+async def misbehave(x: int) -> int:
+    """Even ones return, the others fail in one way or another."""
+    if x == 1:
+        raise LookupError(x)
+    if x == 3:
+        await cancel_itself()
+    if x == 5:
+        await cancel_its_task()
+    if x == 7:
+        sys.exit(x)
+    return x
+
+
+async def call(function: Any, arguments: tuple[Any, ...]) -> Any:
+    return await function(*arguments)
+
+
+async def fail_after(gate: str, x: int) -> NoReturn:
+    await wait_at(gate)
+    raise LookupError(x)
+
+
+async def fail_at_gate(gate: str, x: int) -> int:
+    if x == 0:
+        await fail_after(gate, x)
+    return x
+
+
+async def ring_and_wait(bell: str, gate: str) -> str:
+    ring(bell, "started")
+    await wait_at(gate)
+    return "waited"

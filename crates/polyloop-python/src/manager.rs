@@ -29,6 +29,13 @@ const BUFFER_MAX: usize = 4096;
 /// Functions whose references are remembered.
 const REFERENCES_MAX: usize = 256;
 
+/// An item of a map, ready to be submitted.
+pub(crate) struct Prepared {
+    arguments: Payload,
+    queue: QueueIndex,
+    scheduled_as: u64,
+}
+
 /// What is known of a function that was sent before.
 enum Reference {
     ByName(Arc<[u8]>),
@@ -235,13 +242,16 @@ impl Manager {
         Ok(token)
     }
 
-    /// Open a map of `func` over what `source` (an iterator) gives, or over what is pushed if it is None.
+    /// Open a map of `func` over what `source` (an iterator) gives, or over what is pushed if it is None. `window` is
+    /// how many items are drawn ahead.
     fn open_map(
         slf: &Bound<'_, Self>,
         func: &Bound<'_, PyAny>,
         source: Option<Py<PyAny>>,
         star: bool,
         options: Py<TaskOptions>,
+        window: usize,
+        keeps_errors: bool,
     ) -> PyResult<Py<MapCall>> {
         let (this, py) = (slf.get(), slf.py());
         let scope = {
@@ -252,10 +262,8 @@ impl Manager {
         let reference = this.reference(func, scope)?;
         let call = lock(&this.driver).open_call().map_err(|error| errors::refused(py, &this.codec, &error))?;
         let function = func.clone().unbind();
-        Py::new(
-            py,
-            MapCall::new(slf.clone().unbind(), Opening { function, reference, scope, call, options, star }, source),
-        )
+        let opening = Opening { function, reference, scope, call, options, star, window, keeps_errors };
+        Py::new(py, MapCall::new(slf.clone().unbind(), opening, source))
     }
 
     /// Cancel a task; `ended` is set once it has ended. False if it has ended already.
@@ -388,15 +396,27 @@ impl Manager {
         self.call_flush_soon.bind(py).call0().map(drop)
     }
 
-    /// Submits an item of a map.
-    pub(crate) fn submit_item(&self, map: &Bound<'_, MapCall>, index: u64, args: &Bound<'_, PyTuple>) -> PyResult<()> {
-        let this = map.get();
+    /// What an item of a map needs to be submitted. Runs the caller's code.
+    pub(crate) fn prepare_item(&self, map: &Bound<'_, MapCall>, args: &Bound<'_, PyTuple>) -> PyResult<Prepared> {
         let arguments = self.arguments(args, None)?;
-        let (queue, scheduled_as) = self.schedule(this.function(map.py()), args, None)?;
+        let (queue, scheduled_as) = self.schedule(map.get().function(map.py()), args, None)?;
+        Ok(Prepared { arguments, queue, scheduled_as })
+    }
+
+    /// Submits an item of a map.
+    pub(crate) fn submit_item(&self, map: &Bound<'_, MapCall>, index: u64, item: Prepared) -> PyResult<()> {
+        let this = map.get();
+        let Prepared { arguments, queue, scheduled_as } = item;
         let submission = submission(this.call, queue, this.reference(), arguments, this.options.get());
         let (target, options) = (MapCall::target(map, index), this.options.clone_ref(map.py()));
         let pending = Pending { target, function: None, task: None, options, scheduled_as };
         self.accept(map.py(), pending, submission).map(drop)
+    }
+
+    /// Cancels the items of a map after this one.
+    pub(crate) fn cancel_after(&self, map: &Bound<'_, MapCall>, index: u64) -> PyResult<()> {
+        let tasks = lock(&self.pending).items_after(map, index);
+        self.drive(|driver| driver.cancel_each(tasks))
     }
 
     fn arguments(&self, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Payload> {
@@ -563,7 +583,7 @@ impl Manager {
         self.tell_scheduler(py, pending.scheduled_as);
         match pending.target {
             Target::Item(map, index) => {
-                map.get().deliver(py, index, result);
+                map.get().deliver(index, result);
                 if !maps.iter().any(|touched| touched.is(&map)) {
                     maps.push(map);
                 }
@@ -670,7 +690,7 @@ fn submission(
 }
 
 /// Completes a future, unless its owner has given up on it meanwhile.
-fn complete(
+pub(crate) fn complete(
     py: Python<'_>,
     future: &Bound<'_, PyAny>,
     how: &Bound<'_, pyo3::types::PyString>,
@@ -689,7 +709,7 @@ fn complete(
     }
 }
 
-fn cancelled(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+pub(crate) fn cancelled(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.call0()
 }
 

@@ -1,21 +1,20 @@
-//! One `map`: draws its input as room appears, keeps what came back in order, and wakes whoever waits for it.
+//! One `map`: draws its input as room appears, hands back what came of it, and wakes whoever waits. What is given when,
+//! and what a failure cancels, is decided by `MapResults` of the core.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use polyloop::CallId;
+use polyloop::{CallId, Cut, MapResults, NextResult, Want};
 use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
-use crate::manager::Manager;
+use crate::errors;
+use crate::manager::{Manager, cancelled, complete};
 use crate::options::TaskOptions;
 use crate::pending::Target;
 
-/// Items drawn ahead of what has come back, or of what has been taken by whoever iterates.
-const WINDOW: usize = 2048;
 /// How long one look at the input may keep the loop.
 const DRAW_BUDGET: Duration = Duration::from_millis(1);
 /// Items drawn between two looks at the clock.
@@ -24,38 +23,28 @@ const DRAWS_PER_LOOK: usize = 8;
 /// What `take` says of the next result.
 const PENDING: u8 = 0;
 const VALUE: u8 = 1;
-const FAILED: u8 = 2;
-const END: u8 = 3;
-
-enum Place {
-    Empty,
-    Value(Py<PyAny>),
-    Failed(Py<PyAny>),
-}
+const ERROR: u8 = 2;
+const FAILED: u8 = 3;
+const END: u8 = 4;
 
 struct State {
-    /// Results in order of their input, from the first that has not been taken.
-    places: VecDeque<Place>,
-    /// How many have been taken.
-    taken: u64,
-    /// Results that have not come back.
-    outstanding: usize,
-    /// Whether somebody wants them all at once: then what has come back takes no room.
-    collecting: bool,
+    results: MapResults<Py<PyAny>>,
+    /// The input, if it is drawn here and has not ended.
     source: Option<Py<PyAny>>,
-    /// No more input will be drawn.
-    exhausted: bool,
-    /// The first exception in order of arrival, or what the input raised.
-    failure: Option<Py<PyAny>>,
-    /// Futures of those who wait for results, and for room to push.
+    /// Ends an input that the caller draws.
+    stop_feeding: Option<Py<PyAny>>,
+    /// Futures of those who wait for results, for room to push, and for the end.
     waiters: Vec<Py<PyAny>>,
     room_waiters: Vec<Py<PyAny>>,
+    end_waiters: Vec<Py<PyAny>>,
     /// The call has been ended in the engine.
     ended: bool,
     drawing: bool,
+    /// The input is to be closed as soon as it does not run.
+    close_after_drawing: bool,
 }
 
-/// What a map does with each item.
+/// What a map does with each item, and with its input.
 pub(crate) struct Opening {
     pub(crate) function: Py<PyAny>,
     pub(crate) reference: Arc<[u8]>,
@@ -65,6 +54,10 @@ pub(crate) struct Opening {
     pub(crate) options: Py<TaskOptions>,
     /// Whether each item is a sequence of arguments.
     pub(crate) star: bool,
+    /// Items drawn ahead of what has come back, or of what has been taken by whoever iterates.
+    pub(crate) window: usize,
+    /// Whether errors stand in place of values.
+    pub(crate) keeps_errors: bool,
 }
 
 /// A `map` under way. `polyloop.PoolResult` is its public face.
@@ -79,27 +72,26 @@ pub(crate) struct MapCall {
     pub(crate) options: Py<TaskOptions>,
     /// Whether each item is a sequence of arguments.
     star: bool,
+    keeps_errors: bool,
     state: Mutex<State>,
 }
 
 impl MapCall {
     pub(crate) fn new(manager: Py<Manager>, opening: Opening, source: Option<Py<PyAny>>) -> Self {
-        let Opening { function, reference, scope, call, options, star } = opening;
+        let Opening { function, reference, scope, call, options, star, window, keeps_errors } = opening;
         let state = State {
-            places: VecDeque::new(),
-            taken: 0,
-            outstanding: 0,
-            collecting: false,
+            results: MapResults::new(window, keeps_errors),
             source,
-            exhausted: false,
-            failure: None,
+            stop_feeding: None,
             waiters: Vec::new(),
             room_waiters: Vec::new(),
+            end_waiters: Vec::new(),
             ended: false,
             drawing: false,
+            close_after_drawing: false,
         };
-        let reference = Mutex::new(reference);
-        Self { manager, function, reference, scope, call, options, star, state: Mutex::new(state) }
+        let (reference, state) = (Mutex::new(reference), Mutex::new(state));
+        Self { manager, function, reference, scope, call, options, star, keeps_errors, state }
     }
 
     pub(crate) fn function<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
@@ -115,153 +107,208 @@ impl MapCall {
     }
 
     /// A result has come back: a value, or an exception.
-    pub(crate) fn deliver(&self, py: Python<'_>, index: u64, result: Result<Py<PyAny>, Py<PyAny>>) {
-        let mut state = self.lock();
-        state.outstanding -= 1;
-        let Some(place) = index.checked_sub(state.taken).and_then(|at| usize::try_from(at).ok()) else { return };
-        let Some(place) = state.places.get_mut(place) else { return };
-        match result {
-            Ok(value) => *place = Place::Value(value),
-            Err(error) => {
-                *place = Place::Failed(error.clone_ref(py));
-                if state.failure.is_none() {
-                    state.failure = Some(error);
-                }
-            }
-        }
+    pub(crate) fn deliver(&self, index: u64, result: Result<Py<PyAny>, Py<PyAny>>) {
+        self.with(|state| state.results.deliver(index, result));
     }
 
-    /// After results have come back: draws more input and wakes whoever waits.
+    /// After something has changed: cancels what is not wanted any more, draws more input and wakes whoever waits.
     pub(crate) fn go_on(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::cut(slf)?;
         Self::draw(slf)?;
-        slf.get().wake(slf.py())
+        Self::cut(slf)?;
+        slf.get().wake(slf.py());
+        Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn target(slf: &Bound<'_, Self>, index: u64) -> Target {
+        Target::Item(slf.clone().unbind(), index)
+    }
+
+    /// Does something with the state. What nobody wants of it is dropped without the lock: as it goes it may run
+    /// anything, also use this map.
+    fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = act(&mut state);
+        let scraps = state.results.scraps();
+        drop(state);
+        drop(scraps);
+        done
     }
 
     /// Draws input while there is room for it. The input is the caller's code: it may do anything, also use this pool.
     fn draw(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let this = slf.get();
-        let py = slf.py();
-        let source = {
-            let mut state = this.lock();
-            if state.drawing || state.exhausted {
-                return Ok(());
-            }
-            let Some(source) = state.source.as_ref().map(|source| source.clone_ref(py)) else { return Ok(()) };
+        let (this, py) = (slf.get(), slf.py());
+        let source = this.with(|state| {
+            let source = state.source.as_ref().filter(|_| !state.drawing && state.results.room() > 0)?;
+            let source = source.clone_ref(py);
             state.drawing = true;
-            source
-        };
+            Some(source)
+        });
+        let Some(source) = source else { return Ok(()) };
+        let drawn = Self::draw_from(slf, source.bind(py));
+        let close = this.with(|state| {
+            state.drawing = false;
+            std::mem::take(&mut state.close_after_drawing)
+        });
+        if close {
+            close_input(source.bind(py));
+        }
+        drawn
+    }
+
+    fn draw_from(slf: &Bound<'_, Self>, source: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (this, py) = (slf.get(), slf.py());
         let started = Instant::now();
-        let mut result = Ok(());
         for drawn in 1.. {
             let late = drawn % DRAWS_PER_LOOK == 0 && started.elapsed() > DRAW_BUDGET;
-            if late || this.lock().room() == 0 {
+            let (room, outstanding) = this.with(|state| (state.results.room(), state.results.outstanding()));
+            // With nothing outstanding, nothing would come back to go on with.
+            if room == 0 || (late && outstanding > 0) {
                 break;
             }
             // SAFETY: an iterator, as `iter()` gave it; a new reference, or null with or without an exception.
-            let next = unsafe { Bound::from_owned_ptr_or_opt(py, (pyo3::ffi::PyIter_Next)(source.as_ptr())) };
-            result = match next {
-                Some(item) => Self::submit(slf, &item),
+            let next = unsafe { Bound::from_owned_ptr_or_opt(py, pyo3::ffi::PyIter_Next(source.as_ptr())) };
+            match next {
+                Some(item) => Self::submit(slf, &item)?,
                 None => {
                     let error = PyErr::take(py).map(|error| error.into_value(py).into_any());
-                    this.end_input(py, error)
+                    if let Some(unheard) = this.end_input(py, error)? {
+                        PyErr::from_value(unheard.into_bound(py)).write_unraisable(py, Some(source));
+                    }
                 }
-            };
-            if result.is_err() || this.lock().exhausted {
-                break;
             }
-        }
-        this.lock().drawing = false;
-        if let Err(error) = result {
-            this.end_input(py, Some(error.into_value(py).into_any()))?;
         }
         Ok(())
     }
 
+    /// Submits one item. One that can't be sent has failed; if the pool takes no more, the input has.
     fn submit(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
-        let this = slf.get();
-        let args = if this.star {
-            item.py().get_type::<PyTuple>().call1((item,))?.cast_into()?
-        } else {
-            PyTuple::new(item.py(), [item])?
-        };
-        let index = {
-            let mut state = this.lock();
-            let index = state.taken + state.places.len() as u64;
-            state.places.push_back(Place::Empty);
-            state.outstanding += 1;
-            index
-        };
-        let submitted = this.manager.get().submit_item(slf, index, &args);
-        if submitted.is_err() {
-            let mut state = this.lock();
-            state.places.pop_back();
-            state.outstanding -= 1;
-        }
-        submitted
-    }
-
-    /// No more input, because it is used up or because it failed.
-    fn end_input(&self, py: Python<'_>, error: Option<Py<PyAny>>) -> PyResult<()> {
-        let (source, was_ended) = {
-            let mut state = self.lock();
-            state.exhausted = true;
-            if let Some(error) = error {
-                state.places.push_back(Place::Failed(error.clone_ref(py)));
-                if state.failure.is_none() {
-                    state.failure = Some(error);
+        let (this, py) = (slf.get(), slf.py());
+        let prepared = this.arguments(item).and_then(|args| this.manager.get().prepare_item(slf, &args));
+        // Pickling has run the caller's code, which may have given up this map.
+        let index = this.with(|state| (!state.results.input_ended()).then(|| state.results.begin()));
+        let Some(index) = index else { return Ok(()) };
+        match prepared {
+            Ok(prepared) => {
+                if let Err(refused) = this.manager.get().submit_item(slf, index, prepared) {
+                    this.with(|state| state.results.withdraw());
+                    Self::break_off(slf, refused)?;
                 }
             }
-            (state.source.take(), std::mem::replace(&mut state.ended, true))
-        };
-        // Dropped without the lock: the input is the caller's code, and may use this map once more as it ends.
-        drop(source);
-        if was_ended { Ok(()) } else { self.manager.get().end_call(self.call) }
+            Err(error) => this.deliver(index, Err(error.into_value(py).into_any())),
+        }
+        Ok(())
     }
 
-    fn wake(&self, py: Python<'_>) -> PyResult<()> {
-        let mut woken = Vec::new();
-        {
-            let mut state = self.lock();
-            if state.has_news() {
+    fn arguments<'py>(&self, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+        if self.star {
+            Ok(item.py().get_type::<PyTuple>().call1((item,))?.cast_into()?)
+        } else {
+            PyTuple::new(item.py(), [item])
+        }
+    }
+
+    /// No more input, because it is used up or because it failed. Gives the error back if nobody will hear of it.
+    fn end_input(&self, py: Python<'_>, error: Option<Py<PyAny>>) -> PyResult<Option<Py<PyAny>>> {
+        let copy = error.as_ref().map(|error| error.clone_ref(py));
+        let (heard, input, was_ended) = self.with(|state| {
+            let heard = state.results.end_input(error);
+            let input = (state.source.take(), state.stop_feeding.take());
+            (heard, input, std::mem::replace(&mut state.ended, true))
+        });
+        drop(input);
+        if !was_ended {
+            self.manager.get().end_call(self.call)?;
+        }
+        Ok(copy.filter(|_| !heard))
+    }
+
+    /// Ends an input that has more to give.
+    fn break_off(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let (this, py) = (slf.get(), slf.py());
+        if this.with(|state| !state.results.input_ended()) {
+            let input = this.give_up_input();
+            this.end_input(py, Some(error.into_value(py).into_any()))?;
+            input.close(py);
+        }
+        Ok(())
+    }
+
+    /// Carries out what the results have decided: cancels items, and closes the input.
+    fn cut(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (this, py) = (slf.get(), slf.py());
+        let Some(cut) = this.with(|state| state.results.take_cut()) else { return Ok(()) };
+        let input = this.give_up_input();
+        let manager = this.manager.get();
+        this.with(|state| state.ended = true);
+        // Before the input is closed, which is the caller's code.
+        let cancelled = match cut {
+            Cut::All => manager.cancel_call(this.call),
+            Cut::After(index) => manager.cancel_after(slf, index).and_then(|()| manager.end_call(this.call)),
+        };
+        input.close(py);
+        cancelled
+    }
+
+    fn give_up_input(&self) -> Input {
+        self.with(|state| {
+            let source = state.source.take();
+            state.close_after_drawing |= state.drawing && source.is_some();
+            Input { source: source.filter(|_| !state.drawing), stop_feeding: state.stop_feeding.take() }
+        })
+    }
+
+    fn wake(&self, py: Python<'_>) {
+        let woken = self.with(|state| {
+            let mut woken = Vec::new();
+            if state.results.has_news() {
                 woken.append(&mut state.waiters);
             }
-            if state.exhausted || state.room() > 0 {
+            if state.results.input_ended() || state.results.room() > 0 {
                 woken.append(&mut state.room_waiters);
             }
-        }
-        for waiter in woken {
-            if !waiter.bind(py).call_method0(intern!(py, "done"))?.is_truthy()? {
-                waiter.bind(py).call_method1(intern!(py, "set_result"), (py.None(),))?;
+            if state.results.is_complete() {
+                woken.append(&mut state.end_waiters);
             }
+            woken
+        });
+        for waiter in woken {
+            complete(py, waiter.bind(py), intern!(py, "set_result"), Some(py.None()));
         }
-        Ok(())
     }
 }
 
-impl State {
-    fn room(&self) -> usize {
-        let held = if self.collecting { self.outstanding } else { self.places.len() };
-        if self.exhausted { 0 } else { WINDOW.saturating_sub(held) }
-    }
+/// An input that is given up: its own error of that is nobody's, and is reported as that of a finalizer.
+struct Input {
+    source: Option<Py<PyAny>>,
+    stop_feeding: Option<Py<PyAny>>,
+}
 
-    /// Whether whoever waits can go on: at the end or a failure if they want all, else at the next in order.
-    fn has_news(&self) -> bool {
-        if self.collecting {
-            return self.failure.is_some() || self.is_complete();
+impl Input {
+    fn close(self, py: Python<'_>) {
+        if let Some(source) = self.source {
+            close_input(source.bind(py));
         }
-        match self.places.front() {
-            Some(Place::Value(_) | Place::Failed(_)) => true,
-            Some(Place::Empty) => false,
-            None => self.exhausted,
+        if let Some(stop_feeding) = self.stop_feeding
+            && let Err(error) = stop_feeding.call0(py)
+        {
+            error.write_unraisable(py, Some(stop_feeding.bind(py)));
         }
     }
+}
 
-    fn is_complete(&self) -> bool {
-        self.exhausted && self.outstanding == 0
+/// Closes a generator. Other iterators that can be closed, such as files, are not ours to close.
+fn close_input(source: &Bound<'_, PyAny>) {
+    let py = source.py();
+    let closed = py
+        .import(intern!(py, "collections.abc"))
+        .and_then(|module| module.getattr(intern!(py, "Generator")))
+        .and_then(|generator| source.is_instance(&generator))
+        .and_then(
+            |is_generator| if is_generator { source.call_method0(intern!(py, "close")).map(drop) } else { Ok(()) },
+        );
+    if let Err(error) = closed {
+        error.write_unraisable(py, Some(source));
     }
 }
 
@@ -277,105 +324,135 @@ impl MapCall {
     /// Submit one item of an input that the caller draws.
     fn push(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
         Self::submit(slf, item)?;
+        Self::cut(slf)?;
+        slf.get().wake(slf.py());
         slf.get().manager.get().schedule_flush(slf.py())
     }
 
-    /// Say that an input that the caller draws has ended, with the exception it raised or None.
-    fn finish(&self, py: Python<'_>, error: Option<Py<PyAny>>) -> PyResult<()> {
-        self.end_input(py, error)?;
-        self.wake(py)
+    /// Say that an input that the caller draws has ended, with the exception it raised or None. Gives that back if
+    /// nobody will hear of it.
+    fn finish(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<Option<Py<PyAny>>> {
+        let unheard = slf.get().end_input(slf.py(), error)?;
+        Self::cut(slf)?;
+        slf.get().wake(slf.py());
+        Ok(unheard)
+    }
+
+    /// Have `stop` called when no more input is wanted of a caller who draws it.
+    fn on_stop(&self, stop: Py<PyAny>) {
+        self.with(|state| state.stop_feeding = Some(stop));
+    }
+
+    /// The pool has ended: there is no one to draw input for.
+    fn pool_ended(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::break_off(slf, errors::terminated(slf.py()))?;
+        Self::cut(slf)?;
+        slf.get().wake(slf.py());
+        Ok(())
     }
 
     /// How many more items may be pushed now.
     #[getter]
     fn room(&self) -> usize {
-        self.lock().room()
+        self.with(|state| state.results.room())
+    }
+
+    /// Whether no more input is wanted, or there is none.
+    #[getter]
+    fn input_ended(&self) -> bool {
+        self.with(|state| state.results.input_ended())
     }
 
     /// Want all results at once: what has come back takes no more room.
     fn collect(slf: &Bound<'_, Self>) -> PyResult<()> {
-        slf.get().lock().collecting = true;
+        slf.get().with(|state| state.results.ask(Want::All, slf.get().keeps_errors));
         Self::py_draw(slf)
     }
 
-    /// Whether all results are there.
+    /// The same for a pool that closes, as long as nobody wants them in another way.
+    fn collect_rest(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().with(|state| state.results.ask(Want::Rest, slf.get().keeps_errors));
+        Self::py_draw(slf)
+    }
+
+    /// Want the results one by one, in order of the input.
+    fn iterate(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().with(|state| state.results.ask(Want::InOrder, slf.get().keeps_errors));
+        Self::py_draw(slf)
+    }
+
+    /// Want the results one by one as they finish, with errors in place of values or with the first as the end.
+    fn iterate_as_finished(slf: &Bound<'_, Self>, keep_errors: bool) -> PyResult<()> {
+        slf.get().with(|state| state.results.ask(Want::AsFinished, keep_errors || slf.get().keeps_errors));
+        Self::py_draw(slf)
+    }
+
+    /// Whether all results have come back.
     #[getter]
     fn complete(&self) -> bool {
-        self.lock().is_complete()
+        self.with(|state| state.results.is_complete())
     }
 
-    /// The first exception that came back, or None.
+    /// The exception that the map has ended with, or None.
     #[getter]
     fn failure(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.lock().failure.as_ref().map(|failure| failure.clone_ref(py))
+        self.with(|state| state.results.failure().map(|failure| failure.clone_ref(py)))
     }
 
-    /// All results that have not been taken, in order.
+    /// All results, in order, once they are complete.
     fn results<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let places = std::mem::take(&mut self.lock().places);
-        let values: Vec<_> = places
-            .into_iter()
-            .filter_map(|place| match place {
-                Place::Value(value) => Some(value),
-                Place::Empty | Place::Failed(_) => None,
-            })
-            .collect();
-        PyList::new(py, values)
+        PyList::new(py, self.with(|state| state.results.take_all()))
     }
 
-    /// The next result in order: (0, None) not there yet, (1, value), (2, exception), (3, None) the end.
-    fn take(slf: &Bound<'_, Self>) -> PyResult<(u8, Option<Py<PyAny>>)> {
-        let next = {
-            let mut state = slf.get().lock();
-            match state.places.front() {
-                None if state.exhausted => return Ok((END, None)),
-                None | Some(Place::Empty) => return Ok((PENDING, None)),
-                Some(Place::Value(_) | Place::Failed(_)) => (),
-            }
-            state.taken += 1;
-            state.places.pop_front()
+    /// The next result: (0, 0, None) not there yet, (1, index, value), (2, index, exception that is kept),
+    /// (3, 0, exception) the map has failed, (4, 0, None) the end.
+    fn take(slf: &Bound<'_, Self>) -> PyResult<(u8, u64, Option<Py<PyAny>>)> {
+        let this = slf.get();
+        let (kind, index, value) = match this.with(|state| state.results.take()) {
+            NextResult::Pending => return Ok((PENDING, 0, None)),
+            NextResult::End => return Ok((END, 0, None)),
+            NextResult::Failed => return Ok((FAILED, 0, this.failure(slf.py()))),
+            NextResult::Value(index, value) => (VALUE, index, value),
+            NextResult::Error(index, error) => (ERROR, index, error),
         };
         Self::draw(slf)?;
-        slf.get().manager.get().schedule_flush(slf.py())?;
-        Ok(match next {
-            Some(Place::Value(value)) => (VALUE, Some(value)),
-            Some(Place::Failed(error)) => (FAILED, Some(error)),
-            Some(Place::Empty) | None => (PENDING, None),
-        })
+        Self::cut(slf)?;
+        // Taking may have made room, or drawn the end of an input of which all has come back.
+        if this.with(|state| {
+            let has_room = !state.room_waiters.is_empty() && state.results.has_ample_room();
+            has_room || !state.end_waiters.is_empty() && state.results.is_complete()
+        }) {
+            this.wake(slf.py());
+        }
+        this.manager.get().schedule_flush(slf.py())?;
+        Ok((kind, index, Some(value)))
     }
 
     /// Have `future` set when there is something to go on with.
-    fn wait(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
-        self.lock().waiters.push(future);
-        self.wake(py)
+    fn wait(&self, py: Python<'_>, future: Py<PyAny>) {
+        self.with(|state| state.waiters.push(future));
+        self.wake(py);
     }
 
     /// Have `future` set when there is room to push, or no more input is wanted.
-    fn wait_for_room(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
-        self.lock().room_waiters.push(future);
-        self.wake(py)
+    fn wait_for_room(&self, py: Python<'_>, future: Py<PyAny>) {
+        self.with(|state| state.room_waiters.push(future));
+        self.wake(py);
     }
 
-    /// Cancel what has not come back, and draw no more input.
-    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
-        let source = {
-            let mut state = self.lock();
-            state.exhausted = true;
-            state.ended = true;
-            state.source.take()
-        };
-        if let Some(close) = source.and_then(|source| source.bind(py).getattr_opt(intern!(py, "close")).ok().flatten())
-        {
-            close.call0()?;
-        }
-        self.manager.get().cancel_call(self.call)?;
-        self.wake(py)
+    /// Have `future` set when the input has ended and all items have.
+    fn wait_for_end(&self, py: Python<'_>, future: Py<PyAny>) {
+        self.with(|state| state.end_waiters.push(future));
+        self.wake(py);
     }
-}
 
-impl MapCall {
-    pub(crate) fn target(slf: &Bound<'_, Self>, index: u64) -> Target {
-        Target::Item(slf.clone().unbind(), index)
+    /// Cancel what has not come back, and draw no more input. False if the map had failed or was cancelled before.
+    fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let error = cancelled(slf.py())?.unbind();
+        let was_alive = slf.get().with(|state| state.results.cancel(error));
+        Self::cut(slf)?;
+        slf.get().wake(slf.py());
+        Ok(was_alive)
     }
 }
 

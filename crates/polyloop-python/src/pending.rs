@@ -61,6 +61,16 @@ impl PendingTable {
         self.entries.get_mut(index)?.as_mut()
     }
 
+    /// The tasks of a map's items after this one.
+    pub(crate) fn items_after(&self, map: &Bound<'_, MapCall>, index: u64) -> Vec<TaskId> {
+        let items = self
+            .entries
+            .iter()
+            .flatten()
+            .filter(|pending| matches!(&pending.target, Target::Item(of, at) if of.is(map) && *at > index));
+        items.filter_map(|pending| pending.task).collect()
+    }
+
     pub(crate) fn remove(&mut self, index: usize) -> Option<Pending> {
         let pending = self.lift(index)?;
         self.free.push(index);

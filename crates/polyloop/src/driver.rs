@@ -282,6 +282,16 @@ impl Driver {
         self.act_and_rest(0)
     }
 
+    /// Asks for several tasks to be cancelled.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn cancel_each(&mut self, tasks: impl IntoIterator<Item = TaskId>) -> io::Result<()> {
+        let now = self.now();
+        tasks.into_iter().for_each(|task| self.pool.cancel(now, task));
+        self.act_and_rest(0)
+    }
+
     /// Cancels all tasks of a call and ends it.
     ///
     /// # Errors
