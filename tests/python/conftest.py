@@ -63,8 +63,7 @@ def on_pool(request: pytest.FixtureRequest) -> Iterator[Callable[[Callable[[Pool
             return Pool(2, loop_initializer=LOOPS[loop] if loop == "uvloop" else None)
 
         async def end(pool: Pool) -> None:
-            pool.close()
-            await pool.join()
+            await pool.aclose(timeout=20)  # a test that failed may have left what does not end by itself
 
         pool = runner.run(make())
         yield lambda main: runner.run(main(pool))
