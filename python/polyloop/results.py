@@ -346,7 +346,8 @@ class _Feeder:
         unheard = self._call.finish(error)
         if unheard is not None and not isinstance(unheard, asyncio.CancelledError):
             message = "the input of a map failed after it was given up"
-            self._loop.call_exception_handler({"message": message, "exception": unheard, "task": self.task})
+            # Without the task: the handler would be run in its context, which this is in already.
+            self._loop.call_exception_handler({"message": message, "exception": unheard})
 
     async def _draw(self) -> None:
         call, source = self._call, self._source

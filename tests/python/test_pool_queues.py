@@ -70,6 +70,8 @@ def test_each_queue_has_workers_of_its_own(start_method: str, run: Run) -> None:
             assert (pool.process_count, pool.queue_count) == (3, 2)
             # Turns go by workers: two for the first queue, one for the second.
             results = await pool.map(targets.pid_of, range(300))
+            while any(process.pid is None for process in pool.processes):
+                await asyncio.sleep(0)
             serves = {process.pid: qid for process, qid in pool.processes.items()}
             assert collections.Counter(serves.values()) == {0: 2, 1: 1}
             assert set(pool.queues) == {0, 1}
