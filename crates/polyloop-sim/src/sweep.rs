@@ -46,7 +46,7 @@ impl Figures {
     }
 }
 
-/// Runs `count` seeds from `from` on so many threads.
+/// Runs `count` seeds from `from` on so many threads, or fewer where that many fail that it is enough.
 pub fn sweep(from: u64, count: u64, jobs: usize, sabotage: Option<Sabotage>) -> Figures {
     let next = AtomicU64::new(from);
     let figures = Mutex::new(Figures::default());
@@ -57,7 +57,11 @@ pub fn sweep(from: u64, count: u64, jobs: usize, sabotage: Option<Sabotage>) -> 
                 break;
             }
             let run = run_caught(seed, sabotage);
-            figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(run);
+            let mut figures = figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            figures.add(run);
+            if figures.failures.len() == FAILURES_MAX {
+                break;
+            }
         }
     };
     std::thread::scope(|scope| {

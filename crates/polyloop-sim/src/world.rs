@@ -14,7 +14,7 @@ use crate::site::{Event, Notice, Order, Party, Site};
 use crate::vigil::Vigil;
 
 /// Steps that no run needs.
-const STEPS_MAX: u64 = 1_000_000;
+const STEPS_MAX: u64 = 300_000;
 /// A closed pool is over by then: longer than all tasks one after the other and all waits before starts.
 const CLOSE_MAX: Duration = Duration::from_secs(300);
 const TERMINATE_MAX: Duration = Duration::from_secs(2);
