@@ -20,18 +20,19 @@ from fault_targets import linger, ring_pid
 from polyloop import Pool
 from rendezvous import Bell, Journal
 
-TASKS = int(os.environ.get("POLYLOOP_STORM_TASKS", "2000"))
+TASKS = int(os.environ.get("POLYLOOP_STORM_TASKS", "4000"))
 IDLE_KILLS = int(os.environ.get("POLYLOOP_STORM_IDLE_KILLS", "20"))
 SEED = int(os.environ.get("POLYLOOP_STORM_SEED", "1"))
 KILL_INTERVAL_S = 0.05
 WORKERS = 3
 APPLIES_PER_MAP = 1000
-LONGEST_TASK_S = 0.002  # short, so that hardly any is killed three times while it runs alone
+LONGEST_TASK_S = 0.003  # short, so that hardly any is killed three times while it runs alone
 CONCURRENCY = 4
 RETRIES = 100
+FDS_SLACK = 4  # of a start that was given up, and closes a moment later; a leak is two or more for each death
 LEAK_KIB = 8 << 10  # noise of allocators is a tenth of it; in the long form it is 400 bytes a task
 
-pytestmark = pytest.mark.timeout(1800 if TASKS > 2000 else 120)
+pytestmark = pytest.mark.timeout(1800 if TASKS > 4000 else 120)
 
 
 @dataclass
@@ -99,7 +100,8 @@ def test_every_task_of_a_storm_ends_with_its_value(start_method: str, bell: Bell
     report(f"  before {before}\n  after  {after}")
     assert retries
     assert not [line for line in journal.lines if "lost" in line]
-    assert (after.fds, after.children) == (before.fds, before.children)
+    assert after.children == before.children
+    assert after.fds <= before.fds + FDS_SLACK
     assert after.rss_anon_kib < before.rss_anon_kib + LEAK_KIB
 
 
