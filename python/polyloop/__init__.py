@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from .pool import Pool, WorkerProcess
     from .process import Process, Worker
+    from .queue import Queue
     from .results import Outcome, PoolResult
     from .scheduler import QueueID, RoundRobin, Scheduler, TaskID
 
@@ -40,6 +41,7 @@ __all__ = [
     "PoolStats",
     "PoolTerminated",
     "Process",
+    "Queue",
     "QueueID",
     "RemoteError",
     "RoundRobin",
@@ -72,6 +74,7 @@ _HOMES = {
     ),
     "pool": ("Pool", "WorkerProcess"),
     "process": ("Process", "Worker"),
+    "queue": ("Queue",),
     "results": ("Outcome", "PoolResult"),
     "scheduler": ("QueueID", "RoundRobin", "Scheduler", "TaskID"),
 }

@@ -4,8 +4,8 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use polyloop::{
-    ConnectError, DriverError, Exit, HOPELESS_EXIT, Loss, OVERDUE_EXITCODE, Outcome, ParentDeathError, Refused,
-    StartError, WorkerError,
+    ConnectError, DriverError, Exit, HOPELESS_EXIT, Loss, OVERDUE_EXITCODE, Outcome, ParentDeathError, QueueError,
+    Refused, StartError, WorkerError,
 };
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -162,6 +162,15 @@ pub(crate) fn worker(error: WorkerError) -> PyErr {
     match error {
         WorkerError::Os(error) => error.into(),
         WorkerError::Ring(_) | WorkerError::Frame(_) | WorkerError::Task => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
+pub(crate) fn queue(error: QueueError) -> PyErr {
+    match error {
+        QueueError::Os(error) => error.into(),
+        QueueError::Closed | QueueError::TooLarge(_) => PyValueError::new_err(error.to_string()),
+        QueueError::Forked => PyRuntimeError::new_err(error.to_string()),
+        QueueError::Crowded | QueueError::Attach(_) => PyOSError::new_err(error.to_string()),
     }
 }
 

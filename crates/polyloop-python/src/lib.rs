@@ -7,6 +7,7 @@ mod manager;
 mod map;
 mod options;
 mod pending;
+mod queue;
 mod task;
 mod worker;
 
@@ -26,6 +27,8 @@ mod _core {
     use crate::map::MapCall;
     #[pymodule_export]
     use crate::options::TaskOptions;
+    #[pymodule_export]
+    use crate::queue::{Queue, QueueWatch};
     #[pymodule_export]
     use crate::task::Done;
     #[pymodule_export]

@@ -31,7 +31,7 @@ pub const SEATS: usize = 4095;
 /// Bytes of large items that a seat has room for at once.
 pub const SEAT_BYTES: u64 = 1 << 36;
 /// Items that stand in the nodes of one seat at most.
-pub const SEAT_NODES: usize = 1 << NODE_BITS;
+const SEAT_NODES: usize = 1 << NODE_BITS;
 
 const NODE_BITS: u32 = 16;
 const SEAT_BITS: u32 = 12;

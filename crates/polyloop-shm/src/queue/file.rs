@@ -7,9 +7,7 @@ use std::sync::OnceLock;
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
-use super::{
-    NODE_WORDS, NodeRef, Nodes, QUEUE_HEADER_WORDS, SEAT_BYTES, SEAT_NODE_WORDS, SEATS, Seat, Trim,
-};
+use super::{NODE_WORDS, NodeRef, Nodes, QUEUE_HEADER_WORDS, SEAT_BYTES, SEAT_NODE_WORDS, SEATS, Seat, Trim};
 use crate::os::{give_back, open_again, sealed_memory, sealed_size, try_lock, unlock};
 use crate::region::{AttachError, map};
 use crate::sync::AtomicU64;

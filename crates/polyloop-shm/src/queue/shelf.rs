@@ -1,18 +1,20 @@
 //! Where a process puts its items: the nodes and bytes of its seats, and which of them are free again. Private to the
 //! process, so an ordinary data structure; what it knows of the others is how far the head has come.
 //!
-//! Items leave in the order in which they came, so bytes are handed out one after another and start over when none is
-//! in use.
+//! Bytes are handed out where the lowest are free: what was used lately is in memory already, and fresh memory costs
+//! many times the copy.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use super::{INLINE_BYTES, NodeRef, Position, SEAT_BYTES, SEAT_NODES, Seat};
 
 /// Bytes that a seat keeps for its next items, though none is in use. What is more goes back to the system.
 const KEPT_BYTES: u64 = 4 << 20;
-/// How much of a seat's bytes is behind its items before it goes back to the system.
+/// How much must be too much before it goes back.
 const TRIM_BYTES: u64 = 1 << 20;
+/// Gaps between items that are looked at for one that is wide enough.
+const GAPS_LOOKED_AT: usize = 64;
 /// Items start at multiples of this.
 const ALIGN: u64 = 64;
 const PAGE: u64 = 4096;
@@ -53,11 +55,11 @@ struct Row {
     fresh: Range<u32>,
     /// Items that are placed and not yet free again.
     items: usize,
-    /// The bytes in use, from the first to the last.
-    used: Range<u64>,
-    /// Up to where bytes have gone back to the system.
-    trimmed: u64,
-    /// How far bytes in use have reached since the last start.
+    /// The gaps between items in use: start and width.
+    gaps: BTreeMap<u64, u64>,
+    /// Behind the last byte in use.
+    end: u64,
+    /// Behind the last byte that may take memory.
     reach: u64,
 }
 
@@ -65,7 +67,12 @@ impl Shelf {
     /// Adds what belongs to a seat of this process, empty.
     pub fn add(&mut self, seat: Seat) {
         let fresh = 0..SEAT_NODES as u32;
-        self.rows.push(Row { seat, free: Vec::new(), fresh, items: 0, used: 0..0, trimmed: 0, reach: 0 });
+        self.rows.push(Row { seat, free: Vec::new(), fresh, items: 0, gaps: BTreeMap::new(), end: 0, reach: 0 });
+    }
+
+    /// Whether there is any.
+    pub fn has_seat(&self) -> bool {
+        !self.rows.is_empty()
     }
 
     /// A spot for an item of `size` bytes, or `None` where a further seat is needed.
@@ -79,12 +86,11 @@ impl Shelf {
         self.placed.push_back((position, spot));
     }
 
-    /// The item just placed has not been put.
+    /// An item that was placed has not been put.
     pub fn give_back(&mut self, spot: Spot) {
         if let Some(row) = self.rows.iter_mut().find(|row| row.seat == spot.node.seat) {
-            row.free.push(spot.node.index);
-            row.items -= 1;
-            row.used.end -= spot.bytes;
+            row.free_bytes(&spot);
+            row.free_node(&spot);
         }
     }
 
@@ -92,15 +98,15 @@ impl Shelf {
     pub fn reclaim(&mut self, head: Position, trims: &mut Vec<Trim>) {
         while let Some((_, spot)) = self.placed.get(self.read).filter(|(position, _)| !head.is_before(*position)) {
             if let Some(row) = self.rows.iter_mut().find(|row| row.seat == spot.node.seat) {
-                trims.extend(row.free_bytes(spot));
+                row.free_bytes(spot);
+                trims.extend(row.trim());
             }
             self.read += 1;
         }
         // The node that the head stands on is still needed.
         while let Some((_, spot)) = self.placed.pop_front_if(|(position, _)| position.is_before(head)) {
             if let Some(row) = self.rows.iter_mut().find(|row| row.seat == spot.node.seat) {
-                row.free.push(spot.node.index);
-                row.items -= 1;
+                row.free_node(&spot);
             }
             self.read -= 1;
         }
@@ -123,32 +129,63 @@ impl Shelf {
 
 impl Row {
     fn place(&mut self, bytes: u64) -> Option<Spot> {
-        if self.used.end + bytes > SEAT_BYTES {
+        let gap = self.gaps.iter().take(GAPS_LOOKED_AT).find(|(_, width)| **width >= bytes).map(|(start, _)| *start);
+        if bytes > 0 && gap.is_none() && self.end + bytes > SEAT_BYTES {
             return None;
         }
         let index = self.free.pop().or_else(|| self.fresh.next().and_then(|index| u16::try_from(index).ok()))?;
-        let place = (bytes > 0).then_some(self.used.end);
-        self.used.end += bytes;
-        self.reach = self.reach.max(self.used.end);
         self.items += 1;
+        let place = (bytes > 0).then(|| match gap {
+            Some(start) => self.fill_gap(start, bytes),
+            None => self.append(bytes),
+        });
         Some(Spot { node: NodeRef { seat: self.seat, index }, place, bytes })
     }
 
-    /// An item has been taken, the oldest of this row.
-    fn free_bytes(&mut self, spot: &Spot) -> Option<Trim> {
-        let place = spot.place?;
-        self.used.start = place + spot.bytes;
-        if self.used.is_empty() {
-            let reach = std::mem::take(&mut self.reach);
-            (self.used, self.trimmed) = (0..0, 0);
-            return (reach > KEPT_BYTES).then_some(Trim::Bytes(self.seat, KEPT_BYTES..reach.next_multiple_of(PAGE)));
+    fn append(&mut self, bytes: u64) -> u64 {
+        let start = self.end;
+        self.end += bytes;
+        self.reach = self.reach.max(self.end);
+        start
+    }
+
+    fn fill_gap(&mut self, start: u64, bytes: u64) -> u64 {
+        if let Some(width) = self.gaps.remove(&start).filter(|width| *width > bytes) {
+            self.gaps.insert(start + bytes, width - bytes);
         }
-        let behind = self.used.start / PAGE * PAGE;
-        if behind - self.trimmed < TRIM_BYTES {
+        start
+    }
+
+    fn free_node(&mut self, spot: &Spot) {
+        self.free.push(spot.node.index);
+        self.items -= 1;
+    }
+
+    fn free_bytes(&mut self, spot: &Spot) {
+        let Some(mut start) = spot.place else { return };
+        let mut end = start + spot.bytes;
+        if let Some((before, _)) = self.gaps.range(..start).next_back().filter(|(at, width)| *at + *width == start) {
+            start = *before;
+            self.gaps.remove(&start);
+        }
+        if let Some(width) = self.gaps.remove(&end) {
+            end += width;
+        }
+        if end == self.end {
+            self.end = start;
+        } else {
+            self.gaps.insert(start, end - start);
+        }
+    }
+
+    /// What is too much to keep.
+    fn trim(&mut self) -> Option<Trim> {
+        let kept = self.end.max(KEPT_BYTES).next_multiple_of(PAGE);
+        if self.reach < kept + TRIM_BYTES {
             return None;
         }
-        let trimmed = std::mem::replace(&mut self.trimmed, behind);
-        Some(Trim::Bytes(self.seat, trimmed..behind))
+        let reach = std::mem::replace(&mut self.reach, kept);
+        Some(Trim::Bytes(self.seat, kept..reach.next_multiple_of(PAGE)))
     }
 }
 
