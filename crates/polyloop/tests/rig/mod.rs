@@ -5,7 +5,7 @@
 //! ends the test.
 #![expect(clippy::unwrap_used, reason = "the rig serves tests only")]
 
-mod journal;
+pub(crate) mod journal;
 pub(crate) mod work;
 pub(crate) mod worker;
 
