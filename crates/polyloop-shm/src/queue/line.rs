@@ -12,7 +12,7 @@ use super::{
     HEAD, INLINE_BYTES, LAST, LIMIT, NEXT, NODE_BITS, NodeRef, PLACE, Position, SEAT_BITS, SEAT_BYTES, SEAT_TABLE,
     SEAT_WORDS, SEATS, SEATS_USED, SIZE, Seat, Spot, TAIL,
 };
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
 use crate::words::{Words, load_bytes, store_bytes};
 
 /// Where the nodes of seats are.
@@ -115,6 +115,7 @@ impl Line {
         let own = nodes.node(node)?;
         let limit = self.limit();
         loop {
+            spin_loop(); // each further turn means that another process has come further
             // Pairs with the Release of `follow`: the node that it names is linked, and its words are there.
             let tail = Link(self.header[TAIL].load(Ordering::Acquire));
             let Some(last) = self.last_of(nodes, tail)? else { continue };
@@ -140,6 +141,7 @@ impl Line {
     /// The first item, or `None` where there is none.
     pub fn first<N: Nodes>(&self, nodes: &N) -> Result<Option<First>, N::Error> {
         loop {
+            spin_loop();
             // Pairs with the Release of `pass`: the node that it names is linked, and its words are there.
             let head = Link(self.header[HEAD].load(Ordering::Acquire));
             let Some(passed) = head.node() else { continue };
@@ -186,6 +188,7 @@ impl Line {
     /// How many items are in line.
     pub fn len<N: Nodes>(&self, nodes: &N) -> Result<u64, N::Error> {
         loop {
+            spin_loop();
             let head = Link(self.header[HEAD].load(Ordering::Acquire));
             let tail = Link(self.header[TAIL].load(Ordering::Acquire));
             if self.last_of(nodes, tail)?.is_none() {
