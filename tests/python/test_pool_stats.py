@@ -150,7 +150,7 @@ def test_a_worker_that_holds_too_much_memory_is_replaced_and_loses_nothing(
     start_method: str, run: Run, bell: Bell, gate: Gate, journal: Journal
 ) -> None:
     async def main() -> None:
-        async with Pool(1, childconcurrency=2, max_memory_per_child=300 << 20) as pool:
+        async with Pool(1, childconcurrency=2, max_memory_per_child=300 << 20, block_warning=None) as pool:
             first = await pool.apply(targets.pid)
             waiting = asyncio.ensure_future(pool.apply(targets.ring_pid_and_wait, (bell.path, gate.path)))
             assert int(await bell.hear()) == first
