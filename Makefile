@@ -146,6 +146,10 @@ fuzz: ## FUZZ_SECONDS of libFuzzer on each of FUZZ_TARGETS; what it finds is lef
 bench: build ## polyloop, aiomultiprocess and asyncio.gather side by side; writes benches/results/
 	$(BIN)/python benches/main_job.py $(BENCH)
 
+.PHONY: bench-queue
+bench-queue: build ## polyloop.Queue and multiprocessing.Queue side by side; writes benches/results/
+	$(BIN)/python benches/queues.py $(BENCH)
+
 .PHONY: fault-table
 fault-table: build ## Faults on polyloop, aiomultiprocess, ProcessPoolExecutor and pebble; writes docs/faults.md (minutes)
 	$(BIN)/python benches/fault_table.py $(BENCH)

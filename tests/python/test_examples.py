@@ -44,6 +44,11 @@ PRINTS = {
         next: 10609
         starmap: \[1024, 81\]
     """,
+    "shared_queue.py": r"""
+        served: \['RICE', 'SOUP'\]
+        served by the others: 20
+        left over: 0
+    """,
     "uvloop_workers.py": r"""
         hello from a worker, on uvloop, in another process: True
     """,

@@ -12,7 +12,7 @@ use super::{
     HEAD, INLINE_BYTES, LAST, LIMIT, NEXT, NODE_BITS, NodeRef, PLACE, Position, SEAT_BITS, SEAT_BYTES, SEAT_TABLE,
     SEAT_WORDS, SEATS, SEATS_USED, SIZE, Seat, Spot, TAIL,
 };
-use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
+use crate::sync::{AtomicU64, Ordering, spin_loop};
 use crate::words::{Words, load_bytes, store_bytes};
 
 /// Where the nodes of seats are.
@@ -57,7 +57,7 @@ impl Link {
 pub struct First {
     head: Link,
     node: NodeRef,
-    /// Its size in bytes, and where they are if not in its node.
+    /// Its size in bytes.
     pub size: usize,
     place: u64,
 }
@@ -100,8 +100,7 @@ impl Line {
     /// Writes an item into a node that nobody else may write.
     pub fn fill<N: Nodes>(&self, nodes: &N, spot: &Spot, bytes: &[u8]) -> Result<(), N::Error> {
         let node = nodes.node(spot.node)?;
-        // Pairs with the fence in `is_first`: whoever sees this size where another was finds that the head has moved on.
-        node[SIZE].store(bytes.len() as u64, Ordering::Release);
+        node[SIZE].store(bytes.len() as u64, Ordering::Relaxed);
         match spot.place {
             Some(place) => node[PLACE].store(place, Ordering::Relaxed),
             None => store_bytes(&node[PLACE..], bytes),
@@ -112,51 +111,51 @@ impl Line {
     /// Appends a node that is filled, and says where it stands; `None` where the line is full. Whatever becomes of this
     /// process, the item is put or it is not.
     pub fn push<N: Nodes>(&self, nodes: &N, node: NodeRef) -> Result<Option<Position>, N::Error> {
-        let own = nodes.node(node)?;
-        let limit = self.limit();
-        loop {
-            spin_loop(); // each further turn means that another process has come further
-            // Pairs with the Release of `follow`: the node that it names is linked, and its words are there.
-            let tail = Link(self.header[TAIL].load(Ordering::Acquire));
-            let Some(last) = self.last_of(nodes, tail)? else { continue };
-            // Pairs with the Release of `pass`: what was read before the head moved on is read.
-            let head = Link(self.header[HEAD].load(Ordering::Acquire));
-            let Some(waiting) = tail.position().since(head.position()) else { continue };
-            if waiting >= limit {
-                return Ok(None);
-            }
-            let position = tail.position().next();
-            own[NEXT].store(Link::nothing(position).0, Ordering::Relaxed);
-            // Whoever finds this seat without its owner knows by it until when its nodes are in the line.
-            self.seat(node.seat)[LAST].store(position.0, Ordering::Relaxed);
-            let (nothing, link) = (Link::nothing(tail.position()), Link::new(tail.position(), node));
-            // Pairs with the Acquire loads of `next_of`: whoever sees the link sees the item.
-            if last[NEXT].compare_exchange(nothing.0, link.0, Ordering::Release, Ordering::Relaxed).is_ok() {
-                self.follow(tail, node);
-                return Ok(Some(position));
-            }
+        retry(|| self.try_push(nodes, node))
+    }
+
+    fn try_push<N: Nodes>(&self, nodes: &N, node: NodeRef) -> Result<Option<Option<Position>>, N::Error> {
+        // Pairs with the Release of `follow`: the node that it names is linked, and its words are there.
+        let tail = Link(self.header[TAIL].load(Ordering::Acquire));
+        let Some(last) = self.last_of(nodes, tail)? else { return Ok(None) };
+        // Pairs with the Release of `pass`.
+        let head = Link(self.header[HEAD].load(Ordering::Acquire));
+        let Some(waiting) = tail.position().since(head.position()) else { return Ok(None) };
+        if waiting >= self.limit() {
+            return Ok(Some(None));
         }
+        let position = tail.position().next();
+        nodes.node(node)?[NEXT].store(Link::nothing(position).0, Ordering::Relaxed);
+        // Whoever finds this seat without its owner knows by it until when its nodes are in the line.
+        self.seat(node.seat)[LAST].store(position.0, Ordering::Relaxed);
+        let (nothing, link) = (Link::nothing(tail.position()), Link::new(tail.position(), node));
+        // Pairs with the Acquire of `next_of`: whoever sees the link sees the item.
+        if last[NEXT].compare_exchange(nothing.0, link.0, Ordering::Release, Ordering::Relaxed).is_err() {
+            return Ok(None);
+        }
+        self.follow(tail, node);
+        Ok(Some(Some(position)))
     }
 
     /// The first item, or `None` where there is none.
     pub fn first<N: Nodes>(&self, nodes: &N) -> Result<Option<First>, N::Error> {
-        loop {
-            spin_loop();
-            // Pairs with the Release of `pass`: the node that it names is linked, and its words are there.
-            let head = Link(self.header[HEAD].load(Ordering::Acquire));
-            let Some(passed) = head.node() else { continue };
-            let next = next_of(nodes.node(passed)?);
-            if next.position() != head.position() {
-                continue; // the head has moved on, and the node is used again
-            }
-            let Some(node) = next.node() else { return Ok(None) };
-            let words = nodes.node(node)?;
-            let (size, place) = (words[SIZE].load(Ordering::Relaxed), words[PLACE].load(Ordering::Relaxed));
-            if self.is_first(head) {
-                let size = usize::try_from(size.min(SEAT_BYTES)).unwrap_or(usize::MAX);
-                return Ok(Some(First { head, node, size, place: place.min(SEAT_BYTES - size as u64) }));
-            }
+        retry(|| self.try_first(nodes))
+    }
+
+    fn try_first<N: Nodes>(&self, nodes: &N) -> Result<Option<Option<First>>, N::Error> {
+        // Pairs with the Release of `pass`: the node that it names is linked, and its words are there.
+        let head = Link(self.header[HEAD].load(Ordering::Acquire));
+        let Some(passed) = head.node() else { return Ok(None) };
+        let next = next_of(nodes.node(passed)?);
+        if next.position() != head.position() {
+            return Ok(None); // the head has moved on, and the node is used again
         }
+        let Some(node) = next.node() else { return Ok(Some(None)) };
+        let words = nodes.node(node)?;
+        // Of this item; or of another, which stands there if this one has been taken meanwhile.
+        let (size, place) = (words[SIZE].load(Ordering::Relaxed), words[PLACE].load(Ordering::Relaxed));
+        let size = size.min(SEAT_BYTES);
+        Ok(Some(Some(First { head, node, size: size as usize, place: place.min(SEAT_BYTES - size) })))
     }
 
     /// The bytes of an item that stands in its node; nonsense, if it has been taken meanwhile.
@@ -187,21 +186,16 @@ impl Line {
 
     /// How many items are in line.
     pub fn len<N: Nodes>(&self, nodes: &N) -> Result<u64, N::Error> {
-        loop {
-            spin_loop();
+        retry(|| {
             let head = Link(self.header[HEAD].load(Ordering::Acquire));
             let tail = Link(self.header[TAIL].load(Ordering::Acquire));
-            if self.last_of(nodes, tail)?.is_none() {
-                continue;
-            }
-            match tail.position().since(head.position()) {
-                Some(len) if self.is_first(head) => return Ok(len),
-                _ => continue,
-            }
-        }
+            let is_last = self.last_of(nodes, tail)?.is_some();
+            let unmoved = self.header[HEAD].load(Ordering::Relaxed) == head.0;
+            Ok(tail.position().since(head.position()).filter(|_| is_last && unmoved))
+        })
     }
 
-    /// Until which position the items of a seat have been put, at most.
+    /// Whether no node of a seat whose owner is gone is in the line.
     pub fn is_drained(&self, seat: Seat) -> bool {
         Position(self.seat(seat)[LAST].load(Ordering::Relaxed)).is_before(self.head())
     }
@@ -233,12 +227,15 @@ impl Line {
         let next = Link::new(tail.position().next(), node);
         let _ = self.header[TAIL].compare_exchange(tail.0, next.0, Ordering::Release, Ordering::Relaxed);
     }
+}
 
-    /// Whether everything read so far of the item after `head` is its own.
-    fn is_first(&self, head: Link) -> bool {
-        // Pairs with the Release of `fill`.
-        fence(Ordering::Acquire);
-        self.header[HEAD].load(Ordering::Relaxed) == head.0
+/// Tries until it works out. Each time that it does not, another process has come further.
+fn retry<T, E>(mut attempt: impl FnMut() -> Result<Option<T>, E>) -> Result<T, E> {
+    loop {
+        if let Some(done) = attempt()? {
+            return Ok(done);
+        }
+        spin_loop();
     }
 }
 

@@ -13,6 +13,9 @@ use super::{INLINE_BYTES, NodeRef, Position, SEAT_BYTES, SEAT_NODES, Seat};
 const KEPT_BYTES: u64 = 4 << 20;
 /// How much must be too much before it goes back.
 const TRIM_BYTES: u64 = 1 << 20;
+/// Calls of `reclaim` for which memory must have been of no use before it goes back: what goes back while a stream of
+/// large items ebbs must be fetched again, which costs more than all else.
+const TRIM_EVERY: u32 = 64;
 /// Gaps between items that are looked at for one that is wide enough.
 const GAPS_LOOKED_AT: usize = 64;
 /// Items start at multiples of this.
@@ -45,6 +48,7 @@ pub struct Shelf {
     placed: VecDeque<(Position, Spot)>,
     /// How many of these, the oldest, have been taken, so that their bytes are free.
     read: usize,
+    reclaims: u32,
 }
 
 /// One seat's part of the shelf.
@@ -59,6 +63,8 @@ struct Row {
     gaps: BTreeMap<u64, u64>,
     /// Behind the last byte in use.
     end: u64,
+    /// The furthest `end` since it was last asked for what is too much.
+    peak: u64,
     /// Behind the last byte that may take memory.
     reach: u64,
 }
@@ -67,7 +73,16 @@ impl Shelf {
     /// Adds what belongs to a seat of this process, empty.
     pub fn add(&mut self, seat: Seat) {
         let fresh = 0..SEAT_NODES as u32;
-        self.rows.push(Row { seat, free: Vec::new(), fresh, items: 0, gaps: BTreeMap::new(), end: 0, reach: 0 });
+        self.rows.push(Row {
+            seat,
+            free: Vec::new(),
+            fresh,
+            items: 0,
+            gaps: BTreeMap::new(),
+            end: 0,
+            peak: 0,
+            reach: 0,
+        });
     }
 
     /// Whether there is any.
@@ -99,7 +114,6 @@ impl Shelf {
         while let Some((_, spot)) = self.placed.get(self.read).filter(|(position, _)| !head.is_before(*position)) {
             if let Some(row) = self.rows.iter_mut().find(|row| row.seat == spot.node.seat) {
                 row.free_bytes(spot);
-                trims.extend(row.trim());
             }
             self.read += 1;
         }
@@ -109,6 +123,10 @@ impl Shelf {
                 row.free_node(&spot);
             }
             self.read -= 1;
+        }
+        self.reclaims = self.reclaims.wrapping_add(1);
+        if self.reclaims.is_multiple_of(TRIM_EVERY) {
+            trims.extend(self.rows.iter_mut().filter_map(Row::trim));
         }
         // The first seat stays; another is given up when it is empty.
         let mut first = true;
@@ -145,6 +163,7 @@ impl Row {
     fn append(&mut self, bytes: u64) -> u64 {
         let start = self.end;
         self.end += bytes;
+        self.peak = self.peak.max(self.end);
         self.reach = self.reach.max(self.end);
         start
     }
@@ -180,7 +199,8 @@ impl Row {
 
     /// What is too much to keep.
     fn trim(&mut self) -> Option<Trim> {
-        let kept = self.end.max(KEPT_BYTES).next_multiple_of(PAGE);
+        let peak = std::mem::replace(&mut self.peak, self.end);
+        let kept = peak.max(KEPT_BYTES).next_multiple_of(PAGE);
         if self.reach < kept + TRIM_BYTES {
             return None;
         }
@@ -255,6 +275,21 @@ mod tests {
         shelf.reclaim(position.next(), &mut trims);
         assert_eq!(trims, [Trim::Seat(Seat(2))]);
         assert!(shelf.is_drained());
+    }
+
+    #[test]
+    fn memory_that_has_been_of_no_use_for_a_while_goes_back() {
+        let mut shelf = shelf();
+        let (mut position, mut trims) = (Position::FIRST, Vec::new());
+        for _ in 0..10 {
+            let spot = shelf.place(1 << 20).unwrap();
+            position = position.next();
+            shelf.keep(spot, position);
+        }
+        for _ in 0..2 * TRIM_EVERY {
+            shelf.reclaim(position, &mut trims);
+        }
+        assert_eq!(trims, [Trim::Bytes(Seat(1), KEPT_BYTES..10 << 20)]);
     }
 
     #[test]

@@ -1,9 +1,6 @@
-//! Models of the queue between processes under loom, run as those in `loom.rs` are.
+//! Models of the queue between processes.
 //!
 //! A death is a thread that returns half-way, at each step in turn: what it would have written is never written.
-
-#![cfg(loom)]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::convert::Infallible;
 
@@ -28,6 +25,11 @@ impl Nodes for Heap {
     }
 }
 
+/// Everything about an item follows from its number, so that a torn one shows.
+fn bytes_of(item: u64) -> Vec<u8> {
+    item.to_le_bytes().repeat(1 + item as usize % 2)
+}
+
 /// A queue as one of the processes of a model has it.
 struct Peer {
     header: Words,
@@ -49,11 +51,11 @@ impl Peer {
         Act::new(self.header.clone(), side, self.seat)
     }
 
-    /// Everything about an item follows from its number, so that a torn one shows.
     fn put(&mut self, item: u64) -> bool {
         self.shelf.reclaim(self.line.head(), &mut Vec::new());
-        let spot = self.shelf.place(8).unwrap();
-        let Ok(()) = self.line.fill(&self.nodes, &spot, &item.to_le_bytes());
+        let bytes = bytes_of(item);
+        let spot = self.shelf.place(bytes.len()).unwrap();
+        let Ok(()) = self.line.fill(&self.nodes, &spot, &bytes);
         let Ok(pushed) = self.line.push(&self.nodes, spot.node);
         match pushed {
             Some(position) => self.shelf.keep(spot, position),
@@ -66,10 +68,11 @@ impl Peer {
         loop {
             let Ok(first) = self.line.first(&self.nodes);
             let first = first?;
-            assert_eq!(first.size, 8, "a size that is not the item's");
             let Ok(bytes) = self.line.read(&self.nodes, &first);
             if self.line.pass(&first) {
-                return Some(u64::from_le_bytes(bytes.try_into().unwrap()));
+                let item = u64::from_le_bytes(*bytes.first_chunk().unwrap());
+                assert_eq!(bytes, bytes_of(item), "a torn item");
+                return Some(item);
             }
         }
     }
