@@ -95,23 +95,17 @@ def cell(samples: list[float]) -> str:
 def page(figures: dict[str, dict[str, list[float]]], rounds: int, load: float) -> str:
     columns = list(next(iter(figures.values())))
     rows = [f"| {name} | {' | '.join(cell(figures[name][column]) for column in columns)} |" for name in figures]
-    return "\n".join(
-        [
-            f"# Queues, {datetime.date.today()}",
-            "",
-            "One process puts, another gets: items per second, from the first put until the last is counted there. Then "
-            f"{ROUND_TRIPS:,} items there and back, one at a time. Median of {rounds} rounds, in brackets the lowest and "
-            "the highest. Rivals took turns within each round.",
-            "",
-            f"| | {' | '.join(columns)} |",
-            f"|{'---|' * (len(columns) + 1)}",
-            *rows,
-            "",
-            f"Machine: {os.cpu_count()} cores, Linux {platform.release()}, CPython {platform.python_version()}, "
-            f"polyloop {polyloop.__version__}. Load before the run: {load:.2f}.",
-            "",
-        ]
+    how = (
+        "One process puts, another gets: items per second, from the first put until the last is counted there. "
+        f"Then {ROUND_TRIPS:,} items there and back, one at a time. Median of {rounds} rounds, in brackets the lowest "
+        "and the highest. Rivals took turns within each round."
     )
+    machine = (
+        f"Machine: {os.cpu_count()} cores, Linux {platform.release()}, CPython {platform.python_version()}, "
+        f"polyloop {polyloop.__version__}. Load before the run: {load:.2f}."
+    )
+    table = [f"| | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}", *rows]
+    return "\n".join([f"# Queues, {datetime.date.today()}", "", how, "", *table, "", machine, ""])
 
 
 def main() -> None:

@@ -162,7 +162,7 @@ class Queue(Generic[T]):
             waiting.close()
 
     def join_thread(self) -> None:
-        """Wait until what was put is on its way. It is when `put` returns, so this only checks that the queue is closed.
+        """Wait until what was put is sent. It is when `put` returns, so this only checks that the queue is closed.
 
         Raises:
             AssertionError: it is not.
@@ -194,7 +194,7 @@ class Queue(Generic[T]):
 
     def _open(self, core: _core.Queue) -> None:
         self._core = core
-        self._closed = False
+        self._closed: bool = False
         self._waiting: dict[tuple[asyncio.AbstractEventLoop, bool], _Waiting] = {}
         _open_again_after_fork()
         _queues.add(self)

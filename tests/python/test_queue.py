@@ -196,7 +196,9 @@ def _turn() -> None:
 @given(
     maxsize=st.integers(0, 4),
     steps=st.lists(
-        st.one_of(st.just("get"), st.just("size"), st.integers(0, 300), st.sampled_from([111, 112, 113, 70_000, LARGE])),
+        st.one_of(
+            st.just("get"), st.just("size"), st.integers(0, 300), st.sampled_from([111, 112, 113, 70_000, LARGE])
+        ),
         max_size=60,
     ),
 )

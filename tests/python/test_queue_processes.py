@@ -97,7 +97,9 @@ def test_a_stopped_process_keeps_nobody_from_the_items(run: Run) -> None:
     async def main() -> None:
         queue: Queue[Any] = Queue(2)
         told: Queue[Any] = Queue()
-        stopped = [Process(target=target, args=(queue, told)) for target in (targets.get_and_tell, targets.get_blocking)]
+        stopped = [
+            Process(target=target, args=(queue, told)) for target in (targets.get_and_tell, targets.get_blocking)
+        ]
         for process in stopped:
             process.start()
         queue.put("a")
@@ -160,7 +162,7 @@ def test_a_storm_of_deaths_loses_and_doubles_nothing(run: Run) -> None:
             victim.kill()
             getters.append(start())
             await victim.join()
-        for getter in getters:
+        for _ in getters:
             await queue.aput(None)
         for getter in getters:
             await getter.join()

@@ -165,6 +165,21 @@ pub(crate) fn worker(error: WorkerError) -> PyErr {
     }
 }
 
+/// The exception for what became of an item, where the engine carries it.
+pub(crate) struct Queue(pub(crate) PyErr);
+
+impl From<QueueError> for Queue {
+    fn from(error: QueueError) -> Self {
+        Self(queue(error))
+    }
+}
+
+impl From<PyErr> for Queue {
+    fn from(error: PyErr) -> Self {
+        Self(error)
+    }
+}
+
 pub(crate) fn queue(error: QueueError) -> PyErr {
     match error {
         QueueError::Os(error) => error.into(),

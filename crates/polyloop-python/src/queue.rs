@@ -88,14 +88,11 @@ impl Queue {
 
     /// The next item, or None where there is none.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let size = self.shared.next_size().map_err(errors::queue)?;
-        let take = || self.shared.take();
-        let taken = match size {
-            None => return Ok(None),
-            Some(LONG_COPY_BYTES..) => py.detach(take),
-            Some(_) => take(),
-        };
-        Ok(taken.map_err(errors::queue)?.map(|item| PyBytes::new(py, &item)))
+        // Holding the interpreter all the time: another thread may hold it while it waits for this one's turn to end.
+        let taken: Result<_, errors::Queue> = self
+            .shared
+            .take_into(|size, read| Ok(PyBytes::new_with(py, size, |bytes| read(bytes).map_err(errors::queue))?));
+        taken.map_err(|error| error.0)
     }
 
     /// The same, waiting for an item for so many seconds, or as long as it takes.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use polyloop_shm::{
-    Act, AttachError, Doorbell, Line, Naps, QueueFile, SEAT_BYTES, SEATS, Seat, Shelf, Side, Spot, Trim,
+    Act, AttachError, Doorbell, First, Line, Naps, QueueFile, SEAT_BYTES, SEATS, Seat, Shelf, Side, Spot, Trim,
 };
 use thiserror::Error;
 
@@ -132,18 +132,12 @@ impl SharedQueue {
     /// Whether there is none.
     pub fn is_empty(&self) -> Result<bool, QueueError> {
         self.check()?;
-        Ok(self.line.first(&self.file)?.is_none())
+        Ok(self.first()?.is_none())
     }
 
     /// Bytes of memory that it takes.
     pub fn memory(&self) -> Result<u64, QueueError> {
         Ok(self.file.memory()?)
-    }
-
-    /// The size of the item that comes next.
-    pub fn next_size(&self) -> Result<Option<usize>, QueueError> {
-        self.check()?;
-        Ok(self.line.first(&self.file)?.map(|first| first.size))
     }
 
     /// Puts an item, or says that the queue is full. Once this returns, the item does not depend on this process.
@@ -169,27 +163,29 @@ impl SharedQueue {
         Ok(pushed?.is_some())
     }
 
-    /// Takes the item that comes next, if there is one. Until it is taken it is another's to take, also if this process
-    /// dies.
+    /// Takes the item that comes next, if there is one.
     pub fn take(&self) -> Result<Option<Vec<u8>>, QueueError> {
+        self.take_into(|size, read| {
+            let mut bytes = vec![0; size];
+            read(&mut bytes).map(|()| bytes)
+        })
+    }
+
+    /// Takes the item that comes next, if there is one: `make` is given its size, and what fills memory of that size.
+    /// Until it is taken it is another's to take, also if this process dies; then `make` is asked again for the next.
+    pub fn take_into<T, E: From<QueueError>>(
+        &self,
+        mut make: impl FnMut(usize, &mut dyn FnMut(&mut [u8]) -> Result<(), QueueError>) -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
         self.check()?;
         let taker = &mut *lock(&self.taker);
         loop {
-            let Some(first) = self.line.first(&self.file)? else { return Ok(None) };
+            let Some(first) = self.first()? else { return Ok(None) };
             step("take-found");
-            let bytes = match first.place() {
-                Some((seat, place)) => self.file.read(seat, place, first.size)?,
-                None => self.line.read(&self.file, &first)?,
-            };
+            let made = make(first.size, &mut |bytes| self.read(&first, bytes))?;
             step("take-read");
-            let passed = if self.room.is_some() {
-                let act = self.act(taker, Side::Room)?;
-                self.acting(act, Side::Room, "take-begun", "take-passed", |queue| Ok(queue.line.pass(&first)))?
-            } else {
-                self.line.pass(&first)
-            };
-            if passed {
-                return Ok(Some(bytes));
+            if self.pass(taker, &first)? {
+                return Ok(Some(made));
             }
         }
     }
@@ -210,6 +206,26 @@ impl SharedQueue {
             return Err(QueueError::Closed);
         }
         Ok(())
+    }
+
+    fn first(&self) -> Result<Option<First>, QueueError> {
+        Ok(self.line.first(&self.file)?)
+    }
+
+    fn read(&self, first: &First, bytes: &mut [u8]) -> Result<(), QueueError> {
+        match first.place() {
+            Some((seat, place)) => self.file.read(seat, place, bytes)?,
+            None => bytes.copy_from_slice(&self.line.read(&self.file, first)?),
+        }
+        Ok(())
+    }
+
+    fn pass(&self, act: &mut Option<Act>, first: &First) -> Result<bool, QueueError> {
+        if self.room.is_none() {
+            return Ok(self.line.pass(first)); // nobody waits for room
+        }
+        let act = self.act(act, Side::Room)?;
+        self.acting(act, Side::Room, "take-begun", "take-passed", |queue| Ok(queue.line.pass(first)))
     }
 
     fn is_full(&self) -> Result<bool, QueueError> {

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
-use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use super::{NODE_WORDS, NodeRef, Nodes, QUEUE_HEADER_WORDS, SEAT_BYTES, SEAT_NODE_WORDS, SEATS, Seat, Trim};
@@ -83,20 +82,21 @@ impl QueueFile {
         Ok(())
     }
 
-    /// The `size` bytes from `place` on among those of a seat.
-    pub fn read(&self, seat: Seat, place: u64, size: usize) -> io::Result<Vec<u8>> {
-        let mut out = Vec::new();
-        out.try_reserve_exact(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        while out.len() < size {
-            let at = bytes_at(seat) + place + out.len() as u64;
-            match rustix::io::pread(&self.fd, spare_capacity(&mut out), at) {
+    /// Fills `bytes` with those from `place` on among a seat's.
+    pub fn read(&self, seat: Seat, place: u64, mut bytes: &mut [u8]) -> io::Result<()> {
+        let mut at = bytes_at(seat) + place;
+        while !bytes.is_empty() {
+            match rustix::io::pread(&self.fd, &mut *bytes, at) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) | Err(Errno::INTR) => (),
+                Ok(read) => {
+                    bytes = &mut bytes[read..];
+                    at += read as u64;
+                }
+                Err(Errno::INTR) => (),
                 Err(error) => return Err(error.into()),
             }
         }
-        out.truncate(size);
-        Ok(out)
+        Ok(())
     }
 
     /// Gives memory back to the system: it is zero from then on. The caller knows that nobody needs it.
@@ -173,7 +173,9 @@ mod tests {
         let bytes: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
         let last = Seat(SEATS as u16 - 1);
         file.write(last, SEAT_BYTES - bytes.len() as u64, &bytes).unwrap();
-        assert_eq!(other.read(last, SEAT_BYTES - bytes.len() as u64, bytes.len()).unwrap(), bytes);
+        let mut read = vec![0; bytes.len()];
+        other.read(last, SEAT_BYTES - bytes.len() as u64, &mut read).unwrap();
+        assert_eq!(read, bytes);
         let before = file.memory().unwrap();
         file.trim(&Trim::Seat(last)).unwrap();
         assert!(file.memory().unwrap() + 90_000 < before);

@@ -115,11 +115,10 @@ impl Line {
     }
 
     fn try_push<N: Nodes>(&self, nodes: &N, node: NodeRef) -> Result<Option<Option<Position>>, N::Error> {
-        // Pairs with the Release of `follow`: the node that it names is linked, and its words are there.
-        let tail = Link(self.header[TAIL].load(Ordering::Acquire));
+        // Positions tell an old tail, head or link from the one that it must be, so that these need no ordering.
+        let tail = Link(self.header[TAIL].load(Ordering::Relaxed));
         let Some(last) = self.last_of(nodes, tail)? else { return Ok(None) };
-        // Pairs with the Release of `pass`.
-        let head = Link(self.header[HEAD].load(Ordering::Acquire));
+        let head = Link(self.header[HEAD].load(Ordering::Relaxed));
         let Some(waiting) = tail.position().since(head.position()) else { return Ok(None) };
         if waiting >= self.limit() {
             return Ok(Some(None));
