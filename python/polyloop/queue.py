@@ -50,6 +50,8 @@ class Queue(Generic[T]):
     >>> queue.close()
     """
 
+    _closed = False
+
     def __init__(self, maxsize: int = 0) -> None:
         self._open(_core.Queue(maxsize if maxsize > 0 else None))
 
@@ -194,7 +196,6 @@ class Queue(Generic[T]):
 
     def _open(self, core: _core.Queue) -> None:
         self._core = core
-        self._closed: bool = False
         self._waiting: dict[tuple[asyncio.AbstractEventLoop, bool], _Waiting] = {}
         _open_again_after_fork()
         _queues.add(self)
