@@ -2,6 +2,7 @@
 //!
 //! What a victim has put, or got, it writes into a journal once the call has returned. So what is missing at the end is
 //! at most the one item that it was about to get when it was killed, and only where it had already taken it.
+#![expect(clippy::unwrap_used, reason = "a test, or the victim of one, that fails shall say so and end")]
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Stdio};
