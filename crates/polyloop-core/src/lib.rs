@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bell;
+mod cancel_watch;
 mod event;
 mod frame;
 mod id;
@@ -19,6 +20,7 @@ mod watch;
 mod worker;
 
 pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
+pub use cancel_watch::CancelWatch;
 pub use event::{Dead, Input, Output, Place, Refused, Report};
 pub use frame::{ControlFrame, FrameError, Reply, ResultFrame, Terms, split_large, write_large};
 pub use id::{ALONE_LANE, CallId, Moment, QueueIndex, TaskId, WorkerId};

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use polyloop_core::{
-    ControlFrame, FrameError, Load, Look, LoopWatch, Moment, Place, QueueIndex, ResultFrame, TaskId, Terms, WorkerId,
+    CancelWatch, ControlFrame, FrameError, Load, Look, LoopWatch, Moment, Place, QueueIndex, ResultFrame, TaskId, Terms, WorkerId,
 };
 use polyloop_shm::{
     BoardWriter, Corrupt, Doorbell, Entry, LeaseReader, Peer, Phase, Reclaimed, Region, Retract, RingReader,
@@ -63,6 +64,9 @@ pub(crate) struct Seat {
     status: Words,
     activity: Peer,
     watch: LoopWatch,
+    cancels: CancelWatch,
+    /// Cancels it has dealt with, as it says.
+    heard: Words,
     /// Replies that come in pieces, as far as they have come.
     pub(crate) pieces: BTreeMap<TaskId, Vec<u8>>,
     /// Nothing more is read from a worker that wrote garbage.
@@ -104,6 +108,29 @@ impl Seat {
         let kind = frame.write(&mut bytes);
         self.outgoing.push_back(Outgoing::Frame(kind, bytes));
         self.pump()
+    }
+
+    /// Tells the worker to cancel a task, before any bytes that wait for room. Says when to look whether it has heard.
+    pub(crate) fn cancel(&mut self, task: TaskId, now: Moment) -> io::Result<Option<Moment>> {
+        let mut bytes = Vec::new();
+        let kind = ControlFrame::Cancel(task).write(&mut bytes);
+        let is_stream = |outgoing: &Outgoing| matches!(outgoing, Outgoing::Stream(_));
+        let at = self.outgoing.iter().position(is_stream).unwrap_or(self.outgoing.len());
+        self.outgoing.insert(at, Outgoing::Frame(kind, bytes));
+        self.cancels.told(now);
+        self.pump()?;
+        Ok(self.cancels.at())
+    }
+
+    /// Interrupts a worker that has had its time to hear of its cancels and has not. Says when to look again.
+    pub(crate) fn interrupt_if_deaf(&mut self, now: Moment) -> io::Result<Option<Moment>> {
+        // A count, which publishes nothing.
+        if self.cancels.look(now, self.heard[0].load(Ordering::Relaxed))
+            && let Some(handle) = self.handle.as_ref().filter(|_| !self.gone)
+        {
+            os::interrupt(handle.as_fd())?;
+        }
+        Ok(self.cancels.at())
     }
 
     pub(crate) fn send_large(&mut self, task: TaskId, bytes: Arc<[u8]>) -> io::Result<()> {
@@ -231,6 +258,8 @@ impl Link {
             ringer: Ringer::new(epoch.clone()),
             activity: Peer::new(epoch, status.clone()),
             watch: LoopWatch::default(),
+            cancels: CancelWatch::default(),
+            heard: self.layout.heard(words),
             status,
             pieces: BTreeMap::new(),
             mute: false,

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
@@ -14,7 +15,7 @@ use polyloop_core::{
 };
 use polyloop_shm::{
     AttachError, BoardReader, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
-    Ringer, Sleeper, Status, StatusWriter,
+    Ringer, Sleeper, Status, StatusWriter, Words,
 };
 use thiserror::Error;
 
@@ -101,6 +102,13 @@ pub enum Rested {
     Leave,
 }
 
+/// What the manager has said, whole.
+enum Said {
+    Cancel(TaskId),
+    Stop(Stop),
+    Start(Job, Item),
+}
+
 struct Unpublished {
     kind: u32,
     payload: Vec<u8>,
@@ -116,6 +124,10 @@ pub struct WorkerLink {
     leases: LeaseWriter,
     results: RingWriter,
     control: RingReader,
+    /// What was taken from the control ring while the host could not be told.
+    overheard: VecDeque<Result<Said, WorkerError>>,
+    /// Cancels dealt with, for the manager to see.
+    heard: Words,
     sleeper: Sleeper,
     status: StatusWriter,
     bell: Doorbell,
@@ -158,6 +170,8 @@ impl WorkerLink {
         let queue = u16::try_from(queue).ok().filter(|queue| *queue < layout.queues).ok_or(ConnectError::Version)?;
         let concurrency = u32::try_from(concurrency).map_err(|_| ConnectError::Version)?;
         let [pool, own, bell, manager_bell] = <[OwnedFd; 4]>::try_from(fds).map_err(|_| ConnectError::Version)?;
+        // From here on the manager may interrupt this process.
+        os::survive_interrupts()?;
         let regions = [Region::attach(pool)?, Region::attach(own)?];
         let [pool, own] = [regions[0].words(), regions[1].words()];
         if pool.len() < layout.pool_words() || own.len() < layout.seat_words() {
@@ -172,6 +186,8 @@ impl WorkerLink {
             leases: LeaseWriter::new(layout.leases(own)),
             results: RingWriter::new(layout.results(own)),
             control: RingReader::new(layout.control(own)),
+            overheard: VecDeque::new(),
+            heard: layout.heard(own),
             sleeper: Sleeper::new(layout.epoch(pool, seat)),
             status: StatusWriter::new(layout.status(pool, seat)),
             bell: Doorbell::from_fd(bell),
@@ -237,6 +253,48 @@ impl WorkerLink {
     /// [`WorkerError`] when the manager can't be understood: leave.
     pub fn next_control(&mut self, item: &mut Item) -> Result<Option<Control>, WorkerError> {
         self.check_ours()?;
+        let said = match self.overheard.pop_front() {
+            Some(said) => Some(said?),
+            None => self.listen()?,
+        };
+        Ok(Some(match said {
+            None => return Ok(None),
+            Some(Said::Cancel(task)) => {
+                self.count_heard();
+                Control::Cancel(task)
+            }
+            Some(Said::Stop(stop)) => {
+                self.core.stop(stop);
+                Control::Stop(stop)
+            }
+            Some(Said::Start(job, large)) => {
+                *item = large;
+                // What was published must not wait for this item, which may block.
+                self.tell()?;
+                Control::Start(job)
+            }
+        }))
+    }
+
+    /// Whether the manager has said to cancel this item, for a host whose loop the item blocks. Says yes once: then
+    /// the host interrupts it. Whatever else was said is kept for [`Self::next_control`].
+    pub fn overhears_cancel(&mut self, task: TaskId) -> bool {
+        if !self.is_ours() {
+            return false;
+        }
+        while !matches!(self.overheard.back(), Some(Err(_))) {
+            let Some(said) = self.listen().transpose() else { break };
+            self.overheard.push_back(said);
+        }
+        let is_meant = |said: &Result<Said, _>| matches!(said, Ok(Said::Cancel(meant)) if *meant == task);
+        let Some(at) = self.overheard.iter().position(is_meant) else { return false };
+        self.overheard.remove(at);
+        self.count_heard();
+        true
+    }
+
+    /// Takes in what the manager says, up to the next thing that is of use to the host.
+    fn listen(&mut self) -> Result<Option<Said>, WorkerError> {
         while let Some(record) = self.control.pop(&mut self.payload)? {
             step("control");
             if self.control.writer_waits() {
@@ -244,36 +302,33 @@ impl WorkerLink {
                 self.manager_bell.ring()?;
             }
             match ControlFrame::parse(record.kind, &self.payload)? {
-                ControlFrame::Cancel(task) => {
-                    if let Some((job, _)) = self.fetching.remove(&task) {
+                ControlFrame::Cancel(task) => match self.fetching.remove(&task) {
+                    Some((job, _)) => {
+                        self.count_heard();
                         self.reply(job, Reply::Cancelled);
-                        continue;
                     }
-                    return Ok(Some(Control::Cancel(task)));
-                }
-                ControlFrame::Stop(stop) => {
-                    self.core.stop(stop);
-                    return Ok(Some(Control::Stop(stop)));
-                }
+                    None => return Ok(Some(Said::Cancel(task))),
+                },
+                ControlFrame::Stop(stop) => return Ok(Some(Said::Stop(stop))),
                 ControlFrame::Bytes { task, bytes, last } => {
                     let Some((_, whole)) = self.fetching.get_mut(&task) else { continue };
                     whole.extend_from_slice(bytes);
                     step("bytes");
-                    if !last {
-                        continue;
-                    }
-                    if let Some((job, whole)) = self.fetching.remove(&task) {
+                    if let Some((job, whole)) = last.then(|| self.fetching.remove(&task)).flatten() {
                         let (function, arguments) = split_large(&whole).ok_or(WorkerError::Task)?;
-                        item.function = function.to_vec();
-                        item.arguments = arguments.to_vec();
-                        // What was published must not wait for this item, which may block.
-                        self.tell()?;
-                        return Ok(Some(Control::Start(job)));
+                        let item = Item { function: function.to_vec(), arguments: arguments.to_vec(), ..Item::default() };
+                        return Ok(Some(Said::Start(job, item)));
                     }
                 }
             }
         }
         Ok(None)
+    }
+
+    /// One more cancel has been dealt with.
+    fn count_heard(&self) {
+        // A count that only this process writes, and that publishes nothing.
+        self.heard[0].store(self.heard[0].load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// The next item to start, if this worker has room and there is one. Start it before asking for another.
@@ -421,7 +476,7 @@ impl WorkerLink {
         step("announced");
         let work = !deferring && self.core.room() > 0 && self.board.has_unclaimed(self.core.is_idle());
         let room = !self.unpublished.is_empty() && self.publish_waiting();
-        if work || room || self.control.is_ready() {
+        if work || room || !self.overheard.is_empty() || self.control.is_ready() {
             step("again");
             self.sleeper.wake();
             return Ok(Rested::Again);
