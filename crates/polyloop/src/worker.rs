@@ -286,6 +286,8 @@ impl WorkerLink {
             let Some(said) = self.listen().transpose() else { break };
             self.overheard.push_back(said);
         }
+        // Some of it may have been answered. A manager that can't be rung is gone, and so will this process be.
+        let _ = self.tell();
         let is_meant = |said: &Result<Said, _>| matches!(said, Ok(Said::Cancel(meant)) if *meant == task);
         let Some(at) = self.overheard.iter().position(is_meant) else { return false };
         self.overheard.remove(at);
