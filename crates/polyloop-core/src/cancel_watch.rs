@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::id::Moment;
 
-/// How long a worker may take to deal with a cancel before it is interrupted: a loop that turns is faster.
-const INTERRUPT_AFTER: Duration = Duration::from_millis(10);
+/// How long a worker may take to deal with a cancel before it is interrupted. A loop that turns is faster, also where it
+/// computes a little between two turns: a coroutine does not expect to be cancelled there.
+const INTERRUPT_AFTER: Duration = Duration::from_millis(50);
 /// The longest wait between two interruptions; each is twice as long as the one before.
-const INTERRUPT_AGAIN_MAX: Duration = Duration::from_millis(160);
+const INTERRUPT_AGAIN_MAX: Duration = Duration::from_millis(400);
 
 /// What one worker was told, and when it is to be interrupted if it does not hear.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,7 +78,7 @@ mod tests {
         let mut watch = CancelWatch::default();
         assert_eq!(watch.at(), None);
         watch.told(MS * 0);
-        assert_eq!(interruptions(&mut watch, 100, |ms| u64::from(ms > 5)), []);
+        assert_eq!(interruptions(&mut watch, 200, |ms| u64::from(ms > 5)), []);
         assert_eq!(watch.at(), None);
     }
 
@@ -85,7 +86,7 @@ mod tests {
     fn one_that_does_not_is_interrupted_until_it_does_at_growing_intervals() {
         let mut watch = CancelWatch::default();
         watch.told(MS * 0);
-        assert_eq!(interruptions(&mut watch, 900, |ms| u64::from(ms > 700)), [10, 30, 70, 150, 310, 470, 630]);
+        assert_eq!(interruptions(&mut watch, 2000, |ms| u64::from(ms > 1300)), [50, 150, 350, 750, 1150]);
         assert_eq!(watch.at(), None);
     }
 
@@ -94,18 +95,18 @@ mod tests {
         let mut watch = CancelWatch::default();
         watch.told(MS * 0);
         watch.told(MS * 0);
-        assert!(!watch.look(MS * 9, 1));
-        watch.told(MS * 9);
-        assert!(!watch.look(MS * 10, 2), "the first two were heard");
-        assert_eq!(watch.at(), Some(MS * 20));
-        assert!(watch.look(MS * 20, 2));
+        assert!(!watch.look(MS * 49, 1));
+        watch.told(MS * 49);
+        assert!(!watch.look(MS * 50, 2), "the first two were heard");
+        assert_eq!(watch.at(), Some(MS * 100));
+        assert!(watch.look(MS * 100, 2));
     }
 
     #[test]
     fn a_count_that_no_correct_worker_gives_ends_the_looking() {
         let mut watch = CancelWatch::default();
         watch.told(MS * 0);
-        assert!(!watch.look(MS * 10, u64::MAX));
+        assert!(!watch.look(MS * 50, u64::MAX));
         assert_eq!(watch.at(), None);
     }
 }
