@@ -38,8 +38,11 @@ BLOCKING = [
 COMPUTING = (targets.compute, targets.compute_later_in_coroutine)
 
 
-def pids(pool: Pool) -> set[int | None]:
-    return {process.pid for process in pool.processes}
+async def pids(pool: Pool) -> set[int]:
+    """All workers of the pool, once they have been started."""
+    while None in (found := [process.pid for process in pool.processes]):
+        await asyncio.sleep(0.01)
+    return {pid for pid in found if pid is not None}
 
 
 async def start(pool: Pool, bell: Bell, function: Any, *args: Any) -> asyncio.Future[Any]:
@@ -71,26 +74,24 @@ def test_whatever_blocks_a_worker_is_interrupted_before_the_caller_goes_on(
         pytest.skip("CPython 3.13.0 does not let signals interrupt a process forked by a thread")
 
     async def main(pool: Pool) -> None:
-        await check_pool_is_well(pool)
-        workers = pids(pool)
+        workers = await pids(pool)
         await cancel(await start(pool, bell, function))
         assert bell.heard() == ["CancelledError"]
         await check_pool_is_well(pool)
-        assert pids(pool) == workers
+        assert await pids(pool) == workers
 
     on_pool(main)
 
 
 def test_what_blocks_while_its_arguments_are_loaded_is_interrupted(on_pool: OnPool, bell: Bell) -> None:
     async def main(pool: Pool) -> None:
-        await check_pool_is_well(pool)
-        workers = pids(pool)
+        workers = await pids(pool)
         call = asyncio.ensure_future(pool.apply(targets.echo, (targets.SlowToLoad(bell.path),)))
         assert await bell.hear() == "started"
         await cancel(call)
         assert bell.heard() == ["CancelledError"]
         await check_pool_is_well(pool)
-        assert pids(pool) == workers
+        assert await pids(pool) == workers
 
     on_pool(main)
 
@@ -178,7 +179,8 @@ def test_a_neighbour_that_blocks_is_not_interrupted_for_one_that_is_cancelled(
             await asyncio.sleep(0.3)  # several interruptions
             gate.open()
             assert await blocking == "passed"
-            await cancel(waiting)
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
             assert bell.heard() == ["CancelledError"]
             await check_pool_is_well(pool)
 
@@ -232,8 +234,7 @@ def test_a_worker_that_was_stopped_hears_when_it_goes_on(start_method: str, loop
     async def main() -> None:
         async with Pool(1, loop_initializer=loop_initializer, grace=FOREVER_S) as pool:
             call = await start(pool, bell, targets.sleep)
-            (worker,) = pids(pool)
-            assert worker is not None
+            (worker,) = await pids(pool)
             os.kill(worker, signal.SIGSTOP)
             call.cancel()
             await asyncio.sleep(0.2)
@@ -285,13 +286,12 @@ def test_cancels_that_race_with_the_end_give_one_outcome_each(on_pool: OnPool) -
             return None
 
     async def main(pool: Pool) -> None:
-        await check_pool_is_well(pool)
-        workers = pids(pool)
+        workers = await pids(pool)
         for one, other in zip(delays[::2], delays[1::2], strict=True):
             slept = await asyncio.gather(nap(pool, *one), nap(pool, *other))
             assert all(nap in (None, delay[0]) for nap, delay in zip(slept, (one, other), strict=True))
         await check_pool_is_well(pool)
-        assert pids(pool) == workers
+        assert await pids(pool) == workers
 
     on_pool(main)
 

@@ -5,9 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod bell;
-mod cancel_watch;
 mod event;
 mod frame;
+mod hearing;
 mod id;
 mod map;
 mod pool;
@@ -20,9 +20,9 @@ mod watch;
 mod worker;
 
 pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
-pub use cancel_watch::CancelWatch;
 pub use event::{Dead, Input, Output, Place, Refused, Report};
 pub use frame::{ControlFrame, FrameError, Reply, ResultFrame, Terms, split_large, write_large};
+pub use hearing::HearingWatch;
 pub use id::{ALONE_LANE, CallId, Moment, QueueIndex, TaskId, WorkerId};
 pub use map::{Cut, MapResults, Next as NextResult, Want};
 pub use pool::{Pool, PoolConfig};

@@ -232,6 +232,7 @@ impl Worker {
     /// Start nothing more and report nothing more: this process is about to end with what it runs.
     fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);
+        lock(&self.link).abandon();
     }
 
     /// Whether this process is the worker, not one that it forked.

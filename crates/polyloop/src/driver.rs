@@ -6,10 +6,10 @@
 //!                                 `----------- Event ----------> host: start, reap, deliver, log
 //! ```
 
-mod cancel;
 mod processes;
 mod rest;
 mod rings;
+mod urge;
 mod watch;
 
 use std::collections::VecDeque;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use polyloop_core::{
     CallId, ControlFrame, Input, Moment, Outcome, Output, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Report,
-    Resting, State, Submission, TaskId, WorkerId, WorkerView,
+    Resting, State, Stop, Submission, TaskId, WorkerId, WorkerView,
 };
 use polyloop_shm::{Geometry, Retract};
 use thiserror::Error;
@@ -158,7 +158,7 @@ pub struct Driver {
     nap: Option<Moment>,
     /// When to look whether a loop is blocked.
     watch_at: Option<Moment>,
-    /// When to look whether a worker has heard of its cancels.
+    /// When to look whether workers have heard what was urgent.
     interrupt_at: Option<Moment>,
     resting: Resting,
     events: VecDeque<Event>,
@@ -499,7 +499,8 @@ impl Driver {
                 let now = self.now();
                 self.pool.handle(now, input);
             }
-            Output::Cancel { worker, task } => self.cancel_in(worker, task)?,
+            Output::Cancel { worker, task } => self.urge(worker, ControlFrame::Cancel(task))?,
+            Output::Stop { worker, stop: Stop::Now } => self.urge(worker, ControlFrame::Stop(Stop::Now))?,
             Output::Stop { worker, stop } => self.send(worker, ControlFrame::Stop(stop))?,
             Output::Kill { worker, gently } => {
                 if let Some(seat) = self.link.get(worker) {

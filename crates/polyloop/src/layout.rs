@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  pool region (manager and all workers):  magic, shape | manager's epoch | a line per seat: epoch, status | boards
-//!  seat region (manager and one worker):   leases | result ring | control ring | cancels heard
+//!  seat region (manager and one worker):   leases | result ring | control ring | heard
 //! ```
 
 use polyloop_shm::{Board, Geometry, Words, ring_words};
@@ -97,7 +97,7 @@ impl Layout {
         seat.slice(start..start + ring_words(self.control_words as usize))
     }
 
-    /// How many cancels the worker has dealt with; it alone writes it.
+    /// How many urgent words the worker has dealt with; it alone writes it.
     pub(crate) fn heard(&self, seat: &Words) -> Words {
         let start = self.heard_start();
         seat.slice(start..start + 1)

@@ -3,15 +3,15 @@
 //! The host runs turns: [`WorkerLink::begin_turn`], control and items until there are none, [`WorkerLink::end_turn`].
 //! Between turns it waits on the link's descriptor, and runs whatever the items left running.
 
+mod control;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    Cause, ControlFrame, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker,
-    WorkerConfig, split_large,
+    Cause, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker, WorkerConfig,
 };
 use polyloop_shm::{
     AttachError, BoardReader, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
@@ -19,6 +19,7 @@ use polyloop_shm::{
 };
 use thiserror::Error;
 
+use self::control::Said;
 use crate::driver::PROTOCOL;
 use crate::inject::step;
 use crate::layout::Layout;
@@ -102,13 +103,6 @@ pub enum Rested {
     Leave,
 }
 
-/// What the manager has said, whole.
-enum Said {
-    Cancel(TaskId),
-    Stop(Stop),
-    Start(Job, Item),
-}
-
 struct Unpublished {
     kind: u32,
     payload: Vec<u8>,
@@ -126,7 +120,7 @@ pub struct WorkerLink {
     control: RingReader,
     /// What was taken from the control ring while the host could not be told.
     overheard: VecDeque<Result<Said, WorkerError>>,
-    /// Cancels dealt with, for the manager to see.
+    /// Urgent words dealt with, for the manager to see.
     heard: Words,
     sleeper: Sleeper,
     status: StatusWriter,
@@ -245,92 +239,6 @@ impl WorkerLink {
         self.bell.silence()?;
         step("silence");
         self.retire_if_too_large()
-    }
-
-    /// What the manager has said, one thing at a time. The bytes of [`Control::Start`] are left in `item`.
-    ///
-    /// # Errors
-    /// [`WorkerError`] when the manager can't be understood: leave.
-    pub fn next_control(&mut self, item: &mut Item) -> Result<Option<Control>, WorkerError> {
-        self.check_ours()?;
-        let said = match self.overheard.pop_front() {
-            Some(said) => Some(said?),
-            None => self.listen()?,
-        };
-        Ok(Some(match said {
-            None => return Ok(None),
-            Some(Said::Cancel(task)) => {
-                self.count_heard();
-                Control::Cancel(task)
-            }
-            Some(Said::Stop(stop)) => {
-                self.core.stop(stop);
-                Control::Stop(stop)
-            }
-            Some(Said::Start(job, large)) => {
-                *item = large;
-                // What was published must not wait for this item, which may block.
-                self.tell()?;
-                Control::Start(job)
-            }
-        }))
-    }
-
-    /// Whether the manager has said to cancel this item, for a host whose loop the item blocks. Says yes once: then
-    /// the host interrupts it. Whatever else was said is kept for [`Self::next_control`].
-    pub fn overhears_cancel(&mut self, task: TaskId) -> bool {
-        if !self.is_ours() {
-            return false;
-        }
-        while !matches!(self.overheard.back(), Some(Err(_))) {
-            let Some(said) = self.listen().transpose() else { break };
-            self.overheard.push_back(said);
-        }
-        // Some of it may have been answered. A manager that can't be rung is gone, and so will this process be.
-        let _ = self.tell();
-        let is_meant = |said: &Result<Said, _>| matches!(said, Ok(Said::Cancel(meant)) if *meant == task);
-        let Some(at) = self.overheard.iter().position(is_meant) else { return false };
-        self.overheard.remove(at);
-        self.count_heard();
-        true
-    }
-
-    /// Takes in what the manager says, up to the next thing that is of use to the host.
-    fn listen(&mut self) -> Result<Option<Said>, WorkerError> {
-        while let Some(record) = self.control.pop(&mut self.payload)? {
-            step("control");
-            if self.control.writer_waits() {
-                step("room");
-                self.manager_bell.ring()?;
-            }
-            match ControlFrame::parse(record.kind, &self.payload)? {
-                ControlFrame::Cancel(task) => match self.fetching.remove(&task) {
-                    Some((job, _)) => {
-                        self.count_heard();
-                        self.reply(job, Reply::Cancelled);
-                    }
-                    None => return Ok(Some(Said::Cancel(task))),
-                },
-                ControlFrame::Stop(stop) => return Ok(Some(Said::Stop(stop))),
-                ControlFrame::Bytes { task, bytes, last } => {
-                    let Some((_, whole)) = self.fetching.get_mut(&task) else { continue };
-                    whole.extend_from_slice(bytes);
-                    step("bytes");
-                    if let Some((job, whole)) = last.then(|| self.fetching.remove(&task)).flatten() {
-                        let (function, arguments) = split_large(&whole).ok_or(WorkerError::Task)?;
-                        let item = Item { function: function.to_vec(), arguments: arguments.to_vec(), ..Item::default() };
-                        return Ok(Some(Said::Start(job, item)));
-                    }
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// One more cancel has been dealt with.
-    fn count_heard(&self) {
-        // A count that only this process writes, and that publishes nothing.
-        self.heard[0].store(self.heard[0].load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// The next item to start, if this worker has room and there is one. Start it before asking for another.

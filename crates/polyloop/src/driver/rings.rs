@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use polyloop_core::{Input, Outcome, Payload, Reply, ResultFrame, TaskId, WorkerId, write_large};
+use polyloop_core::{ControlFrame, Input, Outcome, Payload, Reply, ResultFrame, TaskId, WorkerId, write_large};
 
 use super::Driver;
 
@@ -64,7 +64,7 @@ impl Driver {
         match bytes {
             Some(bytes) => self.link.get(worker).map_or(Ok(()), |seat| seat.send_large(task, bytes.into())),
             // It has ended meanwhile for its caller.
-            None => self.cancel_in(worker, task),
+            None => self.urge(worker, ControlFrame::Cancel(task)),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Notices a worker that does not hear of its cancels: what it runs blocks it, and must be interrupted.
+//! Notices a worker that does not hear what it is told to cancel: what it runs blocks it, and must be interrupted.
 //!
-//! A worker counts the cancels it has dealt with, so one look says whether any is left. Nothing is looked at while none is.
+//! A worker counts what it has dealt with, so one look says whether anything is left. While nothing is, nobody looks.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const INTERRUPT_AGAIN_MAX: Duration = Duration::from_millis(400);
 
 /// What one worker was told, and when it is to be interrupted if it does not hear.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct CancelWatch {
+pub struct HearingWatch {
     told: u64,
     /// How many of them have had their time to be heard, once it is `at`.
     expected: u64,
@@ -22,7 +22,7 @@ pub struct CancelWatch {
     wait: Duration,
 }
 
-impl CancelWatch {
+impl HearingWatch {
     /// The worker has been told to cancel something.
     pub fn told(&mut self, now: Moment) {
         self.told += 1;
@@ -36,7 +36,7 @@ impl CancelWatch {
         self.at
     }
 
-    /// Looks at a worker that has dealt with so many cancels since its start. Says whether to interrupt it.
+    /// Looks at a worker that has dealt with so much since its start. Says whether to interrupt it.
     pub fn look(&mut self, now: Moment, heard: u64) -> bool {
         if self.at.is_none_or(|at| now < at) {
             return false;
@@ -66,35 +66,36 @@ impl CancelWatch {
 mod tests {
     use super::*;
 
+    const START: Moment = Moment::ZERO;
     const MS: Duration = Duration::from_millis(1);
 
     /// Looks each millisecond up to this one, and says at which the worker was interrupted.
-    fn interruptions(watch: &mut CancelWatch, until: u32, heard: impl Fn(u32) -> u64) -> Vec<u32> {
+    fn interruptions(watch: &mut HearingWatch, until: u32, heard: impl Fn(u32) -> u64) -> Vec<u32> {
         (0..until).filter(|ms| watch.look(MS * *ms, heard(*ms))).collect()
     }
 
     #[test]
     fn a_worker_that_hears_is_not_interrupted_and_then_not_looked_at() {
-        let mut watch = CancelWatch::default();
+        let mut watch = HearingWatch::default();
         assert_eq!(watch.at(), None);
-        watch.told(MS * 0);
+        watch.told(START);
         assert_eq!(interruptions(&mut watch, 200, |ms| u64::from(ms > 5)), []);
         assert_eq!(watch.at(), None);
     }
 
     #[test]
     fn one_that_does_not_is_interrupted_until_it_does_at_growing_intervals() {
-        let mut watch = CancelWatch::default();
-        watch.told(MS * 0);
+        let mut watch = HearingWatch::default();
+        watch.told(START);
         assert_eq!(interruptions(&mut watch, 2000, |ms| u64::from(ms > 1300)), [50, 150, 350, 750, 1150]);
         assert_eq!(watch.at(), None);
     }
 
     #[test]
     fn what_it_was_told_later_gets_its_own_time() {
-        let mut watch = CancelWatch::default();
-        watch.told(MS * 0);
-        watch.told(MS * 0);
+        let mut watch = HearingWatch::default();
+        watch.told(START);
+        watch.told(START);
         assert!(!watch.look(MS * 49, 1));
         watch.told(MS * 49);
         assert!(!watch.look(MS * 50, 2), "the first two were heard");
@@ -104,8 +105,8 @@ mod tests {
 
     #[test]
     fn a_count_that_no_correct_worker_gives_ends_the_looking() {
-        let mut watch = CancelWatch::default();
-        watch.told(MS * 0);
+        let mut watch = HearingWatch::default();
+        watch.told(START);
         assert!(!watch.look(MS * 50, u64::MAX));
         assert_eq!(watch.at(), None);
     }
