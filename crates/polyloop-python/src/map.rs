@@ -202,6 +202,11 @@ impl MapCall {
 
     fn arguments<'py>(&self, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
         if self.star {
+            if item.is_instance_of::<PyString>() || item.is_instance_of::<PyBytes>() {
+                let kind = item.get_type().name()?;
+                let message = format!("args must be a sequence of arguments, not a {kind}: write (value,)");
+                return Err(PyTypeError::new_err(message));
+            }
             Ok(item.py().get_type::<PyTuple>().call1((item,))?.cast_into()?)
         } else {
             PyTuple::new(item.py(), [item])
