@@ -226,7 +226,7 @@ def test_what_it_makes_of_its_interruption_is_its_own_business(on_pool: OnPool, 
     on_pool(main)
 
 
-# ------------------------------------------------------------------------------------------------------- difficult cases
+# ------------------------------------------------------------------------------------------------------ difficult cases
 
 
 @LOOPS
