@@ -7,6 +7,7 @@
 mod bell;
 mod event;
 mod frame;
+mod hearing;
 mod id;
 mod map;
 mod pool;
@@ -21,6 +22,7 @@ mod worker;
 pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
 pub use event::{Dead, Input, Output, Place, Refused, Report};
 pub use frame::{ControlFrame, FrameError, Reply, ResultFrame, Terms, split_large, write_large};
+pub use hearing::HearingWatch;
 pub use id::{ALONE_LANE, CallId, Moment, QueueIndex, TaskId, WorkerId};
 pub use map::{Cut, MapResults, Next as NextResult, Want};
 pub use pool::{Pool, PoolConfig};

@@ -9,6 +9,7 @@
 mod processes;
 mod rest;
 mod rings;
+mod urge;
 mod watch;
 
 use std::collections::VecDeque;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use polyloop_core::{
     CallId, ControlFrame, Input, Moment, Outcome, Output, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Report,
-    Resting, State, Submission, TaskId, WorkerId, WorkerView,
+    Resting, State, Stop, Submission, TaskId, WorkerId, WorkerView,
 };
 use polyloop_shm::{Geometry, Retract};
 use thiserror::Error;
@@ -157,6 +158,8 @@ pub struct Driver {
     nap: Option<Moment>,
     /// When to look whether a loop is blocked.
     watch_at: Option<Moment>,
+    /// When to look whether workers have heard what was urgent.
+    interrupt_at: Option<Moment>,
     resting: Resting,
     events: VecDeque<Event>,
     origin: Instant,
@@ -213,6 +216,7 @@ impl Driver {
             look_wait: RING_AGAIN,
             nap: None,
             watch_at: None,
+            interrupt_at: None,
             resting: Resting::default(),
             events: VecDeque::new(),
             origin: Instant::now(),
@@ -231,11 +235,7 @@ impl Driver {
     /// When [`Self::drain`] wants to be called even if the descriptor stays silent. The descriptor becomes readable
     /// then too, so a host may ignore this.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.pool.poll_timeout(), self.look_again, self.nap, self.watch_at]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| self.origin + at)
+        self.next_look().map(|at| self.origin + at)
     }
 
     /// Opens a call: tasks that are submitted as room appears, and that queues are fair to as one.
@@ -360,6 +360,7 @@ impl Driver {
         self.poll()?;
         let outcomes = self.read_rings()?;
         self.watch()?;
+        self.interrupt_deaf()?;
         let now = self.now();
         if self.pool.poll_timeout().is_some_and(|at| at <= now) {
             self.pool.handle(now, Input::Timeout);
@@ -498,7 +499,8 @@ impl Driver {
                 let now = self.now();
                 self.pool.handle(now, input);
             }
-            Output::Cancel { worker, task } => self.send(worker, ControlFrame::Cancel(task))?,
+            Output::Cancel { worker, task } => self.urge(worker, ControlFrame::Cancel(task))?,
+            Output::Stop { worker, stop: Stop::Now } => self.urge(worker, ControlFrame::Stop(Stop::Now))?,
             Output::Stop { worker, stop } => self.send(worker, ControlFrame::Stop(stop))?,
             Output::Kill { worker, gently } => {
                 if let Some(seat) = self.link.get(worker) {

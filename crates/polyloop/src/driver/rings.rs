@@ -61,11 +61,10 @@ impl Driver {
 
     pub(super) fn fetch(&mut self, worker: WorkerId, task: TaskId) -> io::Result<()> {
         let bytes = self.pool.terms_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
-        let Some(seat) = self.link.get(worker) else { return Ok(()) };
         match bytes {
-            Some(bytes) => seat.send_large(task, bytes.into()),
+            Some(bytes) => self.link.get(worker).map_or(Ok(()), |seat| seat.send_large(task, bytes.into())),
             // It has ended meanwhile for its caller.
-            None => seat.send(ControlFrame::Cancel(task)),
+            None => self.urge(worker, ControlFrame::Cancel(task)),
         }
     }
 }
