@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bell;
+mod conduct;
 mod event;
 mod frame;
 mod hearing;
@@ -20,6 +21,7 @@ mod watch;
 mod worker;
 
 pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
+pub use conduct::{Breach, CONTROL_WAITING_MAX, Conduct, Heard, MAX_REPLY, Standing};
 pub use event::{Dead, Input, Output, Place, Refused, Report};
 pub use frame::{ControlFrame, FrameError, Reply, ResultFrame, Terms, split_large, write_large};
 pub use hearing::HearingWatch;

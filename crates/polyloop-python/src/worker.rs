@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyloop::{Control, Interrupt, Item, Job, Next, Reply, Rested, Stop, TaskId, Thread, Watchdog, WorkerLink};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
@@ -84,6 +84,8 @@ struct Host {
 #[pyclass(frozen, module = "polyloop._core")]
 pub(crate) struct Worker {
     link: Arc<Mutex<WorkerLink>>,
+    /// Bytes that an outcome may have.
+    max_reply: u64,
     codec: Codec,
     host: OnceLock<Host>,
     functions: Mutex<Functions>,
@@ -145,6 +147,7 @@ impl Worker {
         let socket = errors::owned(socket)?;
         let link = py.detach(|| WorkerLink::connect(socket)).map_err(errors::connect)?;
         Ok(Self {
+            max_reply: link.max_reply(),
             link: Arc::new(Mutex::new(link)),
             codec: Codec::new(py)?,
             host: OnceLock::new(),
@@ -529,7 +532,10 @@ impl Worker {
         let py = value.py();
         let mut bytes = Vec::with_capacity(16);
         match self.codec.write(value, &mut bytes) {
-            Ok(()) => self.reply(job, Reply::Value(&bytes)),
+            Ok(()) => match self.too_large(py, "a result", &bytes)? {
+                None => self.reply(job, Reply::Value(&bytes)),
+                Some(error) => self.reply(job, Reply::Raised(&error)),
+            },
             Err(reason) if self.was_interrupted(py, self.host()?, job, &reason)? => self.reply(job, Reply::Cancelled),
             Err(reason) => {
                 let bytes = self.codec.dump_unsendable(value, &reason)?;
@@ -547,8 +553,20 @@ impl Worker {
             failure.write_unraisable(py, Some(handler.bind(py)));
         }
         let bytes = self.codec.dump_exception(py, error)?;
-        self.reply(job, Reply::Raised(&bytes));
+        let too_large = self.too_large(py, "an exception", &bytes)?;
+        self.reply(job, Reply::Raised(too_large.as_deref().unwrap_or(&bytes)));
         Ok(())
+    }
+
+    /// What is raised in place of an outcome that is larger than a worker may send.
+    fn too_large(&self, py: Python<'_>, what: &str, bytes: &[u8]) -> PyResult<Option<Vec<u8>>> {
+        let (len, max) = (bytes.len() as u64, self.max_reply);
+        if len <= max {
+            return Ok(None);
+        }
+        let advice = "return less of it at a time, or leave it in a file";
+        let error = PyValueError::new_err(format!("{what} of {len} bytes is more than the {max} that fit; {advice}"));
+        self.codec.dump_exception(py, &error).map(Some)
     }
 
     fn reply(&self, job: Job, reply: Reply<'_>) {

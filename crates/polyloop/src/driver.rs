@@ -38,6 +38,8 @@ const SLOT_WORDS: u32 = 8 * 1024;
 /// A quarter of a slot: larger tasks are fetched by the worker that starts them.
 const INLINE_BYTES: usize = 16 * 1024;
 const RESULT_WORDS: u32 = 32 * 1024;
+/// Records that a ring holds at most: each takes a word or more.
+const RECORDS_MAX: usize = RESULT_WORDS as usize;
 const CONTROL_WORDS: u32 = 16 * 1024;
 
 const BELL: u64 = 0;
@@ -58,6 +60,8 @@ pub struct DriverConfig {
     pub max_tasks: u64,
     /// Bytes of memory of its own that a worker may hold at the end of an item before it is replaced; 0 for no limit.
     pub max_memory: u64,
+    /// Bytes that the outcome of an item may have; a worker that sends more is taken for a rogue.
+    pub max_reply: u64,
     /// How old a worker may become before it is replaced; up to a tenth earlier.
     pub max_age: Option<Duration>,
     /// How long a worker's loop may be blocked before that is told.
@@ -202,7 +206,7 @@ impl Driver {
             result_words: RESULT_WORDS,
             control_words: CONTROL_WORDS,
         };
-        let (link, poller, timer) = (Link::new(layout)?, Poller::new()?, Timer::new()?);
+        let (link, poller, timer) = (Link::new(layout, config.max_reply)?, Poller::new()?, Timer::new()?);
         poller.add(&link.bell, BELL)?;
         poller.add(&timer, TIMER)?;
         let mut driver = Self {
@@ -533,7 +537,9 @@ impl Driver {
     }
 
     fn send(&mut self, worker: WorkerId, frame: ControlFrame<'_>) -> io::Result<()> {
-        self.link.get(worker).map_or(Ok(()), |seat| seat.send(frame))
+        let Some(seat) = self.link.get(worker) else { return Ok(()) };
+        seat.send(frame)?;
+        self.replace_if_deaf(worker)
     }
 }
 

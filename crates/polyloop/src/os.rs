@@ -150,6 +150,23 @@ pub(crate) fn process_handle(pid: u32) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// The process that a handle is of, by its number here; `None` if it is gone and its number, too.
+///
+/// # Errors
+/// When this is no handle of a process, or of one that has no number here.
+pub(crate) fn process_of(handle: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    use std::os::fd::AsRawFd;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", handle.as_raw_fd()))?;
+    // The first has a number for each namespace, ours last; without namespaces there is the second alone.
+    let numbers = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
+    let number = numbers("NSpid:").or_else(|| numbers("Pid:")).and_then(|numbers| numbers.split_whitespace().last());
+    match number.and_then(|number| number.parse::<i64>().ok()) {
+        Some(-1) => Ok(None),
+        Some(number @ 1..) => u32::try_from(number).map(Some).map_err(|_| io::ErrorKind::InvalidData.into()),
+        Some(_) | None => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// Whether a process handle says that its process has ended.
 pub(crate) fn has_ended(handle: BorrowedFd<'_>) -> bool {
     let mut fds = [rustix::event::PollFd::from_borrowed_fd(handle, rustix::event::PollFlags::IN)];

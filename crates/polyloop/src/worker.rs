@@ -137,6 +137,7 @@ pub struct WorkerLink {
     /// Items that were answered for although they go on.
     given_up: BTreeSet<TaskId>,
     grace: Duration,
+    max_reply: u64,
     turns: u64,
     /// Something was published since the manager was last looked at.
     news: bool,
@@ -156,7 +157,7 @@ impl WorkerLink {
         let handle = os::process_handle(pid)?;
         os::send(socket.as_fd(), &[PROTOCOL, pid.into()], &[handle.as_fd()])?;
         let (numbers, fds) = os::receive(socket.as_fd())?.ok_or(ConnectError::Gone)?;
-        let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros], fields) =
+        let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros, max_reply], fields) =
             numbers.split_first_chunk().ok_or(ConnectError::Version)?;
         let fields = fields.first_chunk::<{ Layout::FIELDS }>().ok_or(ConnectError::Version)?;
         let layout = Layout::from_fields(*fields).filter(|_| version == PROTOCOL).ok_or(ConnectError::Version)?;
@@ -194,6 +195,7 @@ impl WorkerLink {
             fetching: BTreeMap::new(),
             given_up: BTreeSet::new(),
             grace: Duration::from_micros(grace_micros),
+            max_reply,
             turns: 0,
             news: false,
             payload: Vec::new(),
@@ -340,6 +342,11 @@ impl WorkerLink {
     /// How long whoever is asked to end may take.
     pub fn grace(&self) -> Duration {
         self.grace
+    }
+
+    /// Bytes that a reply may have. A worker that publishes more is killed.
+    pub fn max_reply(&self) -> u64 {
+        self.max_reply
     }
 
     /// Turns taken so far.
