@@ -54,9 +54,12 @@ impl Codec {
             return Ok(());
         }
         writer.rewind(mark);
-        let py = value.py();
-        let bytes = self.dumps.bind(py).call1((value,))?;
-        writer.write(Value::Other(bytes.cast::<PyBytes>()?.as_bytes()));
+        self.write_other(value, out)
+    }
+
+    fn write_other(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
+        let bytes = self.dumps.bind(value.py()).call1((value,))?;
+        ValueWriter::new(out).write(Value::Other(bytes.cast::<PyBytes>()?.as_bytes()));
         Ok(())
     }
 
@@ -84,6 +87,18 @@ impl Codec {
                 Ok(())
             }
         }
+    }
+
+    /// One positional argument, as [`Self::write_arguments`] does.
+    pub(crate) fn write_argument(&self, argument: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
+        let mut writer = ValueWriter::new(out);
+        let mark = writer.mark();
+        writer.write(Value::Tuple(1));
+        if write_simple(argument, &mut writer, &mut Nesting { depth: 1, has_list: false })? {
+            return Ok(());
+        }
+        writer.rewind(mark);
+        self.write_other(PyTuple::new(argument.py(), [argument])?.as_any(), out)
     }
 
     /// What [`Self::write_arguments`] wrote.

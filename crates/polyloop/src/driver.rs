@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    CallId, ControlFrame, Input, Moment, Outcome, Output, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Report,
+    CallId, ControlFrame, Input, Moment, Outcome, Output, Parcel, Payload, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Report,
     Resting, State, Submission, TaskId, WorkerId, WorkerView,
 };
 use polyloop_shm::{Geometry, Retract};
@@ -27,6 +27,8 @@ use thiserror::Error;
 use crate::layout::Layout;
 use crate::link::{Link, entry};
 use crate::os::{self, Poller, Timer};
+
+pub use rings::Values;
 
 /// Version of everything that manager and worker must agree on.
 pub(crate) const PROTOCOL: u64 = 1;
@@ -99,7 +101,9 @@ pub enum Event {
     Start(StartOrder),
     /// A worker's process has ended: collect its exit status and report it with [`Driver::exited`].
     Reap(WorkerId),
-    /// A task has ended.
+    /// Tasks have returned.
+    Returned(Values),
+    /// A task has ended in another way, or with a value that came in pieces.
     Deliver {
         /// Which task.
         task: TaskId,
@@ -115,6 +119,8 @@ pub enum Event {
     Judge {
         /// Which task.
         task: TaskId,
+        /// The call it belongs to.
+        call: CallId,
         /// As submitted.
         token: u64,
         /// How it would end.
@@ -158,6 +164,8 @@ pub struct Driver {
     /// When to look whether a loop is blocked.
     watch_at: Option<Moment>,
     resting: Resting,
+    /// Items that were posted to each queue since its workers were last rung.
+    posted: Vec<usize>,
     events: VecDeque<Event>,
     origin: Instant,
     generation: u32,
@@ -214,6 +222,7 @@ impl Driver {
             nap: None,
             watch_at: None,
             resting: Resting::default(),
+            posted: vec![0; usize::from(config.queues)],
             events: VecDeque::new(),
             origin: Instant::now(),
             generation: os::forked_generation(),
@@ -264,6 +273,19 @@ impl Driver {
         self.pool.submit(submission)
     }
 
+    /// Accepts tasks that differ from `first` in nothing but their arguments and their tokens, which count up from its
+    /// own. All are accepted, or none.
+    ///
+    /// # Errors
+    /// [`Refused`] when the pool takes no new work.
+    pub fn submit_run(
+        &mut self,
+        first: Submission,
+        arguments: impl IntoIterator<Item = Payload>,
+    ) -> Result<(), Refused> {
+        self.pool.submit_run(first, arguments)
+    }
+
     /// Gives what was submitted to the workers.
     ///
     /// # Errors
@@ -282,13 +304,13 @@ impl Driver {
         self.act_and_rest(0)
     }
 
-    /// Asks for several tasks to be cancelled.
+    /// Cancels the tasks of a call whose tokens are larger, and ends it.
     ///
     /// # Errors
     /// When the operating system refuses.
-    pub fn cancel_each(&mut self, tasks: impl IntoIterator<Item = TaskId>) -> io::Result<()> {
+    pub fn cancel_call_after(&mut self, call: CallId, token: u64) -> io::Result<()> {
         let now = self.now();
-        tasks.into_iter().for_each(|task| self.pool.cancel(now, task));
+        self.pool.cancel_call_after(now, call, token);
         self.act_and_rest(0)
     }
 
@@ -304,7 +326,7 @@ impl Driver {
 
     /// What a task runs, as submitted.
     pub fn function_of(&self, task: TaskId) -> Option<Arc<[u8]>> {
-        self.pool.terms_of(task).map(|(submission, _)| Arc::clone(&submission.function))
+        self.pool.parcel_of(task).map(|parcel| Arc::clone(parcel.function))
     }
 
     /// Has a task run again that [`Event::Judge`] was about, with the next [`Self::flush`] and under another id; with
@@ -454,18 +476,23 @@ impl Driver {
     /// Posts what waits, and carries out what the core says.
     fn act(&mut self) -> io::Result<()> {
         self.pool.flush();
-        let mut posted = vec![0; usize::from(self.config.queues)];
-        while let Some(output) = self.pool.poll_output() {
-            self.carry_out(output, &mut posted)?;
-        }
+        self.carry_out_all()?;
         for seat in self.link.seats.values_mut() {
             seat.pump()?;
         }
-        for (queue, items) in (0..).map(QueueIndex).zip(posted) {
+        for index in 0..self.posted.len() {
+            let (queue, items) = (QueueIndex(index as u16), std::mem::take(&mut self.posted[index]));
             self.link.set_backlog(queue, self.pool.has_waiting(queue));
             if items > 0 {
                 self.ring(queue, items)?;
             }
+        }
+        Ok(())
+    }
+
+    fn carry_out_all(&mut self) -> io::Result<()> {
+        while let Some(output) = self.pool.poll_output() {
+            self.carry_out(output)?;
         }
         Ok(())
     }
@@ -483,11 +510,11 @@ impl Driver {
         any
     }
 
-    fn carry_out(&mut self, output: Output, posted: &mut [usize]) -> io::Result<()> {
+    fn carry_out(&mut self, output: Output) -> io::Result<()> {
         match output {
             Output::Start { worker, queue } => self.start(worker, queue)?,
             Output::Post { queue, call, lane, tasks } => {
-                posted[usize::from(queue.0)] += tasks.len();
+                self.posted[usize::from(queue.0)] += tasks.len();
                 self.post(queue, call, lane, tasks);
             }
             Output::Retract { task, place } => {
@@ -508,8 +535,8 @@ impl Driver {
             Output::Deliver { task, call, token, outcome } => {
                 self.events.push_back(Event::Deliver { task, call, token, outcome });
             }
-            Output::Judge { task, token, outcome } => {
-                self.events.push_back(Event::Judge { task, token, outcome });
+            Output::Judge { task, call, token, outcome } => {
+                self.events.push_back(Event::Judge { task, call, token, outcome });
             }
             Output::Report(report) => self.events.push_back(Event::Report(report)),
             Output::Closed => self.events.push_back(Event::Closed),
@@ -521,8 +548,8 @@ impl Driver {
         debug_assert!(self.link.free_slots(queue) > 0, "the core counts the slots");
         let (pool, link) = (&self.pool, &mut self.link);
         let entries = tasks.iter().filter_map(|task| {
-            let (submission, terms) = pool.terms_of(*task)?;
-            Some(entry(*task, &submission.function, &submission.arguments, terms))
+            let Parcel { function, arguments, terms } = pool.parcel_of(*task)?;
+            Some(entry(*task, function, arguments, terms))
         });
         if let Some(posted) = link.post(queue, lane, entries) {
             debug_assert_eq!(posted.count as usize, tasks.len(), "the core counts the bytes");

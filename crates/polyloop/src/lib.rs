@@ -14,7 +14,7 @@ mod process;
 mod watchdog;
 mod worker;
 
-pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
+pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
 pub use os::{Thread, forked_generation, interrupt_signal, part_from_parent};
 pub use polyloop_core::{
     CallId, Cause, Counts, Cut, DEFER, Exit, HOPELESS_EXIT, Loss, MapResults, Moment, NextResult, OVERDUE_EXITCODE,

@@ -64,7 +64,7 @@ pub(crate) struct Seat {
     activity: Peer,
     watch: LoopWatch,
     /// Replies that come in pieces, as far as they have come.
-    pub(crate) pieces: BTreeMap<TaskId, Vec<u8>>,
+    pieces: BTreeMap<TaskId, Vec<u8>>,
     /// Nothing more is read from a worker that wrote garbage.
     pub(crate) mute: bool,
     pub(crate) gone: bool,
@@ -78,16 +78,16 @@ pub(crate) struct NewSeat {
 }
 
 impl Seat {
-    /// Handles the next record of this worker, if there is one.
+    /// Handles the next record of this worker, if there is one; beside it, the pieces of replies as far as they have come.
     pub(crate) fn next_frame<R>(
         &mut self,
-        read: impl FnOnce(ResultFrame<'_>) -> R,
+        read: impl FnOnce(ResultFrame<'_>, &mut BTreeMap<TaskId, Vec<u8>>) -> R,
     ) -> Result<Option<R>, WorkerGarbage> {
         if self.mute {
             return Ok(None);
         }
         let Some(record) = self.results.pop(&mut self.payload)? else { return Ok(None) };
-        Ok(Some(read(ResultFrame::parse(record.kind, &self.payload)?)))
+        Ok(Some(read(ResultFrame::parse(record.kind, &self.payload)?, &mut self.pieces)))
     }
 
     pub(crate) fn has_frames(&mut self) -> bool {

@@ -4,7 +4,7 @@ use super::{Pool, Timer};
 use crate::event::{Output, Place};
 use crate::id::{CallId, Moment, TaskId};
 use crate::stats::Cause;
-use crate::task::{Outcome, TaskState, Wish};
+use crate::task::{Outcome, Task, TaskState, Wish};
 
 impl Pool {
     /// Asks for a task to be cancelled. Its outcome comes as for any other: at once if it never started, else when
@@ -15,7 +15,7 @@ impl Pool {
         };
         let until = now + self.config.grace;
         task.wish = Wish::Cancel { until };
-        let (state, queue) = (task.state, task.submission.queue);
+        let (state, queue) = (task.state, task.brief.queue);
         match state {
             TaskState::Waiting | TaskState::Judged => return self.finish(now, id, Outcome::Cancelled),
             // It is taken off the board as soon as the driver has said where it is.
@@ -30,12 +30,21 @@ impl Pool {
 
     /// Cancels every task of a call and ends it.
     pub fn cancel_call(&mut self, now: Moment, call: CallId) {
-        let ids: Vec<_> =
-            self.tasks.iter().filter(|(_, task)| task.submission.call == call).map(|(id, _)| id).collect();
+        self.cancel_where(now, |task| task.brief.call == call);
+        self.end_call(now, call);
+    }
+
+    /// Cancels every task of a call whose token is larger, and ends the call.
+    pub fn cancel_call_after(&mut self, now: Moment, call: CallId, token: u64) {
+        self.cancel_where(now, |task| task.brief.call == call && task.token > token);
+        self.end_call(now, call);
+    }
+
+    fn cancel_where(&mut self, now: Moment, is_meant: impl Fn(&Task) -> bool) {
+        let ids: Vec<_> = self.tasks.iter().filter(|(_, task)| is_meant(task)).map(|(id, _)| id).collect();
         for id in ids {
             self.cancel(now, id);
         }
-        self.end_call(now, call);
     }
 
     pub(super) fn retracted(&mut self, now: Moment, id: TaskId) {
@@ -73,10 +82,9 @@ impl Pool {
             }
             _ => {
                 task.wish = Wish::Forget { until };
-                let (call, token) = (task.submission.call, task.submission.token);
+                let (call, token) = (task.brief.call, task.token);
                 self.timers.insert((until, Timer::CancelGrace(id)));
                 self.answer(id, call, token, Outcome::Cancelled);
-                self.settle_call(call);
                 self.finish_if_done(now);
             }
         }

@@ -7,7 +7,7 @@ use crate::event::{Output, Place};
 use crate::frame::Terms;
 use crate::id::{CallId, QueueIndex, TaskId};
 use crate::schedule::Pick;
-use crate::task::{Submission, Task, TaskState, Wish};
+use crate::task::{Parcel, Task, TaskState, Wish};
 
 const WORD: usize = 8;
 
@@ -35,11 +35,12 @@ impl Pool {
         self.queues[usize::from(queue.0)].posted(slot, call, tasks);
     }
 
-    /// A task, and how it is to be run.
-    pub fn terms_of(&self, id: TaskId) -> Option<(&Submission, Terms)> {
-        let Task { submission, suspect, .. } = self.tasks.get(id)?;
-        let large = !self.config.is_inline(submission);
-        Some((submission, Terms { large, alone: *suspect, timeout: submission.timeout }))
+    /// What goes to a worker for a task.
+    pub fn parcel_of(&self, id: TaskId) -> Option<Parcel<'_>> {
+        let task = self.tasks.get(id)?;
+        let Task { brief, arguments, suspect, .. } = task;
+        let terms = Terms { large: !self.config.is_inline(task), alone: *suspect, timeout: brief.timeout };
+        Some(Parcel { function: &brief.function, arguments, terms })
     }
 
     /// Packs one slot full of a call's waiting tasks.
@@ -47,7 +48,7 @@ impl Pool {
         let mut room = Room::of(&self.config);
         let place = &mut self.queues[usize::from(queue.0)];
         let tasks = place.take(call, |id| match self.tasks.get(id) {
-            Some(task) if room.take(&task.submission) => Pick::Take,
+            Some(task) if room.take(task) => Pick::Take,
             Some(_) => Pick::Stop,
             None => Pick::Drop,
         });
@@ -94,9 +95,10 @@ impl<'a> Room<'a> {
     }
 
     /// Counts a task in, if it fits. One that is fetched takes no bytes, and leaves no function to share.
-    fn take(&mut self, task: &'a Submission) -> bool {
+    fn take(&mut self, task: &'a Task) -> bool {
         let inline = self.config.is_inline(task);
-        let shares = self.last_function.is_some_and(|last| Arc::ptr_eq(last, &task.function) || *last == task.function);
+        let function = &task.brief.function;
+        let shares = self.last_function.is_some_and(|last| Arc::ptr_eq(last, function) || last == function);
         let size = match (inline, shares) {
             (false, _) => 0,
             (true, true) => rounded(task.arguments.len()),
@@ -106,7 +108,7 @@ impl<'a> Room<'a> {
         if fits {
             self.items -= 1;
             self.bytes -= size;
-            self.last_function = inline.then_some(&task.function);
+            self.last_function = inline.then_some(function);
         }
         fits
     }
@@ -114,15 +116,15 @@ impl<'a> Room<'a> {
 
 impl PoolConfig {
     /// Whether a task's bytes go into the slot. Those of any other are fetched by its worker.
-    fn is_inline(&self, task: &Submission) -> bool {
-        let bytes = task.function.len() + task.arguments.len();
+    fn is_inline(&self, task: &Task) -> bool {
+        let bytes = task.brief.function.len() + task.arguments.len();
         bytes <= self.inline_bytes && slot_bytes(task) <= self.slot_bytes
     }
 }
 
 /// Bytes that a task takes in a slot when it shares nothing.
-fn slot_bytes(task: &Submission) -> usize {
-    rounded(task.function.len()) + rounded(task.arguments.len())
+fn slot_bytes(task: &Task) -> usize {
+    rounded(task.brief.function.len()) + rounded(task.arguments.len())
 }
 
 fn rounded(bytes: usize) -> usize {

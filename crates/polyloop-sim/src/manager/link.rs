@@ -52,6 +52,10 @@ impl Manager {
                 site.ledger.count("large tasks fetched");
                 return self.fetch(worker, task);
             }
+            ResultFrame::Reply { task, reply: Reply::Value(bytes) } if seat.pieces.is_empty() => {
+                self.outcomes += 1;
+                return self.returned(site, worker, task, bytes);
+            }
             ResultFrame::Reply { task, reply } => {
                 let outcome = whole(seat, task, reply);
                 self.outcomes += 1;
@@ -70,8 +74,20 @@ impl Manager {
         self.handle(site, input);
     }
 
+    fn returned(&mut self, site: &mut Site, worker: WorkerId, task: TaskId, bytes: &[u8]) {
+        site.trace("pool", || format!("{task} returned in {worker}"));
+        let told = self.pool.returned(worker, task);
+        self.pool.returned_all(site.now);
+        if let Some((_, token)) = told {
+            let outcome = Outcome::Value(Payload::from_slice(bytes));
+            self.client.delivered(&mut self.pool, site, token as usize, &outcome);
+            // What the client has submitted from its callback.
+            self.next([Op::Flush]);
+        }
+    }
+
     fn fetch(&mut self, worker: WorkerId, task: TaskId) {
-        let bytes = self.pool.terms_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
+        let bytes = self.pool.parcel_of(task).map(|parcel| write_large(parcel.function, parcel.arguments));
         match (bytes, self.seat(worker)) {
             (Some(bytes), Some(seat)) => seat.send_large(task, &bytes),
             (None, Some(seat)) => seat.send(ControlFrame::Cancel(task)),

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use polyloop_core::{ControlFrame, Input, Outcome, Payload, Reply, ResultFrame, TaskId, WorkerId, write_large};
+use polyloop_core::{CallId, ControlFrame, Input, Outcome, Payload, Reply, ResultFrame, TaskId, WorkerId, write_large};
 
-use super::Driver;
+use super::{Driver, Event};
 
 /// How long one drain may hold the host's loop.
 const DRAIN_BUDGET: Duration = Duration::from_millis(2);
 /// Records read between two looks at the clock.
 const RECORDS_PER_LOOK: usize = 64;
+/// Values are given to the host in batches that end beyond this many bytes, so that none takes long to read.
+const VALUES_BYTES: usize = 16 * 1024;
 
 impl Driver {
     /// Reads all rings, one share of each in turn, until they are empty or the time is up.
@@ -36,37 +38,79 @@ impl Driver {
         }
     }
 
+    /// Reads a share of what one worker has written. Says how many frames that was.
     pub(super) fn read_worker(&mut self, index: u16, limit: usize) -> io::Result<usize> {
-        let (mut read, now) = (0, self.now());
-        while read < limit {
-            let Some(seat) = self.link.seats.get_mut(&index) else { return Ok(read) };
+        let now = self.now();
+        let (mut read, mut values) = (0, Values::default());
+        while read < limit && values.bytes.len() < VALUES_BYTES {
+            let Self { link, pool, .. } = self;
+            let Some(seat) = link.seats.get_mut(&index) else { break };
             let worker = seat.worker;
-            let mut pieces = std::mem::take(&mut seat.pieces);
-            let frame = seat.next_frame(|frame| input(worker, frame, &mut pieces));
-            seat.pieces = pieces;
+            let frame = seat.next_frame(|frame, pieces| match frame {
+                ResultFrame::Reply { task, reply: Reply::Value(bytes) } if pieces.is_empty() => {
+                    if let Some((call, token)) = pool.returned(worker, task) {
+                        values.push(call, token, bytes);
+                    }
+                    None
+                }
+                frame => input(worker, frame, pieces),
+            });
             match frame {
                 Ok(None) => break,
-                Ok(Some(Some(Read::Input(input)))) => self.pool.handle(now, input),
+                Ok(Some(Some(Read::Input(input)))) => {
+                    // What came before it is told before it.
+                    self.hand_over(&mut values);
+                    self.pool.handle(now, input);
+                    self.carry_out_all()?;
+                }
                 Ok(Some(Some(Read::Fetch(task)))) => self.fetch(worker, task)?,
                 Ok(Some(None)) => (),
                 Err(error) => self.garbage(worker, &error.to_string())?,
             }
             read += 1;
         }
+        self.hand_over(&mut values);
+        self.pool.returned_all(now);
         if let Some(seat) = self.link.seats.get_mut(&index) {
             seat.give_room()?;
         }
         Ok(read)
     }
 
+    fn hand_over(&mut self, values: &mut Values) {
+        if !values.ends.is_empty() {
+            self.events.push_back(Event::Returned(std::mem::take(values)));
+        }
+    }
+
     pub(super) fn fetch(&mut self, worker: WorkerId, task: TaskId) -> io::Result<()> {
-        let bytes = self.pool.terms_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
+        let bytes = self.pool.parcel_of(task).map(|parcel| write_large(parcel.function, parcel.arguments));
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
         match bytes {
             Some(bytes) => seat.send_large(task, bytes.into()),
             // It has ended meanwhile for its caller.
             None => seat.send(ControlFrame::Cancel(task)),
         }
+    }
+}
+
+/// What tasks have returned, many at once: the bytes of one after the other.
+#[derive(Debug, Default)]
+pub struct Values {
+    bytes: Vec<u8>,
+    ends: Vec<(CallId, u64, usize)>,
+}
+
+impl Values {
+    /// The call, the token and the value, as the worker's codec wrote it, of each.
+    pub fn iter(&self) -> impl Iterator<Item = (CallId, u64, &[u8])> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|(.., end)| *end));
+        self.ends.iter().zip(starts).map(|((call, token, end), start)| (*call, *token, &self.bytes[start..*end]))
+    }
+
+    fn push(&mut self, call: CallId, token: u64, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.ends.push((call, token, self.bytes.len()));
     }
 }
 
