@@ -74,6 +74,7 @@ class Verbs:
         *,
         return_exceptions: Literal[False] = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R]: ...
     @overload
     def map(
@@ -83,6 +84,7 @@ class Verbs:
         *,
         return_exceptions: Literal[False] = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R]: ...
     @overload
     def map(
@@ -92,6 +94,7 @@ class Verbs:
         *,
         return_exceptions: bool,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R | BaseException]: ...
     @overload
     def map(
@@ -101,6 +104,7 @@ class Verbs:
         *,
         return_exceptions: bool,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R | BaseException]: ...
     def map(
         self,
@@ -109,6 +113,7 @@ class Verbs:
         *,
         return_exceptions: bool = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[Any]:
         """Run `func(item)` for each item of `iterable`.
 
@@ -118,11 +123,14 @@ class Verbs:
                 raises is raised.
             buffersize: how many items are drawn ahead of the results that have come back, or have been taken where
                 they are taken one by one; None for 2048.
+            chunksize: how many items are handed to the workers together, up to 256; None for as many as suit what they
+                cost, from one that takes long to hundreds that do next to nothing. Whatever it is, a worker takes one
+                item at a time, and each result comes back as its item ends.
 
         Raises:
             PoolClosed: the pool takes no new work.
             TypeError: the function can't be sent, or `iterable` is not one.
-            ValueError: `buffersize` is less than 1.
+            ValueError: `buffersize` or `chunksize` is less than 1.
 
         >>> from polyloop import Pool
         >>> async def main():
@@ -133,7 +141,7 @@ class Verbs:
         >>> asyncio.run(main())
         ([1, 3], [7, ValueError("invalid literal for int() with base 10: 'x'")])
         """
-        return self._pool._map(func, iterable, self._options, False, return_exceptions, buffersize)
+        return self._pool._map(func, iterable, self._options, False, return_exceptions, buffersize, chunksize)
 
     def starmap(
         self,
@@ -142,6 +150,7 @@ class Verbs:
         *,
         return_exceptions: bool = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[Any]:
         """Run `func(*arguments)` for each sequence of arguments in `iterable`; as `map` otherwise.
 
@@ -153,7 +162,7 @@ class Verbs:
         >>> asyncio.run(main())
         [8, 9]
         """
-        return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize)
+        return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize, chunksize)
 
     def options(self, **options: Any) -> PoolView:
         """A view of the pool with the same verbs, which runs tasks with other options.

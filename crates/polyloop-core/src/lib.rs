@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bell;
+mod chunk;
 mod event;
 mod frame;
 mod id;

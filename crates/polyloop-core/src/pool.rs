@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::chunk::Chunk;
 use crate::event::{Input, Output, Refused, Report};
 use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
 use crate::schedule::Queue;
@@ -31,8 +32,10 @@ pub struct PoolConfig {
     pub seats: u16,
     /// Slots of each queue's board.
     pub slots: u32,
-    /// Items that go into one slot.
+    /// Items that go into one slot, at most.
     pub slot_items: u32,
+    /// Items that a worker runs at the same time.
+    pub concurrency: u32,
     /// Bytes that go into one slot.
     pub slot_bytes: usize,
     /// Function and arguments above this many bytes do not go into a slot; the worker fetches them.
@@ -60,6 +63,7 @@ struct Call {
     open: bool,
     unfinished: usize,
     weight: u32,
+    chunk: Chunk,
 }
 
 impl Call {
@@ -91,6 +95,8 @@ pub struct Pool {
     /// Tasks whose callers have not been told.
     unanswered: usize,
     counts: Counts,
+    /// When something happened last.
+    seen: Moment,
     /// Whether [`Output::Closed`] has been said.
     over: bool,
 }
@@ -103,7 +109,7 @@ impl Pool {
     pub fn new(config: PoolConfig) -> Self {
         assert!(config.queues >= 1 && config.processes >= config.queues, "every queue needs a worker");
         assert!(config.seats >= config.processes, "every worker needs a seat");
-        let singles = Call { open: true, unfinished: 0, weight: 1 };
+        let singles = Call { open: true, unfinished: 0, weight: 1, chunk: Chunk::fixed(config.slot_items) };
         let mut pool = Self {
             mode: Mode::Open,
             tasks: TaskTable::default(),
@@ -115,6 +121,7 @@ impl Pool {
             outputs: VecDeque::new(),
             unanswered: 0,
             counts: Counts::default(),
+            seen: Moment::ZERO,
             over: false,
             config,
         };
@@ -123,15 +130,17 @@ impl Pool {
     }
 
     /// Opens a call: tasks that belong together and are submitted as room appears. It counts as accepted work until
-    /// [`Self::end_call`]. Of two calls, the one with twice the weight gets twice the slots.
+    /// [`Self::end_call`]. Of two calls, the one with twice the weight gets twice the slots. So many items as `chunk` says go
+    /// into one slot, as far as it takes them; `None` for as many as suit what they turn out to cost.
     ///
     /// # Errors
     /// [`Refused`] when the pool takes no new work.
-    pub fn open_call(&mut self, weight: u32) -> Result<CallId, Refused> {
+    pub fn open_call(&mut self, weight: u32, chunk: Option<u32>) -> Result<CallId, Refused> {
         self.check_open()?;
         self.last_call += 1;
         let call = CallId(self.last_call);
-        self.calls.insert(call, Call { open: true, unfinished: 0, weight });
+        let chunk = chunk.map_or_else(|| Chunk::measured(self.seen), Chunk::fixed);
+        self.calls.insert(call, Call { open: true, unfinished: 0, weight, chunk });
         Ok(call)
     }
 
@@ -393,6 +402,7 @@ impl Pool {
         self.unanswered -= 1;
         if let Some(entry) = self.calls.get_mut(&call) {
             entry.unfinished -= 1;
+            entry.chunk.ended();
             if entry.is_over() {
                 self.calls.remove(&call);
             }
@@ -406,6 +416,7 @@ impl Pool {
     }
 
     fn expire(&mut self, now: Moment) {
+        self.seen = now;
         while let Some((_, timer)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.pop_first();
             match timer {

@@ -68,9 +68,14 @@ impl Queue {
         !self.turns.is_empty()
     }
 
+    /// Slots that one call may hold now.
+    pub(crate) fn share(&self) -> u32 {
+        (self.slots.len() as u32 / (self.turns.len() as u32 + 1)).max(1)
+    }
+
     /// The call whose turn it is to post a slot, if any may.
     pub(crate) fn next_call(&mut self, weight: impl Fn(CallId) -> u32) -> Option<CallId> {
-        let share = (self.slots.len() as u32 / (self.turns.len() as u32 + 1)).max(1);
+        let share = self.share();
         for _ in 0..self.turns.len() {
             let call = *self.turns.front()?;
             let lane = self.lanes.get_mut(&call)?;

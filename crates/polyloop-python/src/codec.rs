@@ -24,6 +24,24 @@ pub(crate) struct Codec {
     not_importable: Py<PyAny>,
 }
 
+/// What a function is called with.
+pub(crate) enum Arguments<'py> {
+    /// One, as nearly always in a map.
+    One(Bound<'py, PyAny>),
+    Many(Bound<'py, PyTuple>),
+    Named(Bound<'py, PyTuple>, Bound<'py, PyDict>),
+}
+
+impl<'py> Arguments<'py> {
+    pub(crate) fn call(self, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::One(argument) => function.call1((argument,)),
+            Self::Many(args) => function.call1(args),
+            Self::Named(args, kwargs) => function.call(args, Some(&kwargs)),
+        }
+    }
+}
+
 /// A function that travels by name, and so means the same in every call.
 pub(crate) fn travels_by_name(reference: &[u8]) -> bool {
     reference.first() == Some(&b'n')
@@ -102,18 +120,17 @@ impl Codec {
     }
 
     /// What [`Self::write_arguments`] wrote.
-    pub(crate) fn read_arguments<'py>(
-        &self,
-        py: Python<'py>,
-        bytes: &[u8],
-    ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+    pub(crate) fn read_arguments<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Arguments<'py>> {
         let mut reader = ValueReader::new(bytes);
-        let first = self.read_one(py, &mut reader)?;
-        if !first.is_none() {
-            return Ok((first.cast_into()?, None));
-        }
-        let (args, kwargs) = self.read_one(py, &mut reader)?.extract()?;
-        Ok((args, Some(kwargs)))
+        let first = match self.step(&mut reader)? {
+            Value::Tuple(1) => return Ok(Arguments::One(self.read_one(py, &mut reader)?)),
+            Value::None => {
+                let (args, kwargs) = self.read_one(py, &mut reader)?.extract()?;
+                return Ok(Arguments::Named(args, kwargs));
+            }
+            first => self.build(py, first, &mut reader)?,
+        };
+        Ok(Arguments::Many(first.cast_into()?))
     }
 
     pub(crate) fn dump_exception(&self, py: Python<'_>, error: &PyErr) -> PyResult<Vec<u8>> {
@@ -154,8 +171,22 @@ impl Codec {
     }
 
     fn read_one<'py>(&self, py: Python<'py>, reader: &mut ValueReader<'_>) -> PyResult<Bound<'py, PyAny>> {
-        let value = reader.read().map_err(|error| PyValueError::new_err(error.to_string()))?;
-        Ok(match value {
+        let first = self.step(reader)?;
+        self.build(py, first, reader)
+    }
+
+    fn step<'a>(&self, reader: &mut ValueReader<'a>) -> PyResult<Value<'a>> {
+        reader.read().map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+
+    /// The value that begins with this step.
+    fn build<'py>(
+        &self,
+        py: Python<'py>,
+        first: Value<'_>,
+        reader: &mut ValueReader<'_>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Ok(match first {
             Value::None => py.None().into_bound(py),
             Value::Bool(value) => PyBool::new(py, value).to_owned().into_any(),
             Value::Int(value) => value.into_pyobject(py)?.into_any(),

@@ -250,7 +250,9 @@ impl Manager {
     }
 
     /// Open a map of `func` over what `source` (an iterator) gives, or over what is pushed if it is None. `window` is
-    /// how many items are drawn ahead.
+    /// how many items are drawn ahead, `chunk` how many are posted together, or None for as many as suit their cost.
+    #[expect(clippy::too_many_arguments, reason = "a map has that many sides")]
+    #[pyo3(signature = (func, source, star, options, window, chunk, keeps_errors))]
     fn open_map(
         slf: &Bound<'_, Self>,
         func: &Bound<'_, PyAny>,
@@ -258,6 +260,7 @@ impl Manager {
         star: bool,
         options: Py<TaskOptions>,
         window: usize,
+        chunk: Option<u32>,
         keeps_errors: bool,
     ) -> PyResult<Py<MapCall>> {
         let (this, py) = (slf.get(), slf.py());
@@ -267,7 +270,7 @@ impl Manager {
             *last
         };
         let reference = this.reference(func, scope)?;
-        let call = lock(&this.driver).open_call().map_err(|error| errors::refused(py, &this.codec, &error))?;
+        let call = lock(&this.driver).open_call(chunk).map_err(|error| errors::refused(py, &this.codec, &error))?;
         let function = func.clone().unbind();
         let opening = Opening { function, reference, scope, call, options, star, window, keeps_errors };
         Py::new(py, MapCall::new(slf.clone().unbind(), opening, source))
@@ -312,10 +315,15 @@ impl Manager {
         let mut maps: Vec<Py<MapCall>> = Vec::new();
         let mut judged = false;
         let started = Instant::now();
-        for count in 1.. {
+        let mut since_look = 0;
+        loop {
             let Some(event) = lock(&self.driver).next_event() else { break };
+            since_look += 1;
             match event {
-                Event::Returned(values) => self.returned(py, &values, &mut maps),
+                Event::Returned(values) => {
+                    since_look += values.len();
+                    self.returned(py, &values, &mut maps);
+                }
                 Event::Deliver { call, token, outcome, .. } => self.deliver(py, call, token, outcome, &mut maps),
                 Event::Judge { task, call, token, outcome } => {
                     self.judge(py, task, (call, token), outcome, &mut maps);
@@ -323,10 +331,13 @@ impl Manager {
                 }
                 other => orders.append(self.order(py, other)?)?,
             }
-            if count % DELIVERIES_PER_LOOK == 0 && started.elapsed() > DELIVERY_BUDGET {
-                // The rest comes with the loop's next round.
-                lock(&self.driver).call_again()?;
-                break;
+            if since_look >= DELIVERIES_PER_LOOK {
+                since_look = 0;
+                if started.elapsed() > DELIVERY_BUDGET {
+                    // The rest comes with the loop's next round.
+                    lock(&self.driver).call_again()?;
+                    break;
+                }
             }
         }
         let must_flush = judged || !maps.is_empty();
@@ -555,7 +566,7 @@ impl Manager {
 
     /// Gives values to whoever waits for them; those of a map many at once.
     fn returned(&self, py: Python<'_>, values: &Values, maps: &mut Vec<Py<MapCall>>) {
-        let (mut of, mut results) = (CallId::SINGLES, Vec::new());
+        let (mut of, mut results) = (CallId::SINGLES, Vec::with_capacity(values.len()));
         for (call, token, bytes) in values.iter() {
             if call == CallId::SINGLES {
                 self.deliver(py, call, token, Outcome::Value(Payload::from_slice(bytes)), maps);

@@ -17,6 +17,10 @@ use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutin
 
 /// How long a turn may keep the loop from everything else.
 const TURN_BUDGET: Duration = Duration::from_millis(1);
+/// Items that end one after the other within this time are quick.
+const QUICK: Duration = Duration::from_micros(20);
+/// Quick items between two looks at the clock.
+const STRIDE_MAX: u32 = 16;
 /// Functions remembered by their references.
 const FUNCTIONS_MAX: usize = 256;
 
@@ -34,29 +38,40 @@ struct Function {
     suspends: AtomicBool,
 }
 
-/// Functions by their references.
+/// What the items of one turn use one after the other.
 #[derive(Default)]
-struct Functions {
-    all: HashMap<Vec<u8>, Arc<Function>>,
-    /// The one asked for last: most items run the same as the one before.
-    last: Option<(Vec<u8>, Arc<Function>)>,
+struct Desk {
+    item: Item,
+    /// The function of the last item, and its reference: most items run the same as the one before.
+    function: Option<(Vec<u8>, Arc<Function>)>,
+    /// What an item returned, as bytes.
+    value: Vec<u8>,
 }
 
-impl Functions {
-    fn get(&mut self, reference: &[u8]) -> Option<Arc<Function>> {
-        if let Some((_, function)) = self.last.as_ref().filter(|(last, _)| last == reference) {
-            return Some(Arc::clone(function));
-        }
-        let function = Arc::clone(self.all.get(reference)?);
-        self.last = Some((reference.to_vec(), Arc::clone(&function)));
-        Some(function)
+/// Looks at the clock often while items take long, and less often while they do not.
+struct TurnClock {
+    started: Instant,
+    looked: Instant,
+    stride: u32,
+    left: u32,
+}
+
+impl TurnClock {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { started: now, looked: now, stride: 1, left: 1 }
     }
 
-    fn insert(&mut self, reference: &[u8], function: Arc<Function>) {
-        if self.all.len() >= FUNCTIONS_MAX {
-            self.all.clear();
+    /// After each item: whether the turn has lasted long enough.
+    fn is_over(&mut self) -> bool {
+        self.left -= 1;
+        if self.left > 0 {
+            return false;
         }
-        self.all.insert(reference.to_vec(), function);
+        let now = Instant::now();
+        self.stride = if now - self.looked < QUICK { (self.stride * 2).min(STRIDE_MAX) } else { 1 };
+        (self.looked, self.left) = (now, self.stride);
+        now - self.started > TURN_BUDGET
     }
 }
 
@@ -83,7 +98,7 @@ pub(crate) struct Worker {
     link: Arc<Mutex<WorkerLink>>,
     codec: Codec,
     host: OnceLock<Host>,
-    functions: Mutex<Functions>,
+    functions: Mutex<HashMap<Vec<u8>, Arc<Function>>>,
     running: Mutex<HashMap<TaskId, Py<PyAny>>>,
     /// The item with a deadline whose function or first step runs.
     current: Mutex<Option<TaskId>>,
@@ -97,6 +112,7 @@ pub(crate) struct Worker {
     abandoned: AtomicBool,
     /// The pool has said to end now, and everything that ran has been cancelled.
     stopping: AtomicBool,
+    generation: u32,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -128,9 +144,7 @@ impl Interrupt for Interrupter {
 
 enum Called<'py> {
     Value(Bound<'py, PyAny>),
-    Coroutine(Bound<'py, PyAny>, Arc<Function>),
-    /// The function must be sent again by value.
-    Rejected(PyErr),
+    Coroutine(Bound<'py, PyAny>),
 }
 
 #[pymethods]
@@ -152,6 +166,7 @@ impl Worker {
             scheduled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            generation: polyloop::forked_generation(),
         })
     }
 
@@ -231,7 +246,7 @@ impl Worker {
     /// Whether this process is the worker, not one that it forked.
     #[getter]
     fn is_ours(&self) -> bool {
-        lock(&self.link).is_ours()
+        self.generation == polyloop::forked_generation()
     }
 
     /// Whether the pool has said to end now, and everything that ran has been cancelled.
@@ -300,10 +315,10 @@ impl Worker {
         let py = slf.py();
         let host = self.host()?;
         let level = host.tasks.level(py)?;
-        let mut item = Item::default();
+        let mut desk = Desk::default();
         self.cancel_overdue(py)?;
-        self.obey(slf, host, &mut item, level)?;
-        self.start_items(slf, host, &mut item, level)
+        self.obey(slf, host, &mut desk, level)?;
+        self.start_items(slf, host, &mut desk, level)
     }
 
     /// Cancels what has run out of time and waits for something.
@@ -366,13 +381,13 @@ impl Worker {
         lock(&self.interrupted).remove(&job.task)
     }
 
-    fn obey(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, level: Level) -> PyResult<()> {
+    fn obey(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
         loop {
-            let control = lock(&self.link).next_control(item).map_err(errors::worker)?;
+            let control = lock(&self.link).next_control(&mut desk.item).map_err(errors::worker)?;
             match control {
                 None => return Ok(()),
-                Some(Control::Start(job)) => self.run(slf, host, job, item, level)?,
+                Some(Control::Start(job)) => self.run(slf, host, job, desk, level)?,
                 Some(Control::Stop(Stop::Now)) => {
                     self.cancel_all(py)?;
                     self.stopping.store(true, Ordering::Relaxed);
@@ -388,40 +403,47 @@ impl Worker {
         }
     }
 
-    fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, level: Level) -> PyResult<u8> {
-        let started = Instant::now();
+    fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<u8> {
+        let mut clock = TurnClock::new();
         loop {
-            let next = lock(&self.link).next_item(item).map_err(errors::worker)?;
+            let next = lock(&self.link).next_item(&mut desk.item).map_err(errors::worker)?;
             match next {
-                Next::Start(job) => self.run(slf, host, job, item, level)?,
+                Next::Start(job) => self.run(slf, host, job, desk, level)?,
                 Next::Defer(_) => return Ok(DEFER),
                 Next::Nothing => return Ok(ASLEEP),
             }
-            if self.is_abandoned() || started.elapsed() > TURN_BUDGET {
+            if self.is_abandoned() || clock.is_over() {
                 return Ok(AGAIN);
             }
         }
     }
 
-    fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
+    fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
         self.watch(job)?;
-        let begun = self.begin(slf, host, job, item, level);
-        *lock(&self.current) = None;
+        let begun = self.begin(slf, host, job, desk, level);
+        if job.timeout.is_some() {
+            *lock(&self.current) = None;
+        }
         begun?;
         // A process that this item forked goes no further: the loop shares what it waits for with the worker's.
-        if lock(&self.link).is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
+        if self.is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
     }
 
-    fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
+    fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
-        let (coroutine, function) = match self.call(py, host, item) {
-            Ok(Called::Value(value)) => return self.reply_value(job, &value),
-            Ok(Called::Rejected(error)) => {
+        let Desk { item, function, value: bytes } = desk;
+        let function = match self.function(py, &item.function, function) {
+            Err(error) if self.codec.is_not_importable(py, &error) => {
                 let bytes = self.codec.dump_exception(py, &error)?;
                 self.reply(job, Reply::Rejected(&bytes));
                 return Ok(());
             }
-            Ok(Called::Coroutine(coroutine, function)) => (coroutine, function),
+            function => function,
+        };
+        let called = function.and_then(|function| Ok((self.call(py, host, function, &item.arguments)?, function)));
+        let (coroutine, function) = match called {
+            Ok((Called::Value(value), _)) => return self.reply_value(job, &value, bytes),
+            Ok((Called::Coroutine(coroutine), function)) => (coroutine, function),
             Err(error) if self.is_for_time(py, host, job, &error)? => {
                 self.reply(job, Reply::Cancelled);
                 return Ok(());
@@ -434,7 +456,7 @@ impl Worker {
                 coroutine.call_method0(intern!(py, "close"))?;
                 self.reply_error(py, job, &error)
             }
-            Ok(Started::Ended(Ok(value))) => self.reply_value(job, &value),
+            Ok(Started::Ended(Ok(value))) => self.reply_value(job, &value, bytes),
             Ok(Started::Ended(Err(error))) if error.matches(py, &host.cancelled_error)? => {
                 self.reply(job, Reply::Cancelled);
                 Ok(())
@@ -450,26 +472,25 @@ impl Worker {
         }
     }
 
-    fn call<'py>(&self, py: Python<'py>, host: &Host, item: &Item) -> PyResult<Called<'py>> {
-        let function = match self.function(py, &item.function) {
-            Ok(function) => function,
-            Err(error) if self.codec.is_not_importable(py, &error) => return Ok(Called::Rejected(error)),
-            Err(error) => return Err(error),
-        };
-        let (args, kwargs) = self.codec.read_arguments(py, &item.arguments)?;
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        host: &Host,
+        function: &Function,
+        arguments: &[u8],
+    ) -> PyResult<Called<'py>> {
+        let arguments = self.codec.read_arguments(py, arguments)?;
         let call = function.call.bind(py);
         if function.is_coroutine {
-            let coroutine = call.call(args, kwargs.as_ref())?;
-            return Ok(Called::Coroutine(coroutine, function));
+            return arguments.call(call).map(Called::Coroutine);
         }
-        let (result, _) = in_own_context(py, |_| call.call(args, kwargs.as_ref()))?;
+        let (result, _) = in_own_context(py, |_| arguments.call(call))?;
         let result = result?;
         if is_coroutine(&result) {
-            return Ok(Called::Coroutine(result, function));
+            return Ok(Called::Coroutine(result));
         }
         if is_awaitable(&result) {
-            let coroutine = host.wait_for.bind(py).call1((result,))?;
-            return Ok(Called::Coroutine(coroutine, function));
+            return host.wait_for.bind(py).call1((result,)).map(Called::Coroutine);
         }
         Ok(Called::Value(result))
     }
@@ -479,19 +500,45 @@ impl Worker {
         Ok(lock(&self.interrupted).contains(&job.task) && error.matches(py, &host.cancelled_error)?)
     }
 
+    /// The function a reference stands for, which is often that of the `last` item.
+    fn function<'a>(
+        &self,
+        py: Python<'_>,
+        reference: &[u8],
+        last: &'a mut Option<(Vec<u8>, Arc<Function>)>,
+    ) -> PyResult<&'a Function> {
+        let loaded = match last.take() {
+            Some(last) if last.0 == reference && is_remembered(reference) => last,
+            _ => (reference.to_vec(), self.load_function(py, reference)?),
+        };
+        Ok(&last.insert(loaded).1)
+    }
+
     /// The function a reference stands for: remembered for all calls if it travels by name, else for its own call.
-    fn function(&self, py: Python<'_>, reference: &[u8]) -> PyResult<Arc<Function>> {
+    fn load_function(&self, py: Python<'_>, reference: &[u8]) -> PyResult<Arc<Function>> {
         if let Some(function) = lock(&self.functions).get(reference) {
-            return Ok(function);
+            return Ok(Arc::clone(function));
         }
         let call = self.codec.load_function(py, reference)?;
         let inspect = py.import(intern!(py, "inspect"))?;
         let is_coroutine = inspect.call_method1(intern!(py, "iscoroutinefunction"), (&call,))?.is_truthy()?;
         let function = Arc::new(Function { call: call.unbind(), is_coroutine, suspends: AtomicBool::new(false) });
         if is_remembered(reference) {
-            lock(&self.functions).insert(reference, Arc::clone(&function));
+            self.remember(reference, Arc::clone(&function));
         }
         Ok(function)
+    }
+
+    fn remember(&self, reference: &[u8], function: Arc<Function>) {
+        let forgotten = {
+            let mut functions = lock(&self.functions);
+            let full = functions.len() >= FUNCTIONS_MAX;
+            let forgotten = if full { std::mem::take(&mut *functions) } else { HashMap::new() };
+            functions.insert(reference.to_vec(), function);
+            forgotten
+        };
+        // Not under the lock: a function may hold something that runs code as it goes.
+        drop(forgotten);
     }
 
     /// Sends what came of a task that has ended.
@@ -503,15 +550,15 @@ impl Worker {
             return Ok(());
         }
         match task.call_method0(intern!(py, "result")) {
-            Ok(value) => self.reply_value(job, &value),
+            Ok(value) => self.reply_value(job, &value, &mut Vec::new()),
             Err(error) => self.reply_error(py, job, &error),
         }
     }
 
-    fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let mut bytes = Vec::with_capacity(16);
-        match self.codec.write(value, &mut bytes) {
-            Ok(()) => self.reply(job, Reply::Value(&bytes)),
+    fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> PyResult<()> {
+        bytes.clear();
+        match self.codec.write(value, bytes) {
+            Ok(()) => self.reply(job, Reply::Value(bytes)),
             Err(reason) => {
                 let bytes = self.codec.dump_unsendable(value, &reason)?;
                 self.reply(job, Reply::Raised(&bytes));

@@ -194,6 +194,7 @@ impl Driver {
             seats,
             slots: SLOTS,
             slot_items: SLOT_ITEMS,
+            concurrency: config.concurrency,
             slot_bytes: geometry.blob_bytes(),
             inline_bytes: INLINE_BYTES,
             grace: config.grace,
@@ -247,12 +248,13 @@ impl Driver {
             .map(|at| self.origin + at)
     }
 
-    /// Opens a call: tasks that are submitted as room appears, and that queues are fair to as one.
+    /// Opens a call: tasks that are submitted as room appears, and that queues are fair to as one. So many of them as
+    /// `chunk` says are posted together, up to 256; `None` for as many as suit what they turn out to cost.
     ///
     /// # Errors
     /// [`Refused`] when the pool takes no new work.
-    pub fn open_call(&mut self) -> Result<CallId, Refused> {
-        self.pool.open_call(1)
+    pub fn open_call(&mut self, chunk: Option<u32>) -> Result<CallId, Refused> {
+        self.pool.open_call(1, chunk)
     }
 
     /// No more tasks will be submitted to this call.

@@ -45,22 +45,30 @@ impl Pool {
 
     /// Packs one slot full of a call's waiting tasks.
     pub(super) fn post(&mut self, queue: QueueIndex, call: CallId) {
-        let mut room = Room::of(&self.config);
+        let items = self.chunk(queue, call);
+        let mut room = Room::of(&self.config, items);
         let place = &mut self.queues[usize::from(queue.0)];
-        let tasks = place.take(call, |id| match self.tasks.get(id) {
-            Some(task) if room.take(task) => Pick::Take,
+        let tasks = place.take(call, |id| match self.tasks.get_mut(id) {
+            Some(task) if room.take(task) => {
+                task.state = TaskState::Posting;
+                Pick::Take
+            }
             Some(_) => Pick::Stop,
             None => Pick::Drop,
         });
         if !tasks.is_empty() {
-            for id in &tasks {
-                if let Some(task) = self.tasks.get_mut(*id) {
-                    task.state = TaskState::Posting;
-                }
-            }
             place.reserve(call);
             self.outputs.push_back(Output::Post { queue, call, lane: call.lane(), tasks });
         }
+    }
+
+    /// How many tasks of a call are to go into its next slot.
+    fn chunk(&mut self, queue: QueueIndex, call: CallId) -> u32 {
+        let PoolConfig { processes, queues, concurrency, slot_items, .. } = self.config;
+        let workers = u32::from(processes.div_ceil(queues));
+        let least = (workers * concurrency).div_ceil(self.queues[usize::from(queue.0)].share());
+        let chunk = self.calls.get_mut(&call).map(|call| call.chunk.items(self.seen, processes.into(), least));
+        chunk.map_or(slot_items, |items| items.min(slot_items))
     }
 
     pub(super) fn reclaimed(&mut self, queue: QueueIndex, slot: u32, owners: &[Option<u16>]) {
@@ -86,19 +94,19 @@ struct Room<'a> {
     items: u32,
     bytes: usize,
     /// The function before, which an equal one shares.
-    last_function: Option<&'a Arc<[u8]>>,
+    last_function: Option<Arc<[u8]>>,
 }
 
 impl<'a> Room<'a> {
-    fn of(config: &'a PoolConfig) -> Self {
-        Self { config, items: config.slot_items, bytes: config.slot_bytes, last_function: None }
+    fn of(config: &'a PoolConfig, items: u32) -> Self {
+        Self { config, items, bytes: config.slot_bytes, last_function: None }
     }
 
     /// Counts a task in, if it fits. One that is fetched takes no bytes, and leaves no function to share.
-    fn take(&mut self, task: &'a Task) -> bool {
+    fn take(&mut self, task: &Task) -> bool {
         let inline = self.config.is_inline(task);
         let function = &task.brief.function;
-        let shares = self.last_function.is_some_and(|last| Arc::ptr_eq(last, function) || last == function);
+        let shares = self.last_function.as_ref().is_some_and(|last| Arc::ptr_eq(last, function) || last == function);
         let size = match (inline, shares) {
             (false, _) => 0,
             (true, true) => rounded(task.arguments.len()),
@@ -108,7 +116,9 @@ impl<'a> Room<'a> {
         if fits {
             self.items -= 1;
             self.bytes -= size;
-            self.last_function = inline.then_some(function);
+            if !(inline && shares) {
+                self.last_function = inline.then(|| Arc::clone(function));
+            }
         }
         fits
     }

@@ -164,7 +164,7 @@ fn a_worker_that_lets_go_of_a_cancelled_task_late_lives_on() {
 #[test]
 fn cancelling_a_call_cancels_all_its_tasks_and_no_others() {
     let mut stage = Stage::ready();
-    let call = stage.pool.open_call(1).unwrap();
+    let call = stage.pool.open_call(1, None).unwrap();
     let other = stage.submit(task(1));
     for token in 2..20 {
         stage.submit(Submission { call, ..task(token) });
@@ -185,7 +185,7 @@ fn cancelling_a_call_cancels_all_its_tasks_and_no_others() {
 #[test]
 fn a_run_of_tasks_is_accepted_at_once_and_each_ends_by_itself() {
     let mut stage = Stage::ready();
-    let call = stage.pool.open_call(1).unwrap();
+    let call = stage.pool.open_call(1, None).unwrap();
     let arguments = [b"a", b"b", b"c"].map(|bytes| Payload::from_slice(bytes));
     stage.pool.submit_run(Submission { call, ..task(7) }, arguments).unwrap();
     stage.collect();
@@ -206,7 +206,7 @@ fn a_run_of_tasks_is_accepted_at_once_and_each_ends_by_itself() {
 #[test]
 fn tasks_that_return_in_a_row_end_as_one_by_one() {
     let mut stage = Stage::ready();
-    let call = stage.pool.open_call(1).unwrap();
+    let call = stage.pool.open_call(1, None).unwrap();
     let first = stage.submit(Submission { call, ..task(4) });
     let second = stage.submit(task(5));
     stage.pool.end_call(stage.now, call);
@@ -239,7 +239,7 @@ fn a_value_of_a_task_that_nobody_waits_for_any_more_tells_nobody() {
 #[test]
 fn cancelling_a_call_after_a_token_leaves_those_before_it() {
     let mut stage = Stage::ready();
-    let call = stage.pool.open_call(1).unwrap();
+    let call = stage.pool.open_call(1, None).unwrap();
     stage.pool.submit_run(Submission { call, ..task(0) }, [(); 12].map(|()| Payload::new())).unwrap();
     stage.pool.submit(task(100)).unwrap();
     stage.pool.cancel_call_after(stage.now, call, 8);
@@ -257,7 +257,7 @@ fn cancelling_a_call_after_a_token_leaves_those_before_it() {
 #[test]
 fn a_single_task_does_not_wait_behind_a_huge_call() {
     let mut stage = Stage::ready();
-    let call = stage.pool.open_call(1).unwrap();
+    let call = stage.pool.open_call(1, None).unwrap();
     for token in 0..1000 {
         stage.pool.submit(Submission { call, ..task(token) }).unwrap();
     }

@@ -8,6 +8,8 @@ use polyloop_core::{CallId, ControlFrame, Input, Outcome, Payload, Reply, Result
 
 use super::{Driver, Event};
 
+/// Room that is made for each value.
+const SMALL_VALUE_BYTES: usize = 16;
 /// How long one drain may hold the host's loop.
 const DRAIN_BUDGET: Duration = Duration::from_millis(2);
 /// Records read between two looks at the clock.
@@ -40,47 +42,47 @@ impl Driver {
 
     /// Reads a share of what one worker has written. Says how many frames that was.
     pub(super) fn read_worker(&mut self, index: u16, limit: usize) -> io::Result<usize> {
-        let now = self.now();
-        let (mut read, mut values) = (0, Values::default());
-        while read < limit && values.bytes.len() < VALUES_BYTES {
+        let (mut read, now) = (0, self.now());
+        while read < limit {
             let Self { link, pool, .. } = self;
             let Some(seat) = link.seats.get_mut(&index) else { break };
-            let worker = seat.worker;
-            let frame = seat.next_frame(|frame, pieces| match frame {
-                ResultFrame::Reply { task, reply: Reply::Value(bytes) } if pieces.is_empty() => {
-                    if let Some((call, token)) = pool.returned(worker, task) {
-                        values.push(call, token, bytes);
+            let (worker, mut values) = (seat.worker, Values::default());
+            let other = loop {
+                let read_one = seat.next_frame(|frame, pieces| match frame {
+                    ResultFrame::Reply { task, reply: Reply::Value(bytes) } if pieces.is_empty() => {
+                        if let Some((call, token)) = pool.returned(worker, task) {
+                            values.push(call, token, bytes);
+                        }
+                        Read::Value
                     }
-                    None
+                    frame => input(worker, frame, pieces),
+                });
+                read += usize::from(!matches!(read_one, Ok(None)));
+                match read_one {
+                    Ok(Some(Read::Value)) if read < limit && values.bytes.len() < VALUES_BYTES => (),
+                    other => break other,
                 }
-                frame => input(worker, frame, pieces),
-            });
-            match frame {
+            };
+            // What came before the other is told before it.
+            if !values.is_empty() {
+                self.events.push_back(Event::Returned(values));
+            }
+            match other {
                 Ok(None) => break,
-                Ok(Some(Some(Read::Input(input)))) => {
-                    // What came before it is told before it.
-                    self.hand_over(&mut values);
+                Ok(Some(Read::Input(input))) => {
                     self.pool.handle(now, input);
                     self.carry_out_all()?;
                 }
-                Ok(Some(Some(Read::Fetch(task)))) => self.fetch(worker, task)?,
-                Ok(Some(None)) => (),
+                Ok(Some(Read::Fetch(task))) => self.fetch(worker, task)?,
+                Ok(Some(Read::Value | Read::Piece)) => (),
                 Err(error) => self.garbage(worker, &error.to_string())?,
             }
-            read += 1;
         }
-        self.hand_over(&mut values);
         self.pool.returned_all(now);
         if let Some(seat) = self.link.seats.get_mut(&index) {
             seat.give_room()?;
         }
         Ok(read)
-    }
-
-    fn hand_over(&mut self, values: &mut Values) {
-        if !values.ends.is_empty() {
-            self.events.push_back(Event::Returned(std::mem::take(values)));
-        }
     }
 
     pub(super) fn fetch(&mut self, worker: WorkerId, task: TaskId) -> io::Result<()> {
@@ -108,20 +110,38 @@ impl Values {
         self.ends.iter().zip(starts).map(|((call, token, end), start)| (*call, *token, &self.bytes[start..*end]))
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
     fn push(&mut self, call: CallId, token: u64, bytes: &[u8]) {
+        if self.is_empty() {
+            self.bytes.reserve(RECORDS_PER_LOOK * SMALL_VALUE_BYTES);
+            self.ends.reserve(RECORDS_PER_LOOK);
+        }
         self.bytes.extend_from_slice(bytes);
         self.ends.push((call, token, self.bytes.len()));
     }
 }
 
 enum Read {
+    /// It has been given to the core.
+    Value,
+    /// Of something that is still to come.
+    Piece,
     Input(Input),
     Fetch(TaskId),
 }
 
-/// What a worker's frame means to the core; `None` for a piece of something that is still to come.
-fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId, Vec<u8>>) -> Option<Read> {
-    Some(Read::Input(match frame {
+/// What a worker's frame means to the core.
+fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId, Vec<u8>>) -> Read {
+    Read::Input(match frame {
         ResultFrame::Reply { task, reply } => {
             let mut whole = |bytes: &[u8]| match pieces.remove(&task) {
                 None => Payload::from_slice(bytes),
@@ -141,11 +161,11 @@ fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId,
         }
         ResultFrame::Piece { task, bytes } => {
             pieces.entry(task).or_default().extend_from_slice(bytes);
-            return None;
+            return Read::Piece;
         }
         ResultFrame::Ready => Input::Ready(worker),
         ResultFrame::Failed(error) => Input::Failed { worker, error: error.to_vec() },
         ResultFrame::Retiring(cause) => Input::Retiring { worker, cause },
-        ResultFrame::Fetch(task) => return Some(Read::Fetch(task)),
-    }))
+        ResultFrame::Fetch(task) => return Read::Fetch(task),
+    })
 }
