@@ -41,6 +41,8 @@ const INLINE_BYTES: usize = 16 * 1024;
 const RESULT_WORDS: u32 = 32 * 1024;
 const CONTROL_WORDS: u32 = 16 * 1024;
 
+/// What a descriptor is stands in the upper bits of its token; below, whose it is.
+const KIND_SHIFT: u32 = 48;
 const BELL: u64 = 0;
 const TIMER: u64 = 1;
 const SOCKET: u64 = 2;
@@ -209,8 +211,8 @@ impl Driver {
             control_words: CONTROL_WORDS,
         };
         let (link, poller, timer) = (Link::new(layout)?, Poller::new()?, Timer::new()?);
-        poller.add(&link.bell, BELL)?;
-        poller.add(&timer, TIMER)?;
+        poller.add(&link.bell, BELL << KIND_SHIFT)?;
+        poller.add(&timer, TIMER << KIND_SHIFT)?;
         let mut driver = Self {
             config,
             pool,
@@ -584,13 +586,27 @@ impl Drop for Driver {
 }
 
 fn token(kind: u64, worker: WorkerId) -> u64 {
-    kind << 48 | u64::from(worker.seat) << 32 | u64::from(worker.generation)
+    kind << KIND_SHIFT | u64::from(worker.seat) << 32 | u64::from(worker.generation)
 }
 
 fn kind_of(token: u64) -> u64 {
-    token >> 48
+    token >> KIND_SHIFT
 }
 
 fn worker_of(token: u64) -> WorkerId {
     WorkerId { seat: (token >> 32) as u16, generation: token as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_known_by_its_token() {
+        let worker = WorkerId { seat: u16::MAX, generation: u32::MAX };
+        for kind in [BELL, TIMER, SOCKET, DEATH] {
+            assert_eq!((kind_of(kind << KIND_SHIFT), kind_of(token(kind, worker))), (kind, kind));
+        }
+        assert_eq!(worker_of(token(DEATH, worker)), worker);
+    }
 }
