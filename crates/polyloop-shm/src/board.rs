@@ -503,13 +503,21 @@ impl BoardReader {
     pub fn has_unclaimed(&mut self, idle: bool) -> bool {
         self.refresh();
         let open_to_it = if idle { self.view.len() } else { self.shared() };
-        self.view[..open_to_it].iter().any(|open| {
-            let start = cursor(self.board.slot(open.slot), open.generation);
-            (start..open.count).any(|index| {
-                let word = self.board.item(open.slot, index).load(Ordering::Relaxed);
-                word == ItemWord { generation: open.generation, owner: 0, phase: Phase::Unclaimed }.pack()
-            })
-        })
+        self.view[..open_to_it].iter().any(|open| self.unclaimed_in(open).next().is_some())
+    }
+
+    fn unclaimed_in(&self, open: &OpenSlot) -> impl Iterator<Item = u32> {
+        let OpenSlot { slot, generation, count, .. } = *open;
+        let unclaimed = ItemWord { generation, owner: 0, phase: Phase::Unclaimed }.pack();
+        let start = cursor(self.board.slot(slot), generation);
+        (start..count).filter(move |&index| self.board.item(slot, index).load(Ordering::Relaxed) == unclaimed)
+    }
+
+    /// Items that wait for a worker and need not run alone, counted up to `limit`.
+    pub fn unclaimed(&mut self, limit: usize) -> usize {
+        self.refresh();
+        let shared = self.shared();
+        self.view[..shared].iter().flat_map(|open| self.unclaimed_in(open)).take(limit).count()
     }
 
     /// Copies a claimed item out. `None` where the entry points outside its slot, which no correct manager writes.
@@ -642,8 +650,10 @@ mod tests {
         one.read(&claim, &mut item).unwrap();
         assert_eq!((item.task, &item.function[..], &item.arguments[..], item.extra), (1, &b"f"[..], &b"args"[..], 10));
         one.take(claim);
+        assert_eq!([two.unclaimed(1), two.unclaimed(9)], [1, 2]);
         assert_eq!(claim_task(&mut two), Some(2));
         assert_eq!(claim_task(&mut one), Some(3));
+        assert_eq!(two.unclaimed(9), 0);
         assert_eq!(claim_task(&mut one), None);
     }
 

@@ -473,7 +473,8 @@ impl WorkerLink {
             let Status { in_flight, room, queue } = peer.status();
             PeerView { state: peer.state(), in_flight, room: if queue == self.queue { room } else { 0 } }
         });
-        self.defers_until = self.core.defers(views).then(|| now + DEFER);
+        let board = &mut self.board;
+        self.defers_until = self.core.defers(views, |limit| board.unclaimed(limit)).then(|| now + DEFER);
         self.defers_until.map(|_| DEFER)
     }
 
