@@ -164,11 +164,7 @@ impl Worker {
     /// Whether the next item is left to a peer for [`DEFER`]: while this worker runs some items already, a peer that has
     /// done something lately runs fewer, and there are no more items than such peers have room for. The peers are always
     /// given in the same order; `waiting` counts items up to a limit.
-    pub fn defers(
-        &mut self,
-        peers: impl IntoIterator<Item = PeerView>,
-        waiting: impl FnOnce(usize) -> usize,
-    ) -> bool {
+    pub fn defers(&mut self, peers: impl IntoIterator<Item = PeerView>, waiting: impl FnOnce(usize) -> usize) -> bool {
         let mine = self.in_flight;
         if mine == 0 || self.deferred_in_a_row == IN_A_ROW_MAX {
             return false;

@@ -678,13 +678,7 @@ impl Manager {
         self.settle(py, pending, result, maps);
     }
 
-    fn settle(
-        &self,
-        py: Python<'_>,
-        pending: Pending,
-        result: ItemResult,
-        maps: &mut Vec<Py<MapCall>>,
-    ) {
+    fn settle(&self, py: Python<'_>, pending: Pending, result: ItemResult, maps: &mut Vec<Py<MapCall>>) {
         self.tell_scheduler(py, pending.scheduled_as);
         match pending.target {
             Target::Item(map, index) => {

@@ -472,13 +472,7 @@ impl Worker {
         }
     }
 
-    fn call<'py>(
-        &self,
-        py: Python<'py>,
-        host: &Host,
-        function: &Function,
-        arguments: &[u8],
-    ) -> PyResult<Called<'py>> {
+    fn call<'py>(&self, py: Python<'py>, host: &Host, function: &Function, arguments: &[u8]) -> PyResult<Called<'py>> {
         let arguments = self.codec.read_arguments(py, arguments)?;
         let call = function.call.bind(py);
         if function.is_coroutine {

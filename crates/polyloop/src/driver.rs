@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    CallId, ControlFrame, Input, Moment, Outcome, Output, Parcel, Payload, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Report,
-    Resting, State, Submission, TaskId, WorkerId, WorkerView,
+    CallId, ControlFrame, Input, Moment, Outcome, Output, Parcel, Payload, Pool, PoolConfig, QueueIndex, RING_AGAIN,
+    Refused, Report, Resting, State, Submission, TaskId, WorkerId, WorkerView,
 };
 use polyloop_shm::{Geometry, Retract};
 use thiserror::Error;

@@ -13,8 +13,8 @@ use polyloop_core::{
     WorkerConfig, split_large,
 };
 use polyloop_shm::{
-    AttachError, BoardReader, Claim, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
-    Ringer, Sleeper, Status, StatusWriter,
+    AttachError, BoardReader, Claim, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader,
+    RingWriter, Ringer, Sleeper, Status, StatusWriter,
 };
 use thiserror::Error;
 

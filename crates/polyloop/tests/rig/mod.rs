@@ -16,8 +16,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Exit, Outcome, Payload, QueueIndex, Report, Stage, StartOrder, State, Submission,
-    TaskId, WorkerId,
+    CallId, Driver, DriverConfig, Event, Exit, Outcome, Payload, QueueIndex, Report, Stage, StartOrder, State,
+    Submission, TaskId, WorkerId,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
