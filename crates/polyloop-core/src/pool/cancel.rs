@@ -41,7 +41,11 @@ impl Pool {
     }
 
     fn cancel_where(&mut self, now: Moment, is_meant: impl Fn(&Task) -> bool) {
-        let ids: Vec<_> = self.tasks.iter().filter(|(_, task)| is_meant(task)).map(|(id, _)| id).collect();
+        let meant = self.tasks.iter().filter(|(_, task)| is_meant(task));
+        let (running, others): (Vec<_>, Vec<_>) =
+            meant.partition(|(_, task)| matches!(task.state, TaskState::Taken { .. }));
+        // A worker whose tasks are cancelled takes others, so those that have not started are taken off the board first.
+        let ids: Vec<_> = others.into_iter().chain(running).map(|(id, _)| id).collect();
         for id in ids {
             self.cancel(now, id);
         }

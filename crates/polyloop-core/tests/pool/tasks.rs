@@ -255,6 +255,20 @@ fn cancelling_a_call_after_a_token_leaves_those_before_it() {
 }
 
 #[test]
+fn what_waits_on_the_board_is_taken_off_it_before_what_runs_is_cancelled() {
+    let mut stage = Stage::ready();
+    let call = stage.pool.open_call(1, None).unwrap();
+    let running = [0, 1].map(|token| stage.pool.submit(Submission { call, ..task(token) }).unwrap());
+    stage.collect();
+    stage.taken(running[0], FIRST);
+    stage.submit(Submission { call, ..task(2) });
+    stage.pool.cancel_call(stage.now, call);
+    stage.collect();
+    let at = |what: fn(&Output) -> bool| stage.outputs.iter().position(what).expect("it is said");
+    assert!(at(|o| matches!(o, Output::Retract { .. })) < at(|o| matches!(o, Output::Cancel { .. })));
+}
+
+#[test]
 fn a_single_task_does_not_wait_behind_a_huge_call() {
     let mut stage = Stage::ready();
     let call = stage.pool.open_call(1, None).unwrap();
