@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Pool, PoolConfig};
 use crate::event::{Output, Place};
 use crate::frame::Terms;
-use crate::id::{CallId, QueueIndex, TaskId};
+use crate::id::{CallId, Moment, QueueIndex, TaskId};
 use crate::schedule::Pick;
 use crate::task::{Parcel, Task, TaskState, Wish};
 
@@ -71,7 +71,7 @@ impl Pool {
         chunk.map_or(slot_items, |items| items.min(slot_items))
     }
 
-    pub(super) fn reclaimed(&mut self, queue: QueueIndex, slot: u32, owners: &[Option<u16>]) {
+    pub(super) fn reclaimed(&mut self, now: Moment, queue: QueueIndex, slot: u32, owners: &[Option<u16>]) {
         let Some(place) = self.queues.get_mut(usize::from(queue.0)) else {
             return;
         };
@@ -80,9 +80,13 @@ impl Pool {
             let Some(task) = self.tasks.get_mut(id) else {
                 continue;
             };
-            let worker = owner.and_then(|seat| self.workers.seated(seat));
-            if let (true, Some(worker)) = (task.state == TaskState::Posted { slot, index }, worker) {
-                task.state = TaskState::Taken { worker };
+            if task.state != (TaskState::Posted { slot, index }) {
+                continue;
+            }
+            match owner.and_then(|seat| self.workers.seated(seat)) {
+                Some(worker) => task.state = TaskState::Taken { worker },
+                // Neither taken back from here nor taken by anybody who is there: the board is damaged.
+                None => self.bereave_of_nobody(now, id, *owner),
             }
         }
     }
@@ -126,7 +130,7 @@ impl<'a> Room<'a> {
 
 impl PoolConfig {
     /// Whether a task's bytes go into the slot. Those of any other are fetched by its worker.
-    fn is_inline(&self, task: &Task) -> bool {
+    pub(super) fn is_inline(&self, task: &Task) -> bool {
         let bytes = task.brief.function.len() + task.arguments.len();
         bytes <= self.inline_bytes && slot_bytes(task) <= self.slot_bytes
     }

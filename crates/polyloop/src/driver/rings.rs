@@ -1,10 +1,9 @@
 //! Reading the workers' result rings: frames in, the core's inputs out.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use polyloop_core::{CallId, ControlFrame, Input, Outcome, Payload, Reply, ResultFrame, TaskId, WorkerId, write_large};
+use polyloop_core::{CallId, ControlFrame, Heard, Input, Outcome, TaskId, WorkerId, write_large};
 
 use super::{Driver, Event};
 
@@ -43,23 +42,23 @@ impl Driver {
     /// Reads a share of what one worker has written. Says how many frames that was.
     pub(super) fn read_worker(&mut self, index: u16, limit: usize) -> io::Result<usize> {
         let (mut read, now) = (0, self.now());
+        let Some(worker) = self.link.seats.get(&index).map(|seat| seat.worker) else { return Ok(0) };
         while read < limit {
-            let Self { link, pool, .. } = self;
-            let Some(seat) = link.seats.get_mut(&index) else { break };
-            let (worker, mut values) = (seat.worker, Values::default());
+            let mut values = Values::default();
             let other = loop {
-                let read_one = seat.next_frame(|frame, pieces| match frame {
-                    ResultFrame::Reply { task, reply: Reply::Value(bytes) } if pieces.is_empty() => {
-                        if let Some((call, token)) = pool.returned(worker, task) {
-                            values.push(call, token, bytes);
+                let heard = self.link.next_frame(index, &self.pool);
+                read += usize::from(!matches!(heard, Ok(None)));
+                match heard {
+                    Ok(Some(Heard::Input(Input::Outcome { task, outcome: Outcome::Value(bytes), .. })))
+                        if bytes.len() <= VALUES_BYTES =>
+                    {
+                        if let Some((call, token)) = self.pool.returned(worker, task) {
+                            values.push(call, token, &bytes);
                         }
-                        Read::Value
+                        if read >= limit || values.bytes.len() >= VALUES_BYTES {
+                            break Ok(Some(Heard::Piece));
+                        }
                     }
-                    frame => input(worker, frame, pieces),
-                });
-                read += usize::from(!matches!(read_one, Ok(None)));
-                match read_one {
-                    Ok(Some(Read::Value)) if read < limit && values.bytes.len() < VALUES_BYTES => (),
                     other => break other,
                 }
             };
@@ -69,12 +68,12 @@ impl Driver {
             }
             match other {
                 Ok(None) => break,
-                Ok(Some(Read::Input(input))) => {
+                Ok(Some(Heard::Input(input))) => {
                     self.pool.handle(now, input);
                     self.carry_out_all()?;
                 }
-                Ok(Some(Read::Fetch(task))) => self.fetch(worker, task)?,
-                Ok(Some(Read::Value | Read::Piece)) => (),
+                Ok(Some(Heard::Fetch(task))) => self.fetch(worker, task)?,
+                Ok(Some(Heard::Piece)) => (),
                 Err(error) => self.garbage(worker, &error.to_string())?,
             }
         }
@@ -87,11 +86,10 @@ impl Driver {
 
     pub(super) fn fetch(&mut self, worker: WorkerId, task: TaskId) -> io::Result<()> {
         let bytes = self.pool.parcel_of(task).map(|parcel| write_large(parcel.function, parcel.arguments));
-        let Some(seat) = self.link.get(worker) else { return Ok(()) };
         match bytes {
-            Some(bytes) => seat.send_large(task, bytes.into()),
+            Some(bytes) => self.link.get(worker).map_or(Ok(()), |seat| seat.send_large(task, bytes.into())),
             // It has ended meanwhile for its caller.
-            None => seat.send(ControlFrame::Cancel(task)),
+            None => self.urge(worker, ControlFrame::Cancel(task)),
         }
     }
 }
@@ -128,44 +126,4 @@ impl Values {
         self.bytes.extend_from_slice(bytes);
         self.ends.push((call, token, self.bytes.len()));
     }
-}
-
-enum Read {
-    /// It has been given to the core.
-    Value,
-    /// Of something that is still to come.
-    Piece,
-    Input(Input),
-    Fetch(TaskId),
-}
-
-/// What a worker's frame means to the core.
-fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId, Vec<u8>>) -> Read {
-    Read::Input(match frame {
-        ResultFrame::Reply { task, reply } => {
-            let mut whole = |bytes: &[u8]| match pieces.remove(&task) {
-                None => Payload::from_slice(bytes),
-                Some(mut whole) => {
-                    whole.extend_from_slice(bytes);
-                    Payload::from_vec(whole)
-                }
-            };
-            let outcome = match reply {
-                Reply::Value(bytes) => Outcome::Value(whole(bytes)),
-                Reply::Raised(bytes) => Outcome::Raised(whole(bytes)),
-                Reply::Rejected(bytes) => Outcome::Rejected(whole(bytes)),
-                Reply::Cancelled => Outcome::Cancelled,
-                Reply::TimedOut => Outcome::TimedOut,
-            };
-            Input::Outcome { worker, task, outcome }
-        }
-        ResultFrame::Piece { task, bytes } => {
-            pieces.entry(task).or_default().extend_from_slice(bytes);
-            return Read::Piece;
-        }
-        ResultFrame::Ready => Input::Ready(worker),
-        ResultFrame::Failed(error) => Input::Failed { worker, error: error.to_vec() },
-        ResultFrame::Retiring(cause) => Input::Retiring { worker, cause },
-        ResultFrame::Fetch(task) => return Read::Fetch(task),
-    })
 }
