@@ -74,6 +74,8 @@ struct Host {
 ///
 /// Parameters:
 ///     socket: the descriptor the pool passed to this process; it is taken over.
+///     handle: a descriptor that becomes readable when this worker has ended, if that is not when its process has; it
+///         is taken over.
 ///
 /// Raises:
 ///     ConnectionError: the pool is gone.
@@ -136,9 +138,15 @@ enum Called<'py> {
 #[pymethods]
 impl Worker {
     #[new]
-    fn new(py: Python<'_>, socket: RawFd) -> PyResult<Self> {
+    #[pyo3(signature = (socket, handle=None))]
+    fn new(py: Python<'_>, socket: RawFd, handle: Option<RawFd>) -> PyResult<Self> {
         let socket = errors::owned(socket)?;
-        let link = py.detach(|| WorkerLink::connect(socket)).map_err(errors::connect)?;
+        let handle = handle.map(errors::owned).transpose()?;
+        let link = py.detach(|| match handle {
+            None => WorkerLink::connect(socket),
+            Some(handle) => WorkerLink::connect_as(socket, handle.as_fd()),
+        });
+        let link = link.map_err(errors::connect)?;
         Ok(Self {
             link: Arc::new(Mutex::new(link)),
             codec: Codec::new(py)?,

@@ -146,9 +146,18 @@ impl WorkerLink {
     /// # Errors
     /// [`ConnectError`] when the pool is gone, of another version, or the system refuses.
     pub fn connect(socket: OwnedFd) -> Result<Self, ConnectError> {
-        let pid = std::process::id();
-        let handle = os::process_handle(pid)?;
-        os::send(socket.as_fd(), &[PROTOCOL, pid.into()], &[handle.as_fd()])?;
+        let handle = os::process_handle(std::process::id())?;
+        Self::connect_as(socket, handle.as_fd())
+    }
+
+    /// The same for a worker that is no process of its own, known to the pool by a descriptor that becomes readable
+    /// when it has ended: for counting what its side costs beside its client's.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    #[doc(hidden)]
+    pub fn connect_as(socket: OwnedFd, handle: BorrowedFd<'_>) -> Result<Self, ConnectError> {
+        os::send(socket.as_fd(), &[PROTOCOL, std::process::id().into()], &[handle])?;
         let (numbers, fds) = os::receive(socket.as_fd())?.ok_or(ConnectError::Gone)?;
         let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros], fields) =
             numbers.split_first_chunk().ok_or(ConnectError::Version)?;
