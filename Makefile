@@ -142,26 +142,31 @@ fuzz: ## FUZZ_SECONDS of libFuzzer on each of FUZZ_TARGETS; what it finds is lef
 			-max_len=512 -verbosity=0 -artifact_prefix=fuzz/artifacts/$$name- target/fuzz/corpus/$$name; \
 	done
 
+# Each of these leaves docs/performance.md with the figures it has taken.
 .PHONY: bench
-bench: build $(VENV)/bench-tools ## Rows of goals, rivals side by side; writes benches/results/ (minutes, on a quiet machine)
+bench: build $(VENV)/bench-tools ## Rivals side by side, against the goals; writes benches/results/ (minutes; wants a quiet machine)
 	$(BIN)/python benches/bench.py $(BENCH)
+	@$(BIN)/python benches/performance_page.py
 
 .PHONY: bench-scaling
 bench-scaling: build $(VENV)/bench-tools ## How cost grows with items, workers and payload, as plots; writes benches/results/ (minutes)
 	$(BIN)/python benches/scaling.py $(BENCH)
+	@$(BIN)/python benches/performance_page.py
 
 .PHONY: profile
 profile: build ## Where the time of client and worker goes for each item; writes benches/results/ (needs perf)
 	$(BIN)/python benches/profile_items.py $(BENCH)
+	@$(BIN)/python benches/performance_page.py
 
 .PHONY: instructions
-instructions: build ## Count instructions of the hot paths; fails where one costs more than its baseline (needs valgrind)
+instructions: build ## Count instructions on the hot paths; fails where one costs more than its baseline (needs valgrind)
 	cargo build $(LOCKED) --release --package polyloop-paths
 	$(BIN)/python benches/instructions.py $(BENCH)
+	@$(BIN)/python benches/performance_page.py
 
 .PHONY: performance-page
 performance-page: $(VENV)/installed ## Put the last results into docs/performance.md
-	$(BIN)/python benches/performance_page.py $(BENCH)
+	@$(BIN)/python benches/performance_page.py $(BENCH)
 
 .PHONY: fault-table
 fault-table: build ## Faults on polyloop, aiomultiprocess, ProcessPoolExecutor and pebble; writes docs/faults.md (minutes)

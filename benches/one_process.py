@@ -1,6 +1,6 @@
 """A pool whose only worker is the client's own process: what both sides execute for an item, with no other process.
 
-`instructions` runs it under callgrind, `profile_items` under perf: `one_process.py <path> <items>`. It measures nothing itself.
+`instructions` runs it under callgrind: `one_process.py <path> <items>`. It measures nothing itself.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest import mock
 
-import polyloop.pool
 from polyloop import Pool, _core
 from polyloop._worker import Plan, Turns, _wait_for
-
 from rows.work import no_op, plain_no_op, suspend_once
 
 WARM_UP_ITEMS = 500
@@ -86,8 +85,8 @@ PATHS: dict[str, Callable[[Pool, int], Awaitable[Any]]] = {
 
 async def main(path: str, items: int) -> None:
     """Warm up, then run so many items."""
-    polyloop.pool.Roster = OneProcess  # type: ignore[misc, assignment]
-    pool = Pool(1)
+    with mock.patch("polyloop.pool.Roster", OneProcess):
+        pool = Pool(1)
     await PATHS[path](pool, WARM_UP_ITEMS)
     await PATHS[path](pool, items)
     print(f"{items} items", flush=True)

@@ -22,8 +22,7 @@ def goals_table(goals: list[dict[str, Any]]) -> str:
         work = goal["figure"] if goal["figure"] != before else ""
         before = goal["figure"]
         ours, theirs = _value(goal["ours"], goal["unit"]), _value(goal["theirs"], goal["unit"])
-        measured = f"{_spread(goal['measured'])} x" if goal["against"] else _spread(goal["measured"])
-        rows.append([work, ours, theirs, measured, goal["goal"], "yes" if goal["reached"] else "**no**"])
+        rows.append([work, ours, theirs, measured(goal), goal["goal"], "yes" if goal["reached"] else "**no**"])
     return table(["work", "polyloop", "rival", "ratio, or value", "goal", "reached"], rows)
 
 
@@ -39,9 +38,12 @@ def figures_table(families: list[dict[str, Any]], samples: dict[str, Any]) -> st
     return table(["work", "contestant", "median (lowest to highest round)", "unit"], rows)
 
 
+def measured(goal: dict[str, Any]) -> str:
+    """What the goal bounds: a ratio, or our value."""
+    if goal["measured"] is None:
+        return "failed"
+    return f"{Spread(**goal['measured'])}" + (" x" if goal["against"] else f" {goal['unit']}")
+
+
 def _value(spread: dict[str, float] | None, unit: str) -> str:
     return f"{rounded(spread['median'])} {unit}" if spread else ""
-
-
-def _spread(spread: dict[str, float] | None) -> str:
-    return str(Spread(**spread)) if spread else "failed"

@@ -73,8 +73,8 @@ def memcpy() -> Mapping[str, float]:
     """From one array into another that has been written before: no page is new."""
     import numpy
 
-    source = numpy.ones(BYTES, numpy.uint8)
-    target = numpy.zeros(BYTES, numpy.uint8)
+    source: Any = numpy.ones(BYTES, numpy.uint8)
+    target: Any = numpy.zeros(BYTES, numpy.uint8)
     copies_ms = []
     for _ in range(COPIES):
         started_s = time.perf_counter()
@@ -87,7 +87,7 @@ def memcpy() -> Mapping[str, float]:
 async def _timed(touched: Call, returned: Call, calls: int) -> Mapping[str, float]:
     import numpy
 
-    array = numpy.ones(BYTES, numpy.uint8)
+    array: Any = numpy.ones(BYTES, numpy.uint8)
     return {ARGUMENT: await _median_ms(touched, array, calls), BOTH_WAYS: await _median_ms(returned, array, calls)}
 
 
