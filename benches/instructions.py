@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 BASELINE = HERE / "baselines" / "instructions.json"
 ENGINE = HERE.parent / "target" / "release" / "polyloop-paths"
 
-ENGINE_TOLERANCE = 0.02
+ENGINE_TOLERANCE = 0.01
 PYTHON_TOLERANCE = 0.05  # the loop's rounds depend more on how long a round takes
 TRIES = 3
 PYTHON = "CPython {}.{}".format(*sys.version_info)

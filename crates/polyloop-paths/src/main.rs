@@ -144,3 +144,18 @@ fn client_drains(both: &mut Both) -> u64 {
     }
     ended
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_goes_through_both_ends_once() {
+        for (items, window) in [(5000, WINDOW), (50, 1)] {
+            let mut both = Both::new();
+            assert_eq!(both.run(items, window), items);
+            // Dropped, the driver would kill its worker: this process.
+            std::mem::forget(both);
+        }
+    }
+}
