@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import multiprocessing
 import statistics
 import tempfile
@@ -19,6 +20,7 @@ from .work import WORKERS, meet, meet_in_coroutine, no_op, plain_no_op, same, sa
 
 ITEMS = (1000, 10_000, 100_000, 1_000_000)
 ITEMS_OF_SLOW = ITEMS[:-1]  # for who takes half a minute for a million, or gigabytes
+WARM_UP_ITEMS = 1000
 PROCESSES = (1, 2, 4, 8, 16)
 ITEMS_BY_WORKERS = 50_000
 SUSPENDING_BY_WORKERS = 10_000
@@ -29,6 +31,7 @@ BYTES_PER_TURN = 100_000_000  # small values are sent often, the largest once
 
 EXECUTOR, MEMCPY = "ProcessPoolExecutor", "memcpy, twice"
 Points = Mapping[str, float]
+Map = Callable[[Callable[[int], Any], range], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,7 @@ async def _items_on_polyloop() -> Points:
     import polyloop
 
     async with polyloop.Pool(WORKERS) as pool:
-        await warm_up(lambda: pool.map(no_op, range(1000)))
-        return {str(items): await rate(items, lambda: pool.map(no_op, range(items)), repeats=1) for items in ITEMS}  # noqa: B023
+        return await _rates(pool.map, no_op, ITEMS)
 
 
 def items_on_aiomultiprocess() -> Points:
@@ -64,36 +66,31 @@ async def _items_on_aiomultiprocess() -> Points:
     import aiomultiprocess
 
     async with aiomultiprocess.Pool(WORKERS) as pool:
-        await warm_up(lambda: pool.map(no_op, range(100)))
-        return {
-            str(items): await rate(items, lambda: pool.map(no_op, range(items)), repeats=1)  # noqa: B023
-            for items in ITEMS_OF_SLOW
-        }
+        return await _rates(pool.map, no_op, ITEMS_OF_SLOW)
 
 
 def items_at_home() -> Points:
-    return asyncio.run(_items_at_home())
-
-
-async def _items_at_home() -> Points:
-    return {
-        str(items): await rate(items, lambda: asyncio.gather(*(no_op(n) for n in range(items))), repeats=1)  # noqa: B023
-        for items in ITEMS_OF_SLOW
-    }
+    return asyncio.run(_rates(_gathered, no_op, ITEMS_OF_SLOW))
 
 
 def items_on_chunked_map() -> Points:
     with multiprocessing.Pool(WORKERS) as pool:
-        return asyncio.run(_items_on_chunked_map(pool))
+        return asyncio.run(_rates(functools.partial(_chunked, pool), plain_no_op, ITEMS))
 
 
-async def _items_on_chunked_map(pool: Any) -> Points:
-    async def run(items: int) -> list[int]:
-        results: list[int] = pool.map(plain_no_op, range(items))
-        return results
+async def _rates(map_: Map, func: Callable[[int], Any], numbers: tuple[int, ...]) -> Points:
+    await warm_up(lambda: map_(func, range(WARM_UP_ITEMS)))
+    return {str(items): await rate(items, functools.partial(map_, func, range(items)), repeats=1) for items in numbers}
 
-    await warm_up(lambda: run(1000))
-    return {str(items): await rate(items, lambda: run(items), repeats=1) for items in ITEMS}  # noqa: B023
+
+async def _gathered(func: Callable[[int], Any], items: range) -> list[int]:
+    results: list[int] = await asyncio.gather(*map(func, items))
+    return results
+
+
+async def _chunked(pool: Any, func: Callable[[int], Any], items: range) -> list[int]:
+    results: list[int] = pool.map(func, items)
+    return results
 
 
 # -------------------------------------------------------------------------------------------------- number of workers
@@ -113,26 +110,22 @@ async def _rates_by_workers(func: Callable[[int], Any], items: int) -> Points:
     points = {}
     for processes in PROCESSES:
         async with polyloop.Pool(processes) as pool:
-            await warm_up(lambda: pool.map(func, range(1000)))
-            points[str(processes)] = await rate(items, lambda: pool.map(func, range(items)))
+            points[str(processes)] = await _warm_rate(pool.map, func, items)
     return points
 
 
 def chunked_map_by_workers() -> Points:
-    return asyncio.run(_chunked_map_by_workers())
-
-
-async def _chunked_map_by_workers() -> Points:
     points = {}
     for processes in PROCESSES:
         with multiprocessing.Pool(processes) as pool:
-
-            async def run(items: int) -> list[int]:
-                return pool.map(plain_no_op, range(items))
-
-            await warm_up(lambda: run(1000))
-            points[str(processes)] = await rate(ITEMS_BY_WORKERS, lambda: run(ITEMS_BY_WORKERS))
+            map_ = functools.partial(_chunked, pool)
+            points[str(processes)] = asyncio.run(_warm_rate(map_, plain_no_op, ITEMS_BY_WORKERS))
     return points
+
+
+async def _warm_rate(map_: Map, func: Callable[[int], Any], items: int) -> float:
+    await warm_up(lambda: map_(func, range(WARM_UP_ITEMS)))
+    return await rate(items, lambda: map_(func, range(items)))
 
 
 # ------------------------------------------------------------------------- from making a pool until all of it is there
