@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 WATCHDOG_S = 600.0
 # A name is written out once, as "(12) name", and afterwards as "(12)".
 NAMED = re.compile(r"(?:c?fn)=(\(\d+\))(?: (.*))?")
+# Before it becomes valgrind, which may not know the call: a handle of the process, as its input.
+LAUNCHER = "import os, sys; os.dup2(os.pidfd_open(os.getpid()), 0); os.execvp(sys.argv[1], sys.argv[1:])"
 COST = re.compile(r"^[0-9+*-]\S* (\d+)$")
 
 
@@ -45,7 +48,8 @@ def count(command: list[str], output: Path, environment: Mapping[str, str], *opt
         RuntimeError: it fails.
     """
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", *options, *command]
-    ended = subprocess.run(valgrind, env=environment, capture_output=True, text=True, timeout=WATCHDOG_S, check=False)
+    launched = [sys.executable, "-c", LAUNCHER, *valgrind]
+    ended = subprocess.run(launched, env=environment, capture_output=True, text=True, timeout=WATCHDOG_S, check=False)
     if ended.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} fails under valgrind:\n{ended.stderr}")
     with output.open() as lines:

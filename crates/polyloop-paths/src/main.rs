@@ -5,16 +5,17 @@
 //! functions named `client_*` and `worker_*` are what it looks for. It measures no time.
 #![forbid(unsafe_code)]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Item, Next, Outcome, Payload, QueueIndex, Reply, StartOrder, Submission,
-    WorkerLink,
+    CallId, Driver, DriverConfig, Event, Item, MAX_REPLY, Next, Outcome, Payload, QueueIndex, Reply, StartOrder,
+    Submission, WorkerLink,
 };
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::dup;
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 /// Items that a map keeps under way.
 const WINDOW: u64 = 2048;
@@ -28,6 +29,7 @@ const ALONE: DriverConfig = DriverConfig {
     concurrency: 16,
     max_tasks: 0,
     max_memory: 0,
+    max_reply: MAX_REPLY,
     max_age: None,
     block_warning: None,
     grace: Duration::from_secs(5),
@@ -84,12 +86,12 @@ impl Both {
     }
 }
 
-/// Has a worker of this process join the pool, known by a descriptor that says nothing: it lives as long as its client.
+/// Has a worker of this process join the pool.
 fn join(driver: &mut Driver) -> WorkerLink {
     let Some(Event::Start(StartOrder { worker, socket, .. })) = driver.next_event() else {
         panic!("a new pool asks for its worker first");
     };
-    let handle = eventfd(0, EventfdFlags::CLOEXEC).expect("there are descriptors");
+    let handle = myself();
     driver.started(worker, std::process::id(), false, handle.as_fd()).expect("its handle can be watched");
     let joining = std::thread::spawn(move || WorkerLink::connect_as(socket, handle.as_fd()));
     while !joining.is_finished() {
@@ -97,6 +99,11 @@ fn join(driver: &mut Driver) -> WorkerLink {
         std::thread::yield_now();
     }
     joining.join().expect("it does not panic").expect("the manager is of the same version")
+}
+
+/// A handle of this process. Valgrind may know of none: there, whoever started this left one as its input.
+fn myself() -> OwnedFd {
+    pidfd_open(getpid(), PidfdFlags::empty()).or_else(|_| dup(std::io::stdin())).expect("there are descriptors")
 }
 
 /// Submit and post.

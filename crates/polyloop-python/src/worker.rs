@@ -77,8 +77,7 @@ struct Host {
 ///
 /// Parameters:
 ///     socket: the descriptor the pool passed to this process; it is taken over.
-///     handle: a descriptor that becomes readable when this worker has ended, if that is not when its process has; it
-///         is taken over.
+///     handle: a descriptor of this process (a pidfd), if it is not to open one itself; it is taken over.
 ///
 /// Raises:
 ///     ConnectionError: the pool is gone.

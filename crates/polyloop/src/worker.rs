@@ -157,8 +157,8 @@ impl WorkerLink {
         Self::connect_as(socket, handle.as_fd())
     }
 
-    /// The same for a worker that is no process of its own, known to the pool by a descriptor that becomes readable
-    /// when it has ended: for counting what its side costs beside its client's.
+    /// The same with a handle of this process that somebody else has opened: under a tool that counts instructions, the
+    /// process itself may be unable to.
     ///
     /// # Errors
     /// As [`Self::connect`].
