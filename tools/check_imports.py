@@ -35,6 +35,7 @@ CRATES = {
     # python: converts and delegates; what it needs of core and shm the engine re-exports.
     "polyloop-python": CrateRule(workspace=frozenset({"polyloop"})),
     "polyloop-sim": CrateRule(workspace=frozenset({"polyloop-core", "polyloop-shm"}), forbids_unsafe=True),
+    "polyloop-paths": CrateRule(workspace=frozenset({"polyloop"}), forbids_unsafe=True),
 }
 PYO3_CRATE = "polyloop-python"
 

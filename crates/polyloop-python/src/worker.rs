@@ -77,6 +77,7 @@ struct Host {
 ///
 /// Parameters:
 ///     socket: the descriptor the pool passed to this process; it is taken over.
+///     handle: a descriptor of this process (a pidfd), if it is not to open one itself; it is taken over.
 ///
 /// Raises:
 ///     ConnectionError: the pool is gone.
@@ -143,9 +144,15 @@ enum Called<'py> {
 #[pymethods]
 impl Worker {
     #[new]
-    fn new(py: Python<'_>, socket: RawFd) -> PyResult<Self> {
+    #[pyo3(signature = (socket, handle=None))]
+    fn new(py: Python<'_>, socket: RawFd, handle: Option<RawFd>) -> PyResult<Self> {
         let socket = errors::owned(socket)?;
-        let link = py.detach(|| WorkerLink::connect(socket)).map_err(errors::connect)?;
+        let handle = handle.map(errors::owned).transpose()?;
+        let link = py.detach(|| match handle {
+            None => WorkerLink::connect(socket),
+            Some(handle) => WorkerLink::connect_as(socket, handle.as_fd()),
+        });
+        let link = link.map_err(errors::connect)?;
         Ok(Self {
             max_reply: link.max_reply(),
             link: Arc::new(Mutex::new(link)),

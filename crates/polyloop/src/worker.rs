@@ -153,9 +153,18 @@ impl WorkerLink {
     /// # Errors
     /// [`ConnectError`] when the pool is gone, of another version, or the system refuses.
     pub fn connect(socket: OwnedFd) -> Result<Self, ConnectError> {
-        let pid = std::process::id();
-        let handle = os::process_handle(pid)?;
-        os::send(socket.as_fd(), &[PROTOCOL, pid.into()], &[handle.as_fd()])?;
+        let handle = os::process_handle(std::process::id())?;
+        Self::connect_as(socket, handle.as_fd())
+    }
+
+    /// The same with a handle of this process that somebody else has opened: under a tool that counts instructions, the
+    /// process itself may be unable to.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    #[doc(hidden)]
+    pub fn connect_as(socket: OwnedFd, handle: BorrowedFd<'_>) -> Result<Self, ConnectError> {
+        os::send(socket.as_fd(), &[PROTOCOL, std::process::id().into()], &[handle])?;
         let (numbers, fds) = os::receive(socket.as_fd())?.ok_or(ConnectError::Gone)?;
         let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros, max_reply], fields) =
             numbers.split_first_chunk().ok_or(ConnectError::Version)?;
