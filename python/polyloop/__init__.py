@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         WorkerDied,
         WorkerStartError,
     )
+    from .handle import TaskHandle
     from .pool import Pool, WorkerProcess
     from .process import Process, Worker
     from .results import Outcome, PoolResult
@@ -44,6 +45,7 @@ __all__ = [
     "RemoteError",
     "RoundRobin",
     "Scheduler",
+    "TaskHandle",
     "TaskID",
     "TaskTimeout",
     "Worker",
@@ -70,6 +72,7 @@ _HOMES = {
         "WorkerDied",
         "WorkerStartError",
     ),
+    "handle": ("TaskHandle",),
     "pool": ("Pool", "WorkerProcess"),
     "process": ("Process", "Worker"),
     "results": ("Outcome", "PoolResult"),

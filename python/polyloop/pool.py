@@ -26,6 +26,7 @@ from ._verbs import Verbs
 from ._worker import Plan
 from .context import check_main_guard, get_context
 from .errors import PoolClosed, WorkerDied
+from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
 from .scheduler import QueueID, RoundRobin, Scheduler
@@ -271,6 +272,15 @@ class Pool(Verbs):
         except asyncio.CancelledError:
             await self._cancel(token, future)
             raise
+
+    def _submit(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    ) -> TaskHandle[Any]:
+        self._check_usable()
+        handle: TaskHandle[Any] = TaskHandle(loop=self._loop)
+        handle._manager = self._manager
+        handle._token = self._manager.submit(func, args, kwargs or None, options.core, handle, self)
+        return handle
 
     def _map(
         self,
