@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, final
 
-__all__ = ["NO_MAIN_GUARD_EXITCODE", "Done", "Manager", "MapCall", "TaskOptions", "Worker", "die_with_parent"]
+__all__ = ["NO_MAIN_GUARD_EXITCODE", "Done", "Manager", "MapCall", "TaskOptions", "ThreadCall", "Worker", "die_with_parent"]
 
 NO_MAIN_GUARD_EXITCODE: int
 
@@ -102,7 +102,16 @@ class TaskOptions:
         retry_deaths: bool,
         retry_on: tuple[type[BaseException], ...] | None,
         timeout_s: float | None,
+        in_thread: bool,
+        name: str | None,
     ) -> TaskOptions: ...
+
+@final
+class ThreadCall:
+    def __new__(cls, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> ThreadCall: ...
+    def run(self) -> None: ...
+    def interrupt(self, error: type[BaseException]) -> None: ...
+    def result(self) -> Any: ...
 
 @final
 class Done:
@@ -126,6 +135,7 @@ class Worker:
         event_loop: asyncio.AbstractEventLoop,
         take_turn: Callable[[], object],
         wait_for: Callable[[Awaitable[Any]], Awaitable[Any]],
+        run_in_thread: Callable[..., Awaitable[Any]],
         exception_handler: Callable[[BaseException], object] | None,
         tasks: str,
     ) -> None: ...

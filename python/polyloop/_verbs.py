@@ -20,6 +20,16 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
+class _AsItIs:
+    """Stands for an option that is left out, in signatures too."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+_AS_IT_IS: Any = _AsItIs()
+
+
 class Verbs:
     """The ways to give tasks to a pool."""
 
@@ -185,15 +195,28 @@ class Verbs:
         """
         return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize)
 
-    def options(self, **options: Any) -> PoolView:
+    def options(
+        self,
+        *,
+        timeout: float | None = _AS_IT_IS,
+        retries: int = _AS_IT_IS,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] = _AS_IT_IS,
+        in_thread: bool = _AS_IT_IS,
+        name: str | None = _AS_IT_IS,
+    ) -> PoolView:
         """A view of the pool with the same verbs, which runs tasks with other options.
 
-        Parameters:
-            timeout, retries, retry_on: as for `Pool`; what is left out stays as it is here.
+        Parameters: what is left out stays as it is here.
+            timeout, retries, retry_on: as for `Pool`.
+            in_thread: run plain functions on threads of their worker, so that its loop goes on beside them, and as many
+                at once as there are coroutines. They see a copy of the task's context. Their time being up, or cancelled,
+                they get `CancelledError` at their next step in Python; one that does not end of it within the pool's
+                grace, as it blocks, is given up with its worker. Coroutines run on the loop as ever.
+            name: what the tasks are called, in errors and as `asyncio.Task`; None for the name of the function.
 
         Raises:
             ValueError: numbers that make no sense.
-            TypeError: `retry_on` is not made of exceptions, or there is no such option.
+            TypeError: `retry_on` is not made of exceptions, or the name is no text.
 
         >>> import asyncio, time
         >>> from polyloop import Pool, TaskTimeout
@@ -206,7 +229,9 @@ class Verbs:
         >>> asyncio.run(main())
         time:sleep ran longer than 0.1 s
         """
-        return PoolView(self._pool, dataclasses.replace(self._options, **options))
+        given = {"timeout": timeout, "retries": retries, "retry_on": retry_on, "in_thread": in_thread, "name": name}
+        changed = {option: value for option, value in given.items() if value is not _AS_IT_IS}
+        return PoolView(self._pool, dataclasses.replace(self._options, **changed))
 
 
 class PoolView(Verbs):

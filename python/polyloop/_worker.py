@@ -26,6 +26,7 @@ from polyloop import _core
 from . import _codec
 from ._launch import Launch
 from ._stacks import answer_by_stack
+from ._threads import Threads
 from .context import PassedFd, Setup
 
 __all__ = ["Plan", "Recruit"]
@@ -47,6 +48,7 @@ class Plan:
     loop_initializer: Callable[[], asyncio.AbstractEventLoop] | None = None
     exception_handler: Callable[[BaseException], Any] | None = None
     grace_s: float = 0.0
+    concurrency: int = 1
 
 
 class Recruit(Launch):
@@ -118,7 +120,8 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> N
     signal.signal(worker.interrupt_signal, turns.interrupt)
     os.register_at_fork(after_in_child=turns.forked)
     loop.add_reader(worker.fileno(), turns.take)
-    worker.start(loop, turns.take, _wait_for, plan.exception_handler, _tasks())
+    threads = Threads(plan.concurrency, turns.check_not_forked)
+    worker.start(loop, turns.take, _wait_for, threads.run, plan.exception_handler, _tasks())
     loop.call_soon(turns.take)
     turns.run()
     loop.remove_reader(worker.fileno())
@@ -194,6 +197,11 @@ class Turns:
             ready.appendleft(asyncio.Handle(leave_fork, (), self.loop))
         else:
             self.loop.call_soon(leave_fork)
+
+    def check_not_forked(self) -> None:
+        """After a function on another thread: what it forked and did not end must not take part."""
+        if not self.worker.is_ours:
+            leave_fork()
 
     def interrupt(self, _signum: int, frame: FrameType | None) -> None:
         """On the watchdog's signal: end the item that runs, if it is the one whose time is up."""

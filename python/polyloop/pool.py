@@ -148,7 +148,9 @@ class Pool(Verbs):
             )
         except OSError as error:
             raise explain_file_size(error) from None
-        plan = Plan(initializer, tuple(initargs), loop_initializer, exception_handler, grace)
+        plan = Plan(
+            initializer, tuple(initargs), loop_initializer, exception_handler, grace, concurrency=self.childconcurrency
+        )
         self._roster = Roster(self._manager, self._loop, plan, _oom_file)
         self._register_queues(custom_scheduler=scheduler is not None)
         self._loop.add_reader(self._manager.fileno(), _on_readable, weakref.ref(self))

@@ -14,11 +14,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::codec::{Codec, travels_by_name};
+use crate::codec::Codec;
 use crate::errors;
 use crate::map::{MapCall, Opening, is_stop_iteration};
 use crate::options::TaskOptions;
 use crate::pending::{Pending, PendingTable, Target};
+use crate::reference::travels_by_name;
 
 /// How long one drain may spend on completing what has come back.
 const DELIVERY_BUDGET: Duration = Duration::from_millis(2);
@@ -232,7 +233,7 @@ impl Manager {
         keeps: Option<Py<PyAny>>,
     ) -> PyResult<usize> {
         let this = slf.get();
-        let function = this.reference(func, 0)?;
+        let function = options.get().manner().put_on(this.reference(func, 0)?);
         let arguments = this.arguments(args, kwargs)?;
         let (queue, scheduled_as) = this.schedule(func, args, kwargs)?;
         let call = CallId::SINGLES;
@@ -261,7 +262,7 @@ impl Manager {
             *last += 1;
             *last
         };
-        let reference = this.reference(func, scope)?;
+        let reference = options.get().manner().put_on(this.reference(func, scope)?);
         let call = lock(&this.driver).open_call().map_err(|error| errors::refused(py, &this.codec, &error))?;
         let function = func.clone().unbind();
         let opening = Opening { function, reference, scope, call, options, star, window, keeps_errors };
@@ -470,8 +471,11 @@ impl Manager {
         }
     }
 
-    /// What a person calls a task's function: "module:name" where it travels by name.
-    fn function_name(&self, py: Python<'_>, pending: &Pending) -> Option<String> {
+    /// What a person calls a task: as its options do, or its function, "module:name" where it travels by name.
+    fn name(&self, py: Python<'_>, pending: &Pending) -> Option<String> {
+        if let Some(name) = &pending.options.get().name {
+            return Some(name.clone());
+        }
         let function = pending.function(py)?;
         if let Ok(reference) = self.reference(&function, 0)
             && let Some((b'n', name)) = reference.split_first()
@@ -616,7 +620,7 @@ impl Manager {
     /// The value, or the exception that stands for everything else.
     fn result(&self, py: Python<'_>, pending: &Pending, outcome: Outcome) -> Result<Py<PyAny>, Py<PyAny>> {
         let is_named = matches!(outcome, Outcome::Lost(_) | Outcome::TimedOut);
-        let name = if is_named { self.function_name(py, pending) } else { None };
+        let name = if is_named { self.name(py, pending) } else { None };
         let result = match outcome {
             Outcome::Value(bytes) => match self.codec.read(py, &bytes) {
                 Ok(value) => return Ok(value.unbind()),
@@ -639,7 +643,8 @@ impl Manager {
         }
         let by_value = |function: &Bound<'_, PyAny>, scope| {
             self.remember(function, Reference::ByValue);
-            self.codec.function_by_value(function, scope).ok().map(Arc::from)
+            let reference = self.codec.function_by_value(function, scope).ok()?;
+            Some(pending.options.get().manner().put_on(reference.into()))
         };
         let Target::Item(map, _) = &pending.target else {
             return by_value(pending.function.as_ref()?.bind(py), 0);

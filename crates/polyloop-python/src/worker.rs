@@ -11,8 +11,9 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::codec::{Codec, travels_by_name, with_traceback};
+use crate::codec::{Codec, with_traceback};
 use crate::errors;
+use crate::reference::{self, travels_by_name};
 use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutine};
 
 /// How long a turn may keep the loop from everything else.
@@ -67,6 +68,7 @@ struct Host {
     take_turn: Py<PyAny>,
     exception_handler: Option<Py<PyAny>>,
     wait_for: Py<PyAny>,
+    run_in_thread: Py<PyAny>,
     cancelled_error: Py<PyAny>,
 }
 
@@ -166,6 +168,7 @@ impl Worker {
     ///     event_loop: the loop that turns are taken on.
     ///     take_turn: what the loop is to call soon when an item has ended.
     ///     wait_for: a coroutine function that awaits its argument.
+    ///     run_in_thread: a coroutine function that calls a function with these arguments on a thread.
     ///     exception_handler: called with each exception that an item raises, or None.
     ///     tasks: "lazy", "eager" or "plain": how items get their Tasks, if loop and interpreter allow it.
     ///
@@ -176,6 +179,7 @@ impl Worker {
         event_loop: &Bound<'_, PyAny>,
         take_turn: Py<PyAny>,
         wait_for: Py<PyAny>,
+        run_in_thread: Py<PyAny>,
         exception_handler: Option<Py<PyAny>>,
         tasks: &str,
     ) -> PyResult<()> {
@@ -186,6 +190,7 @@ impl Worker {
             take_turn,
             exception_handler,
             wait_for,
+            run_in_thread,
             cancelled_error: py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.unbind(),
         };
         if self.host.set(host).is_err() {
@@ -428,7 +433,8 @@ impl Worker {
             }
             Err(error) => return self.reply_error(py, job, &error),
         };
-        match host.tasks.start(&coroutine, level, &function.suspends) {
+        let (manner, _) = reference::split(&item.function);
+        match host.tasks.start(&coroutine, level, &function.suspends, manner.name) {
             Err(error) => {
                 // It may not have begun, when a signal came first; then it is closed without a warning.
                 coroutine.call_method0(intern!(py, "close"))?;
@@ -451,7 +457,8 @@ impl Worker {
     }
 
     fn call<'py>(&self, py: Python<'py>, host: &Host, item: &Item) -> PyResult<Called<'py>> {
-        let function = match self.function(py, &item.function) {
+        let (manner, reference) = reference::split(&item.function);
+        let function = match self.function(py, reference) {
             Ok(function) => function,
             Err(error) if self.codec.is_not_importable(py, &error) => return Ok(Called::Rejected(error)),
             Err(error) => return Err(error),
@@ -460,6 +467,10 @@ impl Worker {
         let call = function.call.bind(py);
         if function.is_coroutine {
             let coroutine = call.call(args, kwargs.as_ref())?;
+            return Ok(Called::Coroutine(coroutine, function));
+        }
+        if manner.in_thread {
+            let coroutine = host.run_in_thread.bind(py).call1((call, args, kwargs))?;
             return Ok(Called::Coroutine(coroutine, function));
         }
         let (result, _) = in_own_context(py, |_| call.call(args, kwargs.as_ref()))?;
