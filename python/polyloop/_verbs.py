@@ -206,12 +206,14 @@ class Verbs:
     ) -> PoolView:
         """A view of the pool with the same verbs, which runs tasks with other options.
 
-        Parameters: what is left out stays as it is here.
+        What is left out stays as it is here.
+
+        Parameters:
             timeout, retries, retry_on: as for `Pool`.
-            in_thread: run plain functions on threads of their worker, so that its loop goes on beside them, and as many
-                at once as there are coroutines. They see a copy of the task's context. Their time being up, or cancelled,
-                they get `CancelledError` at their next step in Python; one that does not end of it within the pool's
-                grace, as it blocks, is given up with its worker. Coroutines run on the loop as ever.
+            in_thread: run plain functions on threads of their worker, as many at once as it runs tasks, while its loop
+                goes on. They see a copy of the task's context. Out of time, or cancelled, they get `CancelledError` at
+                their next step in Python; one that blocks for the pool's grace after that is given up with its worker.
+                Coroutines run on the loop as ever.
             name: what the tasks are called, in errors and as `asyncio.Task`; None for the name of the function.
 
         Raises:
@@ -229,7 +231,13 @@ class Verbs:
         >>> asyncio.run(main())
         time:sleep ran longer than 0.1 s
         """
-        given = {"timeout": timeout, "retries": retries, "retry_on": retry_on, "in_thread": in_thread, "name": name}
+        given: dict[str, Any] = {
+            "timeout": timeout,
+            "retries": retries,
+            "retry_on": retry_on,
+            "in_thread": in_thread,
+            "name": name,
+        }
         changed = {option: value for option, value in given.items() if value is not _AS_IT_IS}
         return PoolView(self._pool, dataclasses.replace(self._options, **changed))
 

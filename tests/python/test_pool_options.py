@@ -103,7 +103,9 @@ def _hidden_in_a_module_that_workers_lack() -> Any:
     import types
 
     module = types.ModuleType("only_here")
-    exec("def name():\n    import threading\n    return threading.current_thread().name.rpartition('_')[0]", vars(module))
+    exec(
+        "def name():\n    import threading\n    return threading.current_thread().name.rpartition('_')[0]", vars(module)
+    )
     module.name.__module__ = "only_here"
     sys.modules["only_here"] = module
     return module.name

@@ -76,7 +76,9 @@ async def mapping(pool: Pool) -> None:
 async def viewing(pool: Pool) -> None:
     view = pool.options(timeout=2, retries=1)
     assert_type(view.submit(fetch, "a"), TaskHandle[int])
-    assert_type(pool.options(in_thread=True, name="x").options(retry_on=(OSError,)).submit(parse, "a", 1), TaskHandle[list[str]])
+    assert_type(
+        pool.options(in_thread=True, name="x").options(retry_on=(OSError,)).submit(parse, "a", 1), TaskHandle[list[str]]
+    )
     assert_type(await view.apply(fetch, ("a",)), int)
     assert_type(view.map(fetch, ["a"]), PoolResult[int])
     pool.options(timeout="2")  # type: ignore[arg-type]
