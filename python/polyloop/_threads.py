@@ -15,6 +15,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from . import _core
+from .current import current_worker, task_of_thread
 
 __all__ = ["Threads"]
 
@@ -36,7 +37,9 @@ class Threads:
 
         Cancelled, it has the function raise `CancelledError`, and goes on waiting.
         """
-        call = _core.ThreadCall(contextvars.copy_context().run, (function, *args), kwargs)
+        context = contextvars.copy_context()
+        context.run(task_of_thread.set, current_worker().task)
+        call = _core.ThreadCall(context.run, (function, *args), kwargs)
         ended = asyncio.get_running_loop().run_in_executor(self._executor, self._work, call)
         while not ended.done():
             try:

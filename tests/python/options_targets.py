@@ -60,9 +60,14 @@ def answer_when_interrupted(bell: str) -> str:
         return "anyway"
 
 
-def sleep_for_ever(bell: str) -> None:
-    ring(bell, os.getpid())
-    time.sleep(3600)
+def sleep_in_spite_of_all(bell: str | None = None) -> None:
+    if bell is not None:
+        ring(bell, "started")
+    while True:
+        try:
+            time.sleep(3600)
+        except asyncio.CancelledError:  # it came before it slept
+            pass
 
 
 def fail() -> NoReturn:

@@ -199,19 +199,22 @@ def test_a_function_that_computes_on_a_thread_ends_in_time_and_its_worker_lives(
 def test_a_thread_that_can_not_be_interrupted_is_given_up_with_its_worker(bell: Bell) -> None:
     async def main() -> None:
         async with Pool(1, grace=0.2) as pool:
+            first = await pool.submit(targets.pid)
             with pytest.raises(TaskTimeout):
-                await pool.options(in_thread=True, timeout=0.05).submit(targets.sleep_for_ever, bell.path)
-            first = await bell.hear()
-            handle = pool.options(in_thread=True).submit(targets.sleep_for_ever, bell.path)
-            second = await bell.hear()
+                await pool.options(in_thread=True, timeout=0.1).submit(targets.sleep_in_spite_of_all)
+            second = await pool.submit(targets.pid)
+            handle = pool.options(in_thread=True).submit(targets.sleep_in_spite_of_all, bell.path)
+            assert await bell.hear() == "started"
             handle.cancel()
             await asyncio.wait([handle])
             assert handle.cancelled()
-            third = await pool.submit(targets.pid)
-            while third == int(second):  # it has the grace once more
-                third = await pool.submit(targets.pid)
-            assert len({first, second, str(third)}) == 3
-            pool.options(in_thread=True).submit(targets.sleep_for_ever, bell.path).cancel()
+            third = second
+            while third == second:  # it has the grace once more
+                try:
+                    third = await pool.submit(targets.pid)
+                except WorkerDied:  # it was among its last
+                    pass
+            assert len({first, second, third}) == 3
 
     asyncio.run(main())
 
@@ -219,7 +222,7 @@ def test_a_thread_that_can_not_be_interrupted_is_given_up_with_its_worker(bell: 
 def test_a_pool_ends_while_threads_block(bell: Bell) -> None:
     async def main() -> None:
         async with Pool(1, grace=0.2) as pool:
-            handle = pool.options(in_thread=True).submit(targets.sleep_for_ever, bell.path)
+            handle = pool.options(in_thread=True).submit(targets.sleep_in_spite_of_all, bell.path)
             await bell.hear()
         assert handle.exception() is not None
 

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import assert_type
 
-from polyloop import Pool, PoolResult, TaskHandle
+from polyloop import Pool, PoolResult, TaskHandle, current_worker
 
 
 async def fetch(url: str, *, retries: int = 0) -> int:
@@ -92,3 +93,21 @@ def returns_awaitable() -> Awaitable[str]:
 
 async def awaitables(pool: Pool) -> None:
     assert_type(pool.submit(returns_awaitable), TaskHandle[str])
+
+
+@asynccontextmanager
+async def lifespan() -> AsyncIterator[Model]:
+    yield Model()
+
+
+async def living() -> None:
+    async with Pool(lifespan=lifespan) as pool:
+        await pool.submit(parse, "a", 1)
+    Pool(lifespan=fetch)  # type: ignore[arg-type]
+
+
+def within() -> None:
+    worker = current_worker()
+    assert_type(worker.index, int)
+    if worker.task is not None:
+        assert_type(worker.task.name, str)

@@ -58,6 +58,7 @@ struct Scheduler {
 ///     processes, queues, concurrency, max_tasks: the pool's shape; max_tasks 0 means no limit.
 ///     max_memory: bytes of its own that a worker may hold before it is replaced; 0 means no limit.
 ///     max_age_s: how old a worker may become before it is replaced, in seconds; None for no limit.
+///     overlap: whether the successor of a worker may be started before that is gone.
 ///     block_warning_s: how long a worker's loop may be blocked before that is told, in seconds; None for ever.
 ///     grace_s: how long whoever is asked to end may take, in seconds.
 ///     call_flush_soon: called when tasks have been submitted; it has `flush` called before the loop waits again.
@@ -116,7 +117,8 @@ fn worker_id(key: u64) -> WorkerId {
 impl Manager {
     #[new]
     #[pyo3(signature = (
-        *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, block_warning_s, grace_s, call_flush_soon
+        *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, overlap, block_warning_s, grace_s,
+        call_flush_soon
     ))]
     #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn new(
@@ -127,6 +129,7 @@ impl Manager {
         max_tasks: u64,
         max_memory: u64,
         max_age_s: Option<f64>,
+        overlap: bool,
         block_warning_s: Option<f64>,
         grace_s: f64,
         call_flush_soon: Py<PyAny>,
@@ -141,6 +144,7 @@ impl Manager {
             max_tasks,
             max_memory,
             max_age,
+            overlap,
             block_warning: block_warning.filter(|limit| !limit.is_zero()),
             grace,
         };

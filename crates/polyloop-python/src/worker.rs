@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,9 @@ const TURN_BUDGET: Duration = Duration::from_millis(1);
 /// Functions remembered by their references.
 const FUNCTIONS_MAX: usize = 256;
 
+/// Bits that are no task's: generations are never 0.
+const NO_TASK: u64 = 0;
+
 /// How a turn ended, as Python sees it.
 const ASLEEP: u8 = 0;
 const AGAIN: u8 = 1;
@@ -29,6 +32,8 @@ const LEAVE: u8 = 3;
 
 struct Function {
     call: Py<PyAny>,
+    /// What a person calls it: "module:name" where it has both.
+    name: String,
     /// A coroutine function runs nothing when it is called.
     is_coroutine: bool,
     /// A coroutine of it was once not over after its first step.
@@ -51,6 +56,10 @@ impl Functions {
         let function = Arc::clone(self.all.get(reference)?);
         self.last = Some((reference.to_vec(), Arc::clone(&function)));
         Some(function)
+    }
+
+    fn last_name(&self) -> Option<String> {
+        self.last.as_ref().map(|(_, function)| function.name.clone())
     }
 
     fn insert(&mut self, reference: &[u8], function: Arc<Function>) {
@@ -86,9 +95,13 @@ pub(crate) struct Worker {
     codec: Codec,
     host: OnceLock<Host>,
     functions: Mutex<Functions>,
-    running: Mutex<HashMap<TaskId, Py<PyAny>>>,
-    /// The item with a deadline whose function or first step runs.
-    current: Mutex<Option<TaskId>>,
+    running: Mutex<HashMap<TaskId, Running>>,
+    /// The item whose function or first step runs, as bits; 0 for none.
+    current: AtomicU64,
+    /// What is said of items that are not like most: named, or run again.
+    remarks: Mutex<HashMap<TaskId, Remark>>,
+    /// Whether there was ever such an item.
+    any_remarks: AtomicBool,
     watchdog: OnceLock<Watchdog>,
     /// Items whose time is up, and that have not been interrupted.
     overdue: Arc<Mutex<BTreeSet<TaskId>>>,
@@ -99,6 +112,18 @@ pub(crate) struct Worker {
     abandoned: AtomicBool,
     /// The pool has said to end now, and everything that ran has been cancelled.
     stopping: AtomicBool,
+}
+
+/// An item that was not over after its first step.
+struct Running {
+    task: Py<PyAny>,
+    function: Arc<Function>,
+}
+
+#[derive(Clone)]
+struct Remark {
+    name: Option<String>,
+    attempt: u8,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -147,7 +172,9 @@ impl Worker {
             host: OnceLock::new(),
             functions: Mutex::default(),
             running: Mutex::default(),
-            current: Mutex::default(),
+            current: AtomicU64::new(NO_TASK),
+            remarks: Mutex::default(),
+            any_remarks: AtomicBool::new(false),
             watchdog: OnceLock::new(),
             overdue: Arc::default(),
             interrupted: Mutex::default(),
@@ -260,12 +287,33 @@ impl Worker {
 
     /// Whether the item whose code was interrupted has run out of time, and has not been told.
     fn interrupts(&self, py: Python<'_>) -> PyResult<bool> {
-        let current = *lock(&self.current);
+        let current = self.current.load(Ordering::Relaxed);
         let task = match current {
-            Some(task) => Some(task),
-            None => self.task_of_loop(py)?,
+            NO_TASK => self.task_of_loop(py)?,
+            bits => Some(TaskId::from_bits(bits)),
         };
         Ok(task.is_some_and(|task| self.mark_interrupted(task)))
+    }
+
+    /// This worker's place among the pool's.
+    #[getter]
+    fn index(&self) -> u16 {
+        lock(&self.link).seat()
+    }
+
+    /// The item that is running: its number, its name, and which run of it this is, from 1. None between items.
+    fn current_item(&self, py: Python<'_>) -> PyResult<Option<(u64, String, u8)>> {
+        let current = self.current.load(Ordering::Relaxed);
+        let (task, function) = match current {
+            NO_TASK => {
+                let Some(task) = self.task_of_loop(py)? else { return Ok(None) };
+                (task, lock(&self.running).get(&task).map(|running| running.function.name.clone()))
+            }
+            bits => (TaskId::from_bits(bits), lock(&self.functions).last_name()),
+        };
+        let remark = lock(&self.remarks).get(&task).cloned();
+        let (name, attempt) = remark.map_or((None, 1), |remark| (remark.name, remark.attempt));
+        Ok(Some((task.to_bits(), name.or(function).unwrap_or_default(), attempt)))
     }
 
     /// Items that run now.
@@ -276,7 +324,7 @@ impl Worker {
 
     /// Cancel every item that runs.
     fn cancel_all(&self, py: Python<'_>) -> PyResult<()> {
-        let tasks: Vec<_> = lock(&self.running).values().map(|task| task.clone_ref(py)).collect();
+        let tasks: Vec<_> = lock(&self.running).values().map(|running| running.task.clone_ref(py)).collect();
         tasks.iter().try_for_each(|task| cancel(task.bind(py)))
     }
 
@@ -318,7 +366,7 @@ impl Worker {
         }
         let overdue: Vec<_> = lock(&self.overdue).iter().copied().collect();
         for id in overdue {
-            let task = lock(&self.running).get(&id).map(|task| task.clone_ref(py));
+            let task = lock(&self.running).get(&id).map(|running| running.task.clone_ref(py));
             match task {
                 Some(task) if self.mark_interrupted(id) => cancel(task.bind(py))?,
                 Some(_) => (),
@@ -341,7 +389,7 @@ impl Worker {
     fn task_of_loop(&self, py: Python<'_>) -> PyResult<Option<TaskId>> {
         let asyncio = py.import(intern!(py, "asyncio"))?;
         let current = asyncio.call_method1(intern!(py, "current_task"), (&self.host()?.event_loop,))?;
-        Ok(lock(&self.running).iter().find(|(_, task)| current.is(*task)).map(|(id, _)| *id))
+        Ok(lock(&self.running).iter().find(|(_, running)| current.is(&running.task)).map(|(id, _)| *id))
     }
 
     /// Has the item's time counted from now.
@@ -358,7 +406,6 @@ impl Worker {
             }
         };
         watchdog.watch(job, timeout);
-        *lock(&self.current) = Some(job.task);
         Ok(())
     }
 
@@ -384,7 +431,7 @@ impl Worker {
                 }
                 Some(Control::Stop(Stop::WhenDone)) => (),
                 Some(Control::Cancel(task)) => {
-                    let task = lock(&self.running).get(&task).map(|task| task.clone_ref(py));
+                    let task = lock(&self.running).get(&task).map(|running| running.task.clone_ref(py));
                     if let Some(task) = task {
                         cancel(task.bind(py))?;
                     }
@@ -410,8 +457,9 @@ impl Worker {
 
     fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
         self.watch(job)?;
+        self.current.store(job.task.to_bits(), Ordering::Relaxed);
         let begun = self.begin(slf, host, job, item, level);
-        *lock(&self.current) = None;
+        self.current.store(NO_TASK, Ordering::Relaxed);
         begun?;
         // A process that this item forked goes no further: the loop shares what it waits for with the worker's.
         if lock(&self.link).is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
@@ -419,6 +467,12 @@ impl Worker {
 
     fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
         let py = slf.py();
+        let (manner, _) = reference::split(&item.function);
+        if manner.name.is_some() || job.attempt > 1 {
+            let remark = Remark { name: manner.name.map(str::to_owned), attempt: job.attempt };
+            lock(&self.remarks).insert(job.task, remark);
+            self.any_remarks.store(true, Ordering::Relaxed);
+        }
         let (coroutine, function) = match self.call(py, host, item) {
             Ok(Called::Value(value)) => return self.reply_value(job, &value),
             Ok(Called::Rejected(error)) => {
@@ -433,7 +487,6 @@ impl Worker {
             }
             Err(error) => return self.reply_error(py, job, &error),
         };
-        let (manner, _) = reference::split(&item.function);
         match host.tasks.start(&coroutine, level, &function.suspends, manner.name) {
             Err(error) => {
                 // It may not have begun, when a signal came first; then it is closed without a warning.
@@ -448,7 +501,7 @@ impl Worker {
             Ok(Started::Ended(Err(error))) => self.reply_error(py, job, &error),
             Ok(Started::Task(task)) if task.call_method0(intern!(py, "done"))?.is_truthy()? => self.report(job, &task),
             Ok(Started::Task(task)) => {
-                lock(&self.running).insert(job.task, task.clone().unbind());
+                lock(&self.running).insert(job.task, Running { task: task.clone().unbind(), function });
                 let done = Done::new(slf.clone().unbind(), job);
                 task.call_method1(intern!(py, "add_done_callback"), (done,))?;
                 Ok(())
@@ -498,10 +551,16 @@ impl Worker {
         let call = self.codec.load_function(py, reference)?;
         let inspect = py.import(intern!(py, "inspect"))?;
         let is_coroutine = inspect.call_method1(intern!(py, "iscoroutinefunction"), (&call,))?.is_truthy()?;
-        let function = Arc::new(Function { call: call.unbind(), is_coroutine, suspends: AtomicBool::new(false) });
+        let name = name_of(&call)?;
+        let function = Arc::new(Function { call: call.unbind(), name, is_coroutine, suspends: AtomicBool::new(false) });
+        let mut functions = lock(&self.functions);
         if is_remembered(reference) {
-            lock(&self.functions).insert(reference, Arc::clone(&function));
+            functions.insert(reference, Arc::clone(&function));
         }
+        // Under no reference, as another call may mean another by the same.
+        let before = functions.last.replace((Vec::new(), Arc::clone(&function)));
+        drop(functions);
+        drop(before);
         Ok(function)
     }
 
@@ -544,6 +603,9 @@ impl Worker {
     }
 
     fn reply(&self, job: Job, reply: Reply<'_>) {
+        if self.any_remarks.load(Ordering::Relaxed) {
+            lock(&self.remarks).remove(&job.task);
+        }
         let reply = match reply {
             Reply::Cancelled if job.timeout.is_some() && self.forget(job) => Reply::TimedOut,
             reply => {
@@ -570,6 +632,18 @@ impl Worker {
 /// References by name mean the same for ever; by value they are remembered where they carry the number of a call.
 fn is_remembered(reference: &[u8]) -> bool {
     travels_by_name(reference) || reference.get(1..9).is_some_and(|scope| scope != [0; 8])
+}
+
+/// "module:name" of a function that has both, else what it shows of itself.
+fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {
+    let py = function.py();
+    let module = function.getattr_opt(intern!(py, "__module__"))?.and_then(|module| module.extract::<String>().ok());
+    let name = function.getattr_opt(intern!(py, "__qualname__"))?.and_then(|name| name.extract::<String>().ok());
+    match (module, name) {
+        (Some(module), Some(name)) => Ok(format!("{module}:{name}")),
+        (None, Some(name)) => Ok(name),
+        (_, None) => function.repr()?.extract(),
+    }
 }
 
 fn cancel(task: &Bound<'_, PyAny>) -> PyResult<()> {
