@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from typing import assert_type
 
@@ -96,7 +96,7 @@ async def awaitables(pool: Pool) -> None:
 
 
 @asynccontextmanager
-async def lifespan() -> AsyncIterator[Model]:
+async def lifespan() -> AsyncGenerator[Model, None]:
     yield Model()
 
 
