@@ -42,9 +42,10 @@ PYO3_CRATE = "polyloop-python"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_core", "_lazy", "errors", "_exceptions", "_limits", "scheduler"}),
     frozenset({"_codec", "_stats", "context", "current", "handle", "options", "results"}),
-    frozenset({"_launch", "_lifespan", "_stacks", "_threads", "_verbs"}),
+    frozenset({"_launch", "_lifespan", "_room", "_stacks", "_threads", "_verbs"}),
     frozenset({"_worker"}),
     frozenset({"_roster", "process", "queue"}),
+    frozenset({"_staff"}),
     frozenset({"pool"}),
     frozenset({"executor"}),
     frozenset({"__init__"}),

@@ -158,7 +158,7 @@ impl Stage {
                     _ => self.ends[token as usize] += u32::from(self.driver.settled(task)),
                 },
                 Event::Closed => self.closed = true,
-                Event::Report(_) | Event::Blocked { .. } | Event::Garbage { .. } => (),
+                Event::Report(_) | Event::Blocked { .. } | Event::Garbage { .. } | Event::Up | Event::GaveUp(_) => (),
             }
         }
         assert!(self.ends.iter().all(|ends| *ends <= 1), "a task ended twice");

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -99,7 +99,7 @@ class Roster:
         future.add_done_callback(functools.partial(self._started_on_thread, key))
         return worker
 
-    def reap(self, key: int, reaped: Callable[[WorkerProcess, None], object], looks: int = STATUS_LOOKS) -> None:
+    def reap(self, key: int, reaped: Callable[[WorkerProcess], object], looks: int = STATUS_LOOKS) -> None:
         """Report the exit status of a worker whose process is gone, as soon as it is known."""
         worker = self._workers[key]
         exitcode = worker.exitcode
@@ -109,11 +109,15 @@ class Roster:
             return
         del self._workers[key]
         worker._ended = True
-        reaped(worker, None)
+        reaped(worker)
         forget_ends(self.our_ends, key)
         oom_kills = self._oom_kills.pop(key, None)
         out_of_memory = exitcode == -signal.SIGKILL and oom_kills is not None and oom_kills.any_since()
         self._manager.exited(key, exitcode, out_of_memory=out_of_memory)
+
+    def has_any(self, keys: Iterable[int]) -> bool:
+        """Whether any of these workers is not gone."""
+        return not self._workers.keys().isdisjoint(keys)
 
     def forget(self, key: int) -> WorkerProcess | None:
         """Drop a worker whose process could not be started."""
@@ -130,6 +134,7 @@ class Roster:
         error = started.exception()
         if error is not None:
             worker._ended = True
+            del self._workers[key]
             forget_ends(self.our_ends, key)
             self._manager.not_started(key, f"{type(error).__name__}: {error}")
             return

@@ -21,7 +21,9 @@ from typing import Any, TypeVar
 
 from . import _core, _worker
 from ._limits import check_descriptors, explain_file_size
+from ._room import Room
 from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cpus
+from ._staff import Staff
 from ._stats import PoolStats, pool_stats
 from ._verbs import Verbs
 from ._worker import Plan
@@ -37,6 +39,7 @@ __all__ = ["Pool", "WorkerProcess"]
 MAX_TASKS_PER_CHILD = 0
 CHILD_CONCURRENCY = 16
 GRACE_S = 5.0
+PROCESSES_MAX = 32_766
 BLOCK_WARNING_S = 1.0
 MAP_WINDOW = 2048  # items drawn ahead
 EXIT_PRIORITY = 100  # before multiprocessing waits for processes that nobody ended
@@ -75,6 +78,9 @@ class Pool(Verbs):
             has run its last task, also on SIGTERM; killed if that takes longer than `grace`. What it yields is
             `current_worker().state`, and the context variables it sets are seen by every task. A worker with a lifespan
             is gone before its successor starts, so that what they hold never exists twice.
+        max_pending: how many calls by `submit` and `apply` may be unfinished. One more by `submit` raises `PoolFull` at
+            once; one more by `apply` waits for its turn. What a `map` draws ahead is limited by its `buffersize`. None
+            for any number.
         block_warning: seconds that a worker's event loop may be blocked by one call before that is logged in the
             client, once, with the stack of the call; None or 0 to log nothing. Workers are asked for the stack by the
             signal `SIGRTMIN+3`.
@@ -113,6 +119,7 @@ class Pool(Verbs):
         max_memory_per_child: int | None = None,
         max_age_per_child: float | None = None,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+        max_pending: int | None = None,
         block_warning: float | None = BLOCK_WARNING_S,
         _oom_file: str | None = None,
     ) -> None:
@@ -120,6 +127,7 @@ class Pool(Verbs):
         _check_synchronous("loop_initializer", loop_initializer)
         _check_lifespan(lifespan)
         _check_positive("max_memory_per_child", max_memory_per_child)
+        _check_positive("max_pending", max_pending)
         _check_positive("max_age_per_child", max_age_per_child)
         check_main_guard()
         self.context = get_context()
@@ -141,6 +149,7 @@ class Pool(Verbs):
         self._loop = _running_loop()
         self._ended = self._loop.create_future()
         self._maps: set[PoolResult[Any]] = set()
+        self._room = None if max_pending is None else Room(max_pending)
         check_descriptors(self.process_count)
         try:
             self._manager = _core.Manager(
@@ -161,6 +170,7 @@ class Pool(Verbs):
             initializer, tuple(initargs), loop_initializer, exception_handler, grace, self.childconcurrency, lifespan
         )
         self._roster = Roster(self._manager, self._loop, plan, _oom_file)
+        self._staff = Staff(self._manager, self._roster, self._loop)
         self._register_queues(custom_scheduler=scheduler is not None)
         self._loop.add_reader(self._manager.fileno(), _on_readable, weakref.ref(self))
         # Called when the pool is collected, and at the program's exit: never waits, needs no loop.
@@ -204,7 +214,7 @@ class Pool(Verbs):
         `terminate`, or its own `cancel`. A map that is iterated goes on as its results are taken.
         """
         if self.running:
-            self.running = False
+            self._take_no_more()
             if self._manager.is_ours:
                 for result in list(self._maps):
                     result._pool_closes()
@@ -212,10 +222,85 @@ class Pool(Verbs):
 
     def terminate(self) -> None:
         """End all tasks and workers now. What was pending raises `PoolTerminated`."""
-        self.running = False
+        self._take_no_more()
         if self._manager.is_ours and not self._ended.done():
             self._manager.terminate()
             self._end_maps()
+
+    async def ready(self) -> None:
+        """Wait until all workers are up.
+
+        Tasks need not wait for that: those given to the pool before are run by the first worker that is.
+
+        Raises:
+            WorkerStartError: no worker can be started. That is the case if the first of them fails; a pool of which one
+                was healthy tries again for ever.
+            PoolClosed: the pool was closed or terminated.
+
+        >>> async def main():
+        ...     async with Pool(2) as pool:
+        ...         await pool.ready()
+        ...         return [worker.state for worker in pool.stats().workers]
+        >>> import asyncio
+        >>> asyncio.run(main())
+        ['ready', 'ready']
+        """
+        self._check_usable()
+        await self._staff.complete()
+
+    async def resize(self, processes: int) -> None:
+        """Have another number of workers, while tasks go on.
+
+        New ones take work as soon as each is up; those that are too many take none from now on, finish what they run,
+        and leave. Waits until the new ones are up and the old ones gone; cancelled, only the waiting ends.
+
+        Parameters:
+            processes: how many; at least `queuecount`, at most the larger of 128 and the number the pool was made with.
+
+        Raises:
+            ValueError: an impossible number, or more than this process may have file descriptors for.
+            WorkerStartError, PoolClosed: as `ready`.
+
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         await pool.resize(2)
+        ...         more = len(pool.stats().workers)
+        ...         await pool.resize(1)
+        ...         return more, len(pool.stats().workers)
+        >>> import asyncio
+        >>> asyncio.run(main())
+        (2, 1)
+        """
+        self._check_usable()
+        if not self.queue_count <= operator.index(processes) <= PROCESSES_MAX:
+            raise ValueError(f"a pool of {self.queue_count} queues can't have {processes} processes")
+        if processes > self.process_count:
+            check_descriptors(processes - self.process_count)
+        leaving = self._manager.resize(processes)
+        self.process_count = processes
+        await self._staff.complete(leaving)
+
+    async def restart(self) -> None:
+        """Replace all workers by new ones, one after the other, while tasks go on.
+
+        The new ones see the environment and the code as they are now. Each old one takes no more work once its
+        successor is up (with a `lifespan`: before that starts), finishes what it runs, and leaves. Waits until all have
+        done so; cancelled, only the waiting ends.
+
+        Raises:
+            WorkerStartError, PoolClosed: as `ready`.
+
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         before = await pool.submit(os.getpid)
+        ...         await pool.restart()
+        ...         return before != await pool.submit(os.getpid)
+        >>> import asyncio, os
+        >>> asyncio.run(main())
+        True
+        """
+        self._check_usable()
+        await self._staff.complete(self._manager.restart())
 
     async def join(self) -> None:
         """Wait until all workers are gone.
@@ -275,6 +360,20 @@ class Pool(Verbs):
         self, func: Callable[..., Any], args: Sequence[Any] | None, kwds: Mapping[str, Any] | None, options: Options
     ) -> Any:
         self._check_usable()
+        if self._room is not None:
+            return await self._apply_in_turn(self._room, func, args, kwds, options)
+        return await self._apply_now(func, args, kwds, options)
+
+    async def _apply_in_turn(self, room: Room, *call: Any) -> Any:
+        await room.wait()
+        try:
+            return await self._apply_now(*call)
+        finally:
+            room.leave()
+
+    async def _apply_now(
+        self, func: Callable[..., Any], args: Sequence[Any] | None, kwds: Mapping[str, Any] | None, options: Options
+    ) -> Any:
         future: asyncio.Future[Any] = self._loop.create_future()
         positional = as_arguments(args) if args is not None else ()
         token = self._manager.submit(func, positional, dict(kwds) if kwds else None, options.core, future)
@@ -288,9 +387,18 @@ class Pool(Verbs):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
     ) -> TaskHandle[Any]:
         self._check_usable()
+        if self._room is not None:
+            self._room.enter()
         handle: TaskHandle[Any] = TaskHandle(loop=self._loop)
         handle._manager = self._manager
-        handle._token = self._manager.submit(func, args, kwargs or None, options.core, handle, self)
+        try:
+            handle._token = self._manager.submit(func, args, kwargs or None, options.core, handle, self)
+        except BaseException:
+            if self._room is not None:
+                self._room.leave()
+            raise
+        if self._room is not None:
+            handle.add_done_callback(self._room.leave)
         return handle
 
     def _map(
@@ -310,6 +418,13 @@ class Pool(Verbs):
         source = iter(iterable) if asynchronous is None else None
         call = self._manager.open_map(func, source, star, options.core, window, bool(return_exceptions))
         return PoolResult(call, asynchronous, self._maps, self)
+
+    def _take_no_more(self) -> None:
+        self.running = False
+        if self._manager.is_ours:
+            self._staff.close()
+            if self._room is not None:
+                self._room.close()
 
     def _end_maps(self) -> None:
         for result in list(self._maps):
@@ -351,7 +466,11 @@ class Pool(Verbs):
         self.processes[worker] = list(self.queues)[queue]
 
     def _on_reap(self, key: int) -> None:
-        self._roster.reap(key, self.processes.pop)
+        self._roster.reap(key, self._on_gone)
+
+    def _on_gone(self, worker: WorkerProcess) -> None:
+        del self.processes[worker]
+        self._loop.call_soon(self._staff.changed)
 
     def _on_died(self, key: int, pid: int | None, exitcode: int | None, retried: int, lost: int) -> None:
         fates = [f"{retried} to be run again"] if retried else []
@@ -364,6 +483,12 @@ class Pool(Verbs):
 
     def _on_recovered(self) -> None:
         _log.warning("workers start again")
+
+    def _on_up(self) -> None:
+        self._staff.changed()
+
+    def _on_gave_up(self, error: BaseException) -> None:
+        self._staff.gave_up(error)
 
     def _on_terminated(self, unfinished: int) -> None:
         _log.warning("pool terminated with %d unfinished task%s", unfinished, "" if unfinished == 1 else "s")
@@ -403,6 +528,8 @@ _ORDERS: dict[str, Callable[..., None]] = {
     "terminated": Pool._on_terminated,
     "garbage": Pool._on_garbage,
     "blocked": Pool._on_blocked,
+    "up": Pool._on_up,
+    "gave_up": Pool._on_gave_up,
     "closed": Pool._on_closed,
 }
 

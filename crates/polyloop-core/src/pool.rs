@@ -15,6 +15,7 @@ use crate::supervise::{StartError, State, Supervisor};
 use crate::task::{Outcome, Submission, Task, TaskState, TaskTable, Wish};
 
 mod cancel;
+mod change;
 mod post;
 mod recycle;
 mod staff;
@@ -82,6 +83,8 @@ pub struct Pool {
     last_call: u32,
     queues: Vec<Queue>,
     workers: Supervisor,
+    /// Workers that are still to be replaced, one after the other.
+    renewed: BTreeSet<WorkerId>,
     timers: BTreeSet<(Moment, Timer)>,
     outputs: VecDeque<Output>,
     /// Tasks whose callers have not been told.
@@ -107,6 +110,7 @@ impl Pool {
             last_call: 0,
             queues: (0..config.queues).map(|_| Queue::new(config.slots)).collect(),
             workers: Supervisor::new(config.processes, config.queues, config.seats, config.overlap),
+            renewed: BTreeSet::new(),
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
             unanswered: 0,

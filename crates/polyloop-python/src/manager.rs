@@ -102,6 +102,7 @@ fn cause_name(cause: Cause) -> &'static str {
         Cause::Age => "age",
         Cause::Overdue => "overdue",
         Cause::Garbage => "garbage",
+        Cause::Restarted => "restarted",
     }
 }
 
@@ -311,7 +312,7 @@ impl Manager {
     /// Take in what has happened. Returns what Python must do, in order, as tuples:
     /// ("start", key, queue, socket, lifeline, our_ends), ("reap", key), ("died", key, pid, exitcode, retried, lost),
     /// ("degraded", exception), ("recovered",), ("terminated", count), ("garbage", key, problem),
-    /// ("blocked", key, pid, seconds), ("closed",).
+    /// ("blocked", key, pid, seconds), ("up",), ("gave_up", exception), ("closed",).
     fn drain<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let (this, py) = (slf.get(), slf.py());
         lock(&this.driver).drain()?;
@@ -367,6 +368,30 @@ impl Manager {
     #[pyo3(signature = (key, exitcode, *, out_of_memory = false))]
     fn exited(&self, key: u64, exitcode: Option<i32>, out_of_memory: bool) -> PyResult<()> {
         self.drive(|driver| driver.exited(worker_id(key), errors::exit_of(exitcode, out_of_memory)))
+    }
+
+    /// Whether there are as many workers that take work as there should be.
+    #[getter]
+    fn is_up(&self) -> bool {
+        lock(&self.driver).is_up()
+    }
+
+    /// Have so many workers from now on. Returns the keys of those that are sent away, which finish what they run.
+    fn resize(&self, processes: u16) -> PyResult<Vec<u64>> {
+        let max = lock(&self.driver).processes_max();
+        if processes > max {
+            return Err(PyValueError::new_err(format!("this pool can't have more than {max} processes")));
+        }
+        let mut sent_away = Vec::new();
+        self.drive(|driver| driver.resize(processes).map(|workers| sent_away = workers))?;
+        Ok(sent_away.into_iter().map(worker_key).collect())
+    }
+
+    /// Replace all workers by new ones, one after the other. Returns the keys of those that will be replaced.
+    fn restart(&self) -> PyResult<Vec<u64>> {
+        let mut old = Vec::new();
+        self.drive(|driver| driver.restart().map(|workers| old = workers))?;
+        Ok(old.into_iter().map(worker_key).collect())
     }
 
     /// Take no new work, finish what was accepted, then end.
@@ -681,6 +706,10 @@ impl Manager {
             }
             Event::Blocked { worker, pid, blocked } => {
                 ("blocked", worker_key(worker), pid, blocked.as_secs_f64()).into_pyobject(py)?.into_any()
+            }
+            Event::Up => ("up",).into_pyobject(py)?.into_any(),
+            Event::GaveUp(error) => {
+                ("gave_up", errors::no_workers(py, &self.codec, &error)?).into_pyobject(py)?.into_any()
             }
             Event::Closed => ("closed",).into_pyobject(py)?.into_any(),
             Event::Report(Report::Died { worker, pid, exit, retried, lost }) => {

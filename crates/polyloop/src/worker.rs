@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
@@ -14,7 +15,7 @@ use polyloop_core::{
 };
 use polyloop_shm::{
     AttachError, BoardReader, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
-    Ringer, Sleeper, Status, StatusWriter,
+    Ringer, Sleeper, Status, StatusWriter, Words,
 };
 use thiserror::Error;
 
@@ -125,6 +126,8 @@ pub struct WorkerLink {
     manager: Ringer,
     manager_bell: Doorbell,
     peers: Vec<Peer>,
+    /// How many of the first seats were ever taken.
+    seats_taken: Words,
     memory: MemoryWatch,
     /// Until when items are left to a peer.
     defers_until: Option<Instant>,
@@ -182,6 +185,7 @@ impl WorkerLink {
             manager: Ringer::new(layout.manager_epoch(pool)),
             manager_bell: Doorbell::from_fd(manager_bell),
             peers: peers.map(peer).collect(),
+            seats_taken: layout.seats_taken(pool),
             memory: MemoryWatch::new(max_memory),
             defers_until: None,
             unpublished: VecDeque::new(),
@@ -472,7 +476,9 @@ impl WorkerLink {
         if let Some(left) = self.defers_until.and_then(|until| until.checked_duration_since(now)) {
             return Some(left);
         }
-        let views = self.peers.iter().map(|peer| {
+        // But for this worker's own.
+        let peers = self.seats_taken[0].load(Ordering::Relaxed).saturating_sub(1);
+        let views = self.peers.iter().take(usize::try_from(peers).unwrap_or(usize::MAX)).map(|peer| {
             let Status { in_flight, room, queue } = peer.status();
             PeerView { state: peer.state(), in_flight, room: if queue == self.queue { room } else { 0 } }
         });

@@ -117,7 +117,7 @@ impl Manager {
         let leased = seat.leases.held();
         self.handle(site, Input::Exited(Dead { worker, exit, claimed, taken, leased }));
         let state = self.pool.state();
-        let known = !open || seat.ready || !matches!(state, State::Starting | State::Running);
+        let known = !open || seat.ready || seat.stopping || !matches!(state, State::Starting | State::Running);
         site.ledger.demand(known, || format!("{worker} failed to start, and the pool is {state:?}"));
     }
 

@@ -298,6 +298,7 @@ impl Rig {
                 }
                 Event::Deliver { task, token, outcome, .. } => self.deliver(task, token, outcome),
                 Event::Report(report) => self.news.reports.push(report),
+                Event::Up | Event::GaveUp(_) => (),
                 Event::Blocked { worker, .. } => panic!("{}: nobody asked whether {worker} is blocked", self.label),
                 Event::Garbage { worker, problem } => self.news.garbage.push((worker, problem)),
                 Event::Closed => {
