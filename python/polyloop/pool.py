@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import logging
 import multiprocessing.util
 import operator
@@ -16,10 +15,12 @@ import warnings
 import weakref
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, TypeVar
 
 from . import _core, _worker
+from ._checks import check_lifespan, check_positive, check_synchronous
 from ._limits import check_descriptors, explain_file_size
 from ._room import Room
 from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cpus
@@ -27,7 +28,7 @@ from ._staff import Staff
 from ._stats import PoolStats, pool_stats
 from ._verbs import Verbs
 from ._worker import Plan
-from .context import check_main_guard, get_context
+from .context import check_main_guard, check_preload, get_context
 from .errors import PoolClosed, WorkerDied
 from .handle import TaskHandle
 from .options import Options
@@ -81,12 +82,18 @@ class Pool(Verbs):
         max_pending: how many calls by `submit` and `apply` may be unfinished. One more by `submit` raises `PoolFull` at
             once; one more by `apply` waits for its turn. What a `map` draws ahead is limited by its `buffersize`. None
             for any number.
+        mp_context: how worker processes are started, whatever `set_start_method` says: "spawn", "fork", "forkserver",
+            or a multiprocessing context.
+        preload: names of modules that the forkserver imports once, so that workers have them from their start and
+            share their memory. They must bear to be forked: no threads, no open connections. The program has one
+            forkserver: it takes what the first pool says. Without effect under other start methods.
         block_warning: seconds that a worker's event loop may be blocked by one call before that is logged in the
             client, once, with the stack of the call; None or 0 to log nothing. Workers are asked for the stack by the
             signal `SIGRTMIN+3`.
 
     Raises:
-        TypeError: `retry_on` or `lifespan` is not what it should be.
+        TypeError: `retry_on`, `lifespan`, `mp_context` or `preload` is not what it should be.
+        ModuleNotFoundError: there is no such module to preload.
         ValueError: impossible numbers, a coroutine function as initializer, or more processes than this one may have
             file descriptors for.
         OSError: no memory; or RLIMIT_FSIZE is lower than a pool's shared memory is large.
@@ -120,17 +127,20 @@ class Pool(Verbs):
         max_age_per_child: float | None = None,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
         max_pending: int | None = None,
+        mp_context: str | BaseContext | None = None,
+        preload: Sequence[str] = (),
         block_warning: float | None = BLOCK_WARNING_S,
         _oom_file: str | None = None,
     ) -> None:
-        _check_synchronous("initializer", initializer)
-        _check_synchronous("loop_initializer", loop_initializer)
-        _check_lifespan(lifespan)
-        _check_positive("max_memory_per_child", max_memory_per_child)
-        _check_positive("max_pending", max_pending)
-        _check_positive("max_age_per_child", max_age_per_child)
+        check_synchronous("initializer", initializer)
+        check_synchronous("loop_initializer", loop_initializer)
+        check_lifespan(lifespan)
+        check_positive("max_memory_per_child", max_memory_per_child)
+        check_positive("max_pending", max_pending)
+        check_positive("max_age_per_child", max_age_per_child)
         check_main_guard()
-        self.context = get_context()
+        self.context = get_context(mp_context)
+        preload = check_preload(preload, self.context)
         self.scheduler = scheduler or RoundRobin()
         self.process_count = max(1, processes or usable_cpus())
         self.queue_count = max(1, queuecount or 1)
@@ -169,7 +179,7 @@ class Pool(Verbs):
         plan = Plan(
             initializer, tuple(initargs), loop_initializer, exception_handler, grace, self.childconcurrency, lifespan
         )
-        self._roster = Roster(self._manager, self._loop, plan, _oom_file)
+        self._roster = Roster(self._manager, self._loop, plan, self.context, preload, _oom_file)
         self._staff = Staff(self._manager, self._roster, self._loop)
         self._register_queues(custom_scheduler=scheduler is not None)
         self._loop.add_reader(self._manager.fileno(), _on_readable, weakref.ref(self))
@@ -576,28 +586,6 @@ def _running_loop() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise RuntimeError("a Pool needs a running event loop: make it within a coroutine") from None
-
-
-def _check_synchronous(name: str, function: Callable[..., Any] | None) -> None:
-    if function is not None and inspect.iscoroutinefunction(function):
-        raise ValueError(f"{name} must be synchronous function")
-
-
-def _check_lifespan(lifespan: Any) -> None:
-    if lifespan is None:
-        return
-    if not callable(lifespan) or hasattr(type(lifespan), "__aenter__"):
-        raise TypeError(
-            "lifespan must be a function that makes an asynchronous context manager: "
-            f"write lifespan=f, not lifespan=f(), if that is what made {lifespan!r}"
-        )
-    if inspect.isasyncgenfunction(lifespan) or inspect.iscoroutinefunction(lifespan):
-        raise TypeError(f"lifespan must make an asynchronous context manager: put @asynccontextmanager on {lifespan!r}")
-
-
-def _check_positive(name: str, value: float | None) -> None:
-    if value is not None and value <= 0:
-        raise ValueError(f"{name} must be more than 0, or None for no limit")
 
 
 def _describe_exit(exitcode: int | None) -> str:
