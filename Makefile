@@ -141,7 +141,7 @@ fuzz: ## FUZZ_SECONDS of libFuzzer on each of FUZZ_TARGETS; what it finds is lef
 		mkdir -p target/fuzz/corpus/$$name; \
 		echo "fuzz $$name, $(FUZZ_SECONDS) s"; \
 		target/fuzz/$(FUZZ_TRIPLE)/release/$$name -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1 \
-			-max_len=512 -verbosity=0 -artifact_prefix=fuzz/artifacts/$$name- target/fuzz/corpus/$$name; \
+			-max_len=512 -len_control=0 -verbosity=0 -artifact_prefix=fuzz/artifacts/$$name- target/fuzz/corpus/$$name; \
 	done
 
 .PHONY: bench

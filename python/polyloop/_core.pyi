@@ -34,6 +34,7 @@ class Manager:
         block_warning_s: float | None,
         grace_s: float,
         call_flush_soon: Callable[[], object],
+        max_reply: int | None = None,
     ) -> Manager: ...
     @property
     def is_ours(self) -> bool: ...

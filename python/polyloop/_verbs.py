@@ -56,7 +56,8 @@ class Verbs:
     ) -> Any:
         """Run `func(*args, **kwds)` on a worker and return what it returns.
 
-        Cancelled, it cancels the task in its worker and goes on when that has ended, or after the pool's grace.
+        Cancelled, it cancels the task in its worker and goes on when that has ended, or after the pool's grace. What
+        blocks the worker's event loop is interrupted: `CancelledError` then comes in the midst of it.
 
         Parameters:
             func: a coroutine function or a plain one; lambdas, closures, methods and partials too.

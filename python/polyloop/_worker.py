@@ -156,6 +156,9 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan, life
     if lifespan is not None and not turns.terminated:
         _expect_end(plan.grace_s)
     _close(loop, lifespan)
+    # The pool may interrupt this process until it knows that all has ended, and an interpreter on its way out takes its
+    # handlers away.
+    signal.signal(worker.interrupt_signal, signal.SIG_IGN)
     if turns.terminated:
         _die_of_sigterm()
     if turns.broken:
@@ -237,7 +240,7 @@ class Turns:
             leave_fork()
 
     def interrupt(self, _signum: int, frame: FrameType | None) -> None:
-        """On the watchdog's signal: end the item that runs, if it is the one whose time is up."""
+        """On the signal of the watchdog or the pool: end the item that runs, if its time is up or it is cancelled."""
         if not self.over and _is_interruptible(frame) and self.worker.interrupts():
             raise asyncio.CancelledError
 

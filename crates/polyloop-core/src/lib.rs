@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod bell;
+mod conduct;
 mod event;
 mod frame;
+mod hearing;
 mod id;
 mod map;
 mod pool;
@@ -19,8 +21,10 @@ mod watch;
 mod worker;
 
 pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
+pub use conduct::{Breach, CONTROL_WAITING_MAX, Conduct, Heard, MAX_REPLY, Standing};
 pub use event::{Dead, Input, Output, Place, Refused, Report};
 pub use frame::{ControlFrame, FrameError, Reply, ResultFrame, Terms, split_large, write_large};
+pub use hearing::HearingWatch;
 pub use id::{ALONE_LANE, CallId, Moment, QueueIndex, TaskId, WorkerId};
 pub use map::{Cut, MapResults, Next as NextResult, Want};
 pub use pool::{Pool, PoolConfig};

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::{Input, Output, Refused, Report};
+use crate::conduct::Standing;
+use crate::event::{Input, Output, Place, Refused, Report};
+use crate::frame::Terms;
 use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
 use crate::schedule::Queue;
 use crate::stats::{Cause, Counts};
@@ -202,8 +204,8 @@ impl Pool {
             Input::Garbage(worker) => self.blame(worker, Cause::Garbage),
             Input::Outcome { worker, task, outcome } => self.outcome(now, worker, task, outcome),
             Input::Retracted(task) => self.retracted(now, task),
-            Input::Owned { task, seat } => self.owned(task, seat),
-            Input::Reclaimed { queue, slot, owners } => self.reclaimed(queue, slot, &owners),
+            Input::Owned { task, seat } => self.owned(now, task, seat),
+            Input::Reclaimed { queue, slot, owners } => self.reclaimed(now, queue, slot, &owners),
             Input::Exited(dead) => self.exited(now, &dead),
             Input::Timeout => (),
         }
@@ -228,6 +230,21 @@ impl Pool {
     /// Whether tasks wait that are not on the board.
     pub fn has_waiting(&self, queue: QueueIndex) -> bool {
         self.queues[usize::from(queue.0)].has_waiting()
+    }
+
+    /// What a worker has to do with a task that it speaks of. `taken_by` says who has taken what stands at a place.
+    pub fn standing(&self, worker: WorkerId, id: TaskId, taken_by: impl FnOnce(Place) -> Option<u16>) -> Standing {
+        let Some((submission, Terms { large, .. })) = self.terms_of(id) else { return Standing::Over };
+        let holds = match self.tasks.get(id).map(|task| task.state) {
+            // It has ended there, and waits for the host's word.
+            Some(TaskState::Judged) => return Standing::Over,
+            Some(TaskState::Taken { worker: owner }) => owner == worker,
+            Some(TaskState::Posted { slot, index }) => {
+                taken_by(Place { queue: submission.queue, slot, index }) == Some(worker.seat)
+            }
+            Some(TaskState::Waiting | TaskState::Posting) | None => false,
+        };
+        if holds { Standing::Holds { large } } else { Standing::Stranger }
     }
 
     /// What the pool is doing.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Cause, Driver, DriverConfig, Event, Outcome, Payload, QueueIndex, Refused, Report, Stage, State,
+    CallId, Cause, Driver, DriverConfig, Event, MAX_REPLY, Outcome, Payload, QueueIndex, Refused, Report, Stage, State,
     Submission, TaskId, WorkerId,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -119,7 +119,7 @@ impl Manager {
     #[new]
     #[pyo3(signature = (
         *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, overlap, block_warning_s, grace_s,
-        call_flush_soon
+        call_flush_soon, max_reply=None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn new(
@@ -134,6 +134,7 @@ impl Manager {
         block_warning_s: Option<f64>,
         grace_s: f64,
         call_flush_soon: Py<PyAny>,
+        max_reply: Option<u64>,
     ) -> PyResult<Self> {
         let grace = seconds("grace", grace_s)?;
         let max_age = max_age_s.map(|age| seconds("max_age_per_child", age)).transpose()?;
@@ -144,6 +145,7 @@ impl Manager {
             concurrency,
             max_tasks,
             max_memory,
+            max_reply: max_reply.unwrap_or(MAX_REPLY),
             max_age,
             overlap,
             block_warning: block_warning.filter(|limit| !limit.is_zero()),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyloop::{Control, Interrupt, Item, Job, Next, Reply, Rested, Stop, TaskId, Thread, Watchdog, WorkerLink};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
@@ -92,6 +92,8 @@ struct Host {
 #[pyclass(frozen, module = "polyloop._core")]
 pub(crate) struct Worker {
     link: Arc<Mutex<WorkerLink>>,
+    /// Bytes that an outcome may have.
+    max_reply: u64,
     codec: Codec,
     host: OnceLock<Host>,
     functions: Mutex<Functions>,
@@ -102,6 +104,8 @@ pub(crate) struct Worker {
     remarks: Mutex<HashMap<TaskId, Remark>>,
     /// Whether there was ever such an item.
     any_remarks: AtomicBool,
+    /// The last item that was interrupted there because it was cancelled, likewise.
+    cancelled: AtomicU64,
     watchdog: OnceLock<Watchdog>,
     /// Items whose time is up, and that have not been interrupted.
     overdue: Arc<Mutex<BTreeSet<TaskId>>>,
@@ -167,6 +171,7 @@ impl Worker {
         let socket = errors::owned(socket)?;
         let link = py.detach(|| WorkerLink::connect(socket)).map_err(errors::connect)?;
         Ok(Self {
+            max_reply: link.max_reply(),
             link: Arc::new(Mutex::new(link)),
             codec: Codec::new(py)?,
             host: OnceLock::new(),
@@ -175,6 +180,7 @@ impl Worker {
             current: AtomicU64::new(NO_TASK),
             remarks: Mutex::default(),
             any_remarks: AtomicBool::new(false),
+            cancelled: AtomicU64::new(NO_TASK),
             watchdog: OnceLock::new(),
             overdue: Arc::default(),
             interrupted: Mutex::default(),
@@ -258,6 +264,7 @@ impl Worker {
     /// Start nothing more and report nothing more: this process is about to end with what it runs.
     fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);
+        lock(&self.link).abandon();
     }
 
     /// Whether this process is the worker, not one that it forked.
@@ -285,14 +292,22 @@ impl Worker {
         polyloop::interrupt_signal()
     }
 
-    /// Whether the item whose code was interrupted has run out of time, and has not been told.
+    /// Whether the item whose code was interrupted has run out of time or is cancelled, and has not been told.
     fn interrupts(&self, py: Python<'_>) -> PyResult<bool> {
         let current = self.current.load(Ordering::Relaxed);
         let task = match current {
             NO_TASK => self.task_of_loop(py)?,
             bits => Some(TaskId::from_bits(bits)),
         };
-        Ok(task.is_some_and(|task| self.mark_interrupted(task)))
+        let Some(task) = task else { return Ok(false) };
+        if self.mark_interrupted(task) {
+            return Ok(true);
+        }
+        let is_cancelled = lock(&self.link).overhears_cancel(task);
+        if is_cancelled {
+            self.cancelled.store(current, Ordering::Relaxed);
+        }
+        Ok(is_cancelled)
     }
 
     /// This worker's place among the pool's.
@@ -481,7 +496,7 @@ impl Worker {
                 return Ok(());
             }
             Ok(Called::Coroutine(coroutine, function)) => (coroutine, function),
-            Err(error) if self.is_for_time(py, host, job, &error)? => {
+            Err(error) if self.was_interrupted(py, host, job, &error)? => {
                 self.reply(job, Reply::Cancelled);
                 return Ok(());
             }
@@ -538,9 +553,11 @@ impl Worker {
         Ok(Called::Value(result))
     }
 
-    /// Whether a plain function ended because it was interrupted.
-    fn is_for_time(&self, py: Python<'_>, host: &Host, job: Job, error: &PyErr) -> PyResult<bool> {
-        Ok(lock(&self.interrupted).contains(&job.task) && error.matches(py, &host.cancelled_error)?)
+    /// Whether this error of an item is there because it was interrupted.
+    fn was_interrupted(&self, py: Python<'_>, host: &Host, job: Job, error: &PyErr) -> PyResult<bool> {
+        let is_cancelled = self.cancelled.load(Ordering::Relaxed) == job.task.to_bits();
+        let was = is_cancelled || job.timeout.is_some() && lock(&self.interrupted).contains(&job.task);
+        Ok(was && error.matches(py, &host.cancelled_error)?)
     }
 
     /// The function a reference stands for: remembered for all calls if it travels by name, else for its own call.
@@ -579,9 +596,14 @@ impl Worker {
     }
 
     fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = value.py();
         let mut bytes = Vec::with_capacity(16);
         match self.codec.write(value, &mut bytes) {
-            Ok(()) => self.reply(job, Reply::Value(&bytes)),
+            Ok(()) => match self.too_large(py, "a result", &bytes)? {
+                None => self.reply(job, Reply::Value(&bytes)),
+                Some(error) => self.reply(job, Reply::Raised(&error)),
+            },
+            Err(reason) if self.was_interrupted(py, self.host()?, job, &reason)? => self.reply(job, Reply::Cancelled),
             Err(reason) => {
                 let bytes = self.codec.dump_unsendable(value, &reason)?;
                 self.reply(job, Reply::Raised(&bytes));
@@ -598,8 +620,20 @@ impl Worker {
             failure.write_unraisable(py, Some(handler.bind(py)));
         }
         let bytes = self.codec.dump_exception(py, error)?;
-        self.reply(job, Reply::Raised(&bytes));
+        let too_large = self.too_large(py, "an exception", &bytes)?;
+        self.reply(job, Reply::Raised(too_large.as_deref().unwrap_or(&bytes)));
         Ok(())
+    }
+
+    /// What is raised in place of an outcome that is larger than a worker may send.
+    fn too_large(&self, py: Python<'_>, what: &str, bytes: &[u8]) -> PyResult<Option<Vec<u8>>> {
+        let (len, max) = (bytes.len() as u64, self.max_reply);
+        if len <= max {
+            return Ok(None);
+        }
+        let advice = "return less of it at a time, or leave it in a file";
+        let error = PyValueError::new_err(format!("{what} of {len} bytes is more than the {max} that fit; {advice}"));
+        self.codec.dump_exception(py, &error).map(Some)
     }
 
     fn reply(&self, job: Job, reply: Reply<'_>) {

@@ -311,6 +311,14 @@ impl BoardWriter {
         Some(Reclaimed { owners })
     }
 
+    /// The worker that has taken an item.
+    pub fn taken_by(&self, slot: SlotIndex, index: u32) -> Option<u16> {
+        let generation = self.slots[slot.0 as usize].generation;
+        // Pairs with the Release store in `BoardReader::take`, unless the caller has read what was published later.
+        let word = ItemWord::unpack(self.board.item(slot, index).load(Ordering::Acquire));
+        (word.generation == generation && word.phase == Phase::Taken).then_some(word.owner)
+    }
+
     /// Whether nothing of a slot waits for a worker any more, though some of it may not have left the board yet.
     pub fn is_exhausted(&self, slot: SlotIndex) -> bool {
         self.unclaimed_from_cursor(slot).next().is_none()

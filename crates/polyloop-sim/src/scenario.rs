@@ -39,6 +39,8 @@ impl Behaviour {
 pub(crate) struct Plan {
     pub(crate) behaviour: Behaviour,
     pub(crate) retries: u32,
+    /// Whether the death of its worker is a reason to run it again.
+    pub(crate) retry_deaths: bool,
     pub(crate) timeout: Option<Moment>,
     pub(crate) queue: u16,
     pub(crate) call: Option<usize>,
@@ -83,6 +85,13 @@ pub(crate) struct Faults {
     pub(crate) until: Moment,
 }
 
+impl Faults {
+    /// Whether somebody may be slow to hear of something.
+    pub(crate) fn slows(&self) -> bool {
+        self.stall_steps != 0 || self.late_ring != 0
+    }
+}
+
 /// Liberties that the link has.
 #[derive(Clone, Debug)]
 pub(crate) struct Habits {
@@ -92,6 +101,8 @@ pub(crate) struct Habits {
     pub(crate) records_per_look: u32,
     /// SIGTERM ends a worker at once, rather than asking it to stop.
     pub(crate) dies_of_term: bool,
+    /// A worker outgrows its limit with an item once in so many times; 0 for never.
+    pub(crate) grows: u64,
     /// An actor goes on rather than letting another step, so many times in eight.
     pub(crate) inertia: u64,
 }
@@ -207,6 +218,7 @@ fn task(rng: &mut Rng, token: u64, pool: &PoolConfig, calls: usize) -> Plan {
     Plan {
         behaviour,
         retries: rng.pick(&[0, 0, 1, 2, 3, 5]),
+        retry_deaths: !rng.once_in(8),
         timeout: rng.once_in(4).then(|| rng.micros(1..=5_000)),
         queue: rng.below(pool.queues.into()) as u16,
         call: (calls > 0 && rng.once_in(2)).then(|| rng.below(calls as u64) as usize),
@@ -238,6 +250,7 @@ fn habits(rng: &mut Rng) -> Habits {
         rings_each: rng.once_in(2),
         records_per_look: rng.pick(&[1, 3, 100]),
         dies_of_term: rng.once_in(2),
+        grows: rng.pick(&[0, 0, 4, 20]),
         inertia: rng.pick(&[0, 4, 7]),
     }
 }

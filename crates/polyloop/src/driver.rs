@@ -10,6 +10,7 @@ mod change;
 mod processes;
 mod rest;
 mod rings;
+mod urge;
 mod watch;
 
 use std::collections::VecDeque;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use polyloop_core::{
     CallId, ControlFrame, Input, Moment, Outcome, Output, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Report,
-    Resting, StartError, State, Submission, TaskId, WorkerId, WorkerView,
+    Resting, StartError, State, Stop, Submission, TaskId, WorkerId, WorkerView,
 };
 use polyloop_shm::{Geometry, Retract};
 use thiserror::Error;
@@ -40,6 +41,8 @@ const INLINE_BYTES: usize = 16 * 1024;
 /// Seats of a small pool, half of them for what it may grow to. Those that nobody ever had cost an unused page or two.
 const SEATS_MIN: u16 = 256;
 const RESULT_WORDS: u32 = 32 * 1024;
+/// Records that a ring holds at most: each takes a word or more.
+const RECORDS_MAX: usize = RESULT_WORDS as usize;
 const CONTROL_WORDS: u32 = 16 * 1024;
 
 const BELL: u64 = 0;
@@ -60,6 +63,8 @@ pub struct DriverConfig {
     pub max_tasks: u64,
     /// Bytes of memory of its own that a worker may hold at the end of an item before it is replaced; 0 for no limit.
     pub max_memory: u64,
+    /// Bytes that the outcome of an item may have; a worker that sends more is taken for a rogue.
+    pub max_reply: u64,
     /// How old a worker may become before it is replaced; up to a tenth earlier.
     pub max_age: Option<Duration>,
     /// Whether the successor of a worker may be started before that is gone.
@@ -166,6 +171,8 @@ pub struct Driver {
     nap: Option<Moment>,
     /// When to look whether a loop is blocked.
     watch_at: Option<Moment>,
+    /// When to look whether workers have heard what was urgent.
+    interrupt_at: Option<Moment>,
     resting: Resting,
     events: VecDeque<Event>,
     origin: Instant,
@@ -210,7 +217,7 @@ impl Driver {
             result_words: RESULT_WORDS,
             control_words: CONTROL_WORDS,
         };
-        let (link, poller, timer) = (Link::new(layout)?, Poller::new()?, Timer::new()?);
+        let (link, poller, timer) = (Link::new(layout, config.max_reply)?, Poller::new()?, Timer::new()?);
         poller.add(&link.bell, BELL)?;
         poller.add(&timer, TIMER)?;
         let mut driver = Self {
@@ -224,6 +231,7 @@ impl Driver {
             look_wait: RING_AGAIN,
             nap: None,
             watch_at: None,
+            interrupt_at: None,
             resting: Resting::default(),
             events: VecDeque::new(),
             origin: Instant::now(),
@@ -242,11 +250,7 @@ impl Driver {
     /// When [`Self::drain`] wants to be called even if the descriptor stays silent. The descriptor becomes readable
     /// then too, so a host may ignore this.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.pool.poll_timeout(), self.look_again, self.nap, self.watch_at]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| self.origin + at)
+        self.next_look().map(|at| self.origin + at)
     }
 
     /// Opens a call: tasks that are submitted as room appears, and that queues are fair to as one.
@@ -371,6 +375,7 @@ impl Driver {
         self.poll()?;
         let outcomes = self.read_rings()?;
         self.watch()?;
+        self.interrupt_deaf()?;
         let now = self.now();
         if self.pool.poll_timeout().is_some_and(|at| at <= now) {
             self.pool.handle(now, Input::Timeout);
@@ -509,7 +514,8 @@ impl Driver {
                 let now = self.now();
                 self.pool.handle(now, input);
             }
-            Output::Cancel { worker, task } => self.send(worker, ControlFrame::Cancel(task))?,
+            Output::Cancel { worker, task } => self.urge(worker, ControlFrame::Cancel(task))?,
+            Output::Stop { worker, stop: Stop::Now } => self.urge(worker, ControlFrame::Stop(Stop::Now))?,
             Output::Stop { worker, stop } => self.send(worker, ControlFrame::Stop(stop))?,
             Output::Kill { worker, gently } => {
                 if let Some(seat) = self.link.get(worker) {
@@ -544,7 +550,9 @@ impl Driver {
     }
 
     fn send(&mut self, worker: WorkerId, frame: ControlFrame<'_>) -> io::Result<()> {
-        self.link.get(worker).map_or(Ok(()), |seat| seat.send(frame))
+        let Some(seat) = self.link.get(worker) else { return Ok(()) };
+        seat.send(frame)?;
+        self.replace_if_deaf(worker)
     }
 }
 

@@ -3,6 +3,8 @@
 //! The host runs turns: [`WorkerLink::begin_turn`], control and items until there are none, [`WorkerLink::end_turn`].
 //! Between turns it waits on the link's descriptor, and runs whatever the items left running.
 
+mod control;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,8 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    Cause, ControlFrame, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker,
-    WorkerConfig, split_large,
+    Cause, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker, WorkerConfig,
 };
 use polyloop_shm::{
     AttachError, BoardReader, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
@@ -19,6 +20,7 @@ use polyloop_shm::{
 };
 use thiserror::Error;
 
+use self::control::Said;
 use crate::driver::PROTOCOL;
 use crate::inject::step;
 use crate::layout::Layout;
@@ -120,6 +122,10 @@ pub struct WorkerLink {
     leases: LeaseWriter,
     results: RingWriter,
     control: RingReader,
+    /// What was taken from the control ring while the host could not be told.
+    overheard: VecDeque<Result<Said, WorkerError>>,
+    /// Urgent words dealt with, for the manager to see.
+    heard: Words,
     sleeper: Sleeper,
     status: StatusWriter,
     bell: Doorbell,
@@ -137,6 +143,7 @@ pub struct WorkerLink {
     /// Items that were answered for although they go on.
     given_up: BTreeSet<TaskId>,
     grace: Duration,
+    max_reply: u64,
     turns: u64,
     /// Something was published since the manager was last looked at.
     news: bool,
@@ -156,7 +163,7 @@ impl WorkerLink {
         let handle = os::process_handle(pid)?;
         os::send(socket.as_fd(), &[PROTOCOL, pid.into()], &[handle.as_fd()])?;
         let (numbers, fds) = os::receive(socket.as_fd())?.ok_or(ConnectError::Gone)?;
-        let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros], fields) =
+        let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros, max_reply], fields) =
             numbers.split_first_chunk().ok_or(ConnectError::Version)?;
         let fields = fields.first_chunk::<{ Layout::FIELDS }>().ok_or(ConnectError::Version)?;
         let layout = Layout::from_fields(*fields).filter(|_| version == PROTOCOL).ok_or(ConnectError::Version)?;
@@ -164,6 +171,8 @@ impl WorkerLink {
         let queue = u16::try_from(queue).ok().filter(|queue| *queue < layout.queues).ok_or(ConnectError::Version)?;
         let concurrency = u32::try_from(concurrency).map_err(|_| ConnectError::Version)?;
         let [pool, own, bell, manager_bell] = <[OwnedFd; 4]>::try_from(fds).map_err(|_| ConnectError::Version)?;
+        // From here on the manager may interrupt this process.
+        os::survive_interrupts()?;
         let regions = [Region::attach(pool)?, Region::attach(own)?];
         let [pool, own] = [regions[0].words(), regions[1].words()];
         if pool.len() < layout.pool_words() || own.len() < layout.seat_words() {
@@ -179,6 +188,8 @@ impl WorkerLink {
             leases: LeaseWriter::new(layout.leases(own)),
             results: RingWriter::new(layout.results(own)),
             control: RingReader::new(layout.control(own)),
+            overheard: VecDeque::new(),
+            heard: layout.heard(own),
             sleeper: Sleeper::new(layout.epoch(pool, seat)),
             status: StatusWriter::new(layout.status(pool, seat)),
             bell: Doorbell::from_fd(bell),
@@ -192,6 +203,7 @@ impl WorkerLink {
             fetching: BTreeMap::new(),
             given_up: BTreeSet::new(),
             grace: Duration::from_micros(grace_micros),
+            max_reply,
             turns: 0,
             news: false,
             payload: Vec::new(),
@@ -242,51 +254,6 @@ impl WorkerLink {
         self.bell.silence()?;
         step("silence");
         self.retire_if_too_large()
-    }
-
-    /// What the manager has said, one thing at a time. The bytes of [`Control::Start`] are left in `item`.
-    ///
-    /// # Errors
-    /// [`WorkerError`] when the manager can't be understood: leave.
-    pub fn next_control(&mut self, item: &mut Item) -> Result<Option<Control>, WorkerError> {
-        self.check_ours()?;
-        while let Some(record) = self.control.pop(&mut self.payload)? {
-            step("control");
-            if self.control.writer_waits() {
-                step("room");
-                self.manager_bell.ring()?;
-            }
-            match ControlFrame::parse(record.kind, &self.payload)? {
-                ControlFrame::Cancel(task) => {
-                    if let Some((job, _)) = self.fetching.remove(&task) {
-                        self.reply(job, Reply::Cancelled);
-                        continue;
-                    }
-                    return Ok(Some(Control::Cancel(task)));
-                }
-                ControlFrame::Stop(stop) => {
-                    self.core.stop(stop);
-                    return Ok(Some(Control::Stop(stop)));
-                }
-                ControlFrame::Bytes { task, bytes, last } => {
-                    let Some((_, whole)) = self.fetching.get_mut(&task) else { continue };
-                    whole.extend_from_slice(bytes);
-                    step("bytes");
-                    if !last {
-                        continue;
-                    }
-                    if let Some((job, whole)) = self.fetching.remove(&task) {
-                        let (function, arguments) = split_large(&whole).ok_or(WorkerError::Task)?;
-                        item.function = function.to_vec();
-                        item.arguments = arguments.to_vec();
-                        // What was published must not wait for this item, which may block.
-                        self.tell()?;
-                        return Ok(Some(Control::Start(job)));
-                    }
-                }
-            }
-        }
-        Ok(None)
     }
 
     /// The next item to start, if this worker has room and there is one. Start it before asking for another.
@@ -391,6 +358,11 @@ impl WorkerLink {
         self.grace
     }
 
+    /// Bytes that a reply may have. A worker that publishes more is killed.
+    pub fn max_reply(&self) -> u64 {
+        self.max_reply
+    }
+
     /// Turns taken so far.
     pub fn turns(&self) -> u64 {
         self.turns
@@ -435,7 +407,7 @@ impl WorkerLink {
         step("announced");
         let work = !deferring && self.core.room() > 0 && self.board.has_unclaimed(self.core.is_idle());
         let room = !self.unpublished.is_empty() && self.publish_waiting();
-        if work || room || self.control.is_ready() {
+        if work || room || !self.overheard.is_empty() || self.control.is_ready() {
             step("again");
             self.sleeper.wake();
             return Ok(Rested::Again);

@@ -1,10 +1,15 @@
 //! Cancelling: off the queue, off the board, or in the worker that has the task, and what if that does not let go.
 
+use std::time::Duration;
+
 use super::{Pool, Timer};
 use crate::event::{Output, Place};
 use crate::id::{CallId, Moment, TaskId};
 use crate::stats::Cause;
 use crate::task::{Outcome, TaskState, Wish};
+
+/// The least time until a cancelled task is looked at again whose worker is not known yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Pool {
     /// Asks for a task to be cancelled. Its outcome comes as for any other: at once if it never started, else when
@@ -44,9 +49,10 @@ impl Pool {
         }
     }
 
-    pub(super) fn owned(&mut self, id: TaskId, seat: u16) {
+    pub(super) fn owned(&mut self, now: Moment, id: TaskId, seat: u16) {
         let Some(worker) = self.workers.seated(seat) else {
-            return;
+            // The board names somebody who is not there: nobody will ever answer for it.
+            return self.finish(now, id, Outcome::Cancelled);
         };
         if let Some(task) = self.tasks.get_mut(id) {
             task.state = TaskState::Taken { worker };
@@ -60,7 +66,8 @@ impl Pool {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
-        let until = now + self.config.grace;
+        // Not at once, so that even without any grace there is time to hear where it is.
+        let until = now + self.config.grace.max(LOOK_AGAIN);
         match (task.wish, task.state) {
             (Wish::Forget { .. }, TaskState::Taken { worker }) => {
                 self.blame(worker, Cause::Overdue);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Pool, PoolConfig};
 use crate::event::{Output, Place};
 use crate::frame::Terms;
-use crate::id::{CallId, QueueIndex, TaskId};
+use crate::id::{CallId, Moment, QueueIndex, TaskId};
 use crate::schedule::Pick;
 use crate::task::{Submission, Task, TaskState, Wish};
 
@@ -63,7 +63,7 @@ impl Pool {
         }
     }
 
-    pub(super) fn reclaimed(&mut self, queue: QueueIndex, slot: u32, owners: &[Option<u16>]) {
+    pub(super) fn reclaimed(&mut self, now: Moment, queue: QueueIndex, slot: u32, owners: &[Option<u16>]) {
         let Some(place) = self.queues.get_mut(usize::from(queue.0)) else {
             return;
         };
@@ -72,9 +72,13 @@ impl Pool {
             let Some(task) = self.tasks.get_mut(id) else {
                 continue;
             };
-            let worker = owner.and_then(|seat| self.workers.seated(seat));
-            if let (true, Some(worker)) = (task.state == TaskState::Posted { slot, index }, worker) {
-                task.state = TaskState::Taken { worker };
+            if task.state != (TaskState::Posted { slot, index }) {
+                continue;
+            }
+            match owner.and_then(|seat| self.workers.seated(seat)) {
+                Some(worker) => task.state = TaskState::Taken { worker },
+                // Neither taken back from here nor taken by anybody who is there: the board is damaged.
+                None => self.bereave_of_nobody(now, id, *owner),
             }
         }
     }

@@ -1,8 +1,10 @@
 //! How a pool ends: closed, terminated, and only once.
 
-use polyloop_core::{Exit, Input, Outcome, Output, Refused, Report, State, Stop, Submission};
+use std::time::Duration;
 
-use crate::stage::{FIRST, GRACE, Stage, task, value};
+use polyloop_core::{Exit, Input, Outcome, Output, PoolConfig, Refused, Report, State, Stop, Submission};
+
+use crate::stage::{CONFIG, FIRST, GRACE, Stage, task, value};
 
 fn stops(stage: &Stage, how: Stop) -> usize {
     stage.count(|o| matches!(o, Output::Stop { stop, .. } if *stop == how))
@@ -182,4 +184,18 @@ fn a_pool_that_could_never_start_a_worker_ends_by_itself() {
     assert!(stage.is_closed());
     stage.close();
     assert!(stage.is_closed());
+}
+
+#[test]
+fn without_any_grace_a_cancelled_task_that_nobody_can_be_asked_for_ends() {
+    let mut stage = Stage::new(PoolConfig { grace: Duration::ZERO, ..CONFIG });
+    stage.is_ready(FIRST);
+    let id = stage.submit(task(1));
+    stage.cancel(id);
+    // The caller waits no longer, whatever the board says; and it may name somebody who is not there.
+    stage.pass(Duration::ZERO);
+    stage.handle(Input::Owned { task: id, seat: 999 });
+    assert_eq!(stage.delivered(), [(1, Outcome::Cancelled)]);
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.pool.poll_timeout(), None);
 }

@@ -1,10 +1,9 @@
 //! Reading the workers' result rings: frames in, the core's inputs out.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use polyloop_core::{ControlFrame, Input, Outcome, Payload, Reply, ResultFrame, TaskId, WorkerId, write_large};
+use polyloop_core::{ControlFrame, Heard, TaskId, WorkerId, write_large};
 
 use super::Driver;
 
@@ -38,17 +37,13 @@ impl Driver {
 
     pub(super) fn read_worker(&mut self, index: u16, limit: usize) -> io::Result<usize> {
         let (mut read, now) = (0, self.now());
+        let Some(worker) = self.link.seats.get(&index).map(|seat| seat.worker) else { return Ok(0) };
         while read < limit {
-            let Some(seat) = self.link.seats.get_mut(&index) else { return Ok(read) };
-            let worker = seat.worker;
-            let mut pieces = std::mem::take(&mut seat.pieces);
-            let frame = seat.next_frame(|frame| input(worker, frame, &mut pieces));
-            seat.pieces = pieces;
-            match frame {
+            match self.link.next_frame(index, &self.pool) {
                 Ok(None) => break,
-                Ok(Some(Some(Read::Input(input)))) => self.pool.handle(now, input),
-                Ok(Some(Some(Read::Fetch(task)))) => self.fetch(worker, task)?,
-                Ok(Some(None)) => (),
+                Ok(Some(Heard::Input(input))) => self.pool.handle(now, input),
+                Ok(Some(Heard::Fetch(task))) => self.fetch(worker, task)?,
+                Ok(Some(Heard::Piece)) => (),
                 Err(error) => self.garbage(worker, &error.to_string())?,
             }
             read += 1;
@@ -61,47 +56,10 @@ impl Driver {
 
     pub(super) fn fetch(&mut self, worker: WorkerId, task: TaskId) -> io::Result<()> {
         let bytes = self.pool.terms_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
-        let Some(seat) = self.link.get(worker) else { return Ok(()) };
         match bytes {
-            Some(bytes) => seat.send_large(task, bytes.into()),
+            Some(bytes) => self.link.get(worker).map_or(Ok(()), |seat| seat.send_large(task, bytes.into())),
             // It has ended meanwhile for its caller.
-            None => seat.send(ControlFrame::Cancel(task)),
+            None => self.urge(worker, ControlFrame::Cancel(task)),
         }
     }
-}
-
-enum Read {
-    Input(Input),
-    Fetch(TaskId),
-}
-
-/// What a worker's frame means to the core; `None` for a piece of something that is still to come.
-fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId, Vec<u8>>) -> Option<Read> {
-    Some(Read::Input(match frame {
-        ResultFrame::Reply { task, reply } => {
-            let mut whole = |bytes: &[u8]| match pieces.remove(&task) {
-                None => Payload::from_slice(bytes),
-                Some(mut whole) => {
-                    whole.extend_from_slice(bytes);
-                    Payload::from_vec(whole)
-                }
-            };
-            let outcome = match reply {
-                Reply::Value(bytes) => Outcome::Value(whole(bytes)),
-                Reply::Raised(bytes) => Outcome::Raised(whole(bytes)),
-                Reply::Rejected(bytes) => Outcome::Rejected(whole(bytes)),
-                Reply::Cancelled => Outcome::Cancelled,
-                Reply::TimedOut => Outcome::TimedOut,
-            };
-            Input::Outcome { worker, task, outcome }
-        }
-        ResultFrame::Piece { task, bytes } => {
-            pieces.entry(task).or_default().extend_from_slice(bytes);
-            return None;
-        }
-        ResultFrame::Ready => Input::Ready(worker),
-        ResultFrame::Failed(error) => Input::Failed { worker, error: error.to_vec() },
-        ResultFrame::Retiring(cause) => Input::Retiring { worker, cause },
-        ResultFrame::Fetch(task) => return Some(Read::Fetch(task)),
-    }))
 }

@@ -16,8 +16,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Exit, Outcome, QueueIndex, Report, Stage, StartOrder, State, Submission,
-    TaskId, WorkerId,
+    CallId, Driver, DriverConfig, Event, Exit, MAX_REPLY, Outcome, QueueIndex, Report, Stage, StartOrder, State,
+    Submission, TaskId, WorkerId,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -34,6 +34,7 @@ pub(crate) const SHAPE: DriverConfig = DriverConfig {
     concurrency: 1,
     max_tasks: 0,
     max_memory: 0,
+    max_reply: MAX_REPLY,
     max_age: None,
     overlap: true,
     block_warning: None,
