@@ -13,7 +13,7 @@ import multiprocessing.util
 import operator
 import warnings
 import weakref
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence, Sized
 from contextlib import AbstractAsyncContextManager
 from multiprocessing.context import BaseContext
 from types import TracebackType
@@ -427,7 +427,8 @@ class Pool(Verbs):
         asynchronous = aiter(iterable) if isinstance(iterable, AsyncIterable) else None
         source = iter(iterable) if asynchronous is None else None
         call = self._manager.open_map(func, source, star, options.core, window, bool(return_exceptions))
-        return PoolResult(call, asynchronous, self._maps, self)
+        total = len(iterable) if isinstance(iterable, Sized) else None
+        return PoolResult(call, asynchronous, self._maps, self, total)
 
     def _take_no_more(self) -> None:
         self.running = False
