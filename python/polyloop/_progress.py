@@ -5,9 +5,10 @@ pay nothing for it.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import _core
+if TYPE_CHECKING:
+    from . import _core
 
 __all__ = ["show_progress"]
 
