@@ -8,7 +8,9 @@ mod map;
 mod options;
 mod pending;
 mod queue;
+mod reference;
 mod task;
+mod thread;
 mod worker;
 
 use pyo3::prelude::*;
@@ -31,6 +33,8 @@ mod _core {
     use crate::queue::{Queue, QueueWatch};
     #[pymodule_export]
     use crate::task::Done;
+    #[pymodule_export]
+    use crate::thread::ThreadCall;
     #[pymodule_export]
     use crate::worker::Worker;
 }

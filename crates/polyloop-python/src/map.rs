@@ -356,6 +356,12 @@ impl MapCall {
         Ok(())
     }
 
+    /// Items that have come back, in whatever way.
+    #[getter]
+    fn finished(&self) -> u64 {
+        self.with(|state| state.results.finished())
+    }
+
     /// How many more items may be pushed now.
     #[getter]
     fn room(&self) -> usize {
