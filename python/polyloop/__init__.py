@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         WorkerDied,
         WorkerStartError,
     )
+    from .executor import ProcessPoolExecutor
     from .handle import TaskHandle
     from .pool import Pool, WorkerProcess
     from .process import Process, Worker
@@ -41,6 +42,7 @@ __all__ = [
     "PoolStats",
     "PoolTerminated",
     "Process",
+    "ProcessPoolExecutor",
     "QueueID",
     "RemoteError",
     "RoundRobin",
@@ -72,6 +74,7 @@ _HOMES = {
         "WorkerDied",
         "WorkerStartError",
     ),
+    "executor": ("ProcessPoolExecutor",),
     "handle": ("TaskHandle",),
     "pool": ("Pool", "WorkerProcess"),
     "process": ("Process", "Worker"),
