@@ -32,10 +32,8 @@ impl Driver {
             if let Some(watched) = seat.handle.as_ref().or(seat.sentinel.as_ref()) {
                 self.poller.add(watched, token(DEATH, worker))?;
             }
-            if seat.mute {
-                // It wrote garbage before anybody could say which process to kill.
-                seat.kill(false)?;
-            }
+            // Greeted no sooner: whoever hears of a task that runs there can ask which process it is.
+            self.poller.add(&seat.socket, token(SOCKET, worker))?;
         }
         self.tell(Input::Started { worker, pid })
     }
@@ -82,7 +80,6 @@ impl Driver {
             return self.garbage(worker, "a hello of another version of polyloop");
         };
         if seat.handle.is_none() {
-            // Without a sentinel yet, `started` is still to come, and will watch the handle.
             if let Some(sentinel) = seat.sentinel.take() {
                 self.poller.remove(&sentinel)?;
                 self.poller.add(&handle, token(DEATH, worker))?;
@@ -129,7 +126,6 @@ impl Driver {
         match self.link.seat(worker, queue) {
             Ok(NewSeat { socket, lifeline }) => {
                 let seat = &self.link.seats[&worker.seat];
-                self.poller.add(&seat.socket, token(SOCKET, worker))?;
                 let our_ends = [seat.socket.as_raw_fd(), seat.lifeline.as_raw_fd()];
                 self.events.push_back(Event::Start(StartOrder { worker, queue, socket, lifeline, our_ends }));
             }
