@@ -77,7 +77,7 @@ class ProcessPoolExecutor(BridgedExecutor):
             "initargs": initargs,
             "maxtasksperchild": max_tasks_per_child or 0,
             "childconcurrency": 1,
-            # mp_context
+            "mp_context": mp_context,
         }
         self._strict = strict
         self._lock = threading.Lock()

@@ -15,6 +15,7 @@ import operator
 import warnings
 import weakref
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +25,7 @@ from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cp
 from ._stats import PoolStats, pool_stats
 from ._verbs import Verbs
 from ._worker import Plan
-from .context import check_main_guard, get_context
+from .context import as_context, check_main_guard
 from .errors import PoolClosed, WorkerDied
 from .handle import TaskHandle
 from .options import Options
@@ -76,6 +77,7 @@ class Pool(Verbs):
         block_warning: seconds that a worker's event loop may be blocked by one call before that is logged in the
             client, once, with the stack of the call; None or 0 to log nothing. Workers are asked for the stack by the
             signal `SIGRTMIN+3`.
+        mp_context: a multiprocessing context or the name of a start method; None for the one of `set_start_method`.
 
     Raises:
         ValueError: impossible numbers, a coroutine function as initializer, or more processes than this one may have
@@ -110,6 +112,7 @@ class Pool(Verbs):
         max_memory_per_child: int | None = None,
         max_age_per_child: float | None = None,
         block_warning: float | None = BLOCK_WARNING_S,
+        mp_context: BaseContext | str | None = None,
         _oom_file: str | None = None,
     ) -> None:
         _check_synchronous("initializer", initializer)
@@ -117,7 +120,7 @@ class Pool(Verbs):
         _check_positive("max_memory_per_child", max_memory_per_child)
         _check_positive("max_age_per_child", max_age_per_child)
         check_main_guard()
-        self.context = get_context()
+        self.context = as_context(mp_context)
         self.scheduler = scheduler or RoundRobin()
         self.process_count = max(1, processes or usable_cpus())
         self.queue_count = max(1, queuecount or 1)
@@ -153,7 +156,7 @@ class Pool(Verbs):
         except OSError as error:
             raise explain_file_size(error) from None
         plan = Plan(initializer, tuple(initargs), loop_initializer, exception_handler, grace)
-        self._roster = Roster(self._manager, self._loop, plan, _oom_file)
+        self._roster = Roster(self._manager, self._loop, plan, self.context, _oom_file)
         self._register_queues(custom_scheduler=scheduler is not None)
         self._loop.add_reader(self._manager.fileno(), _on_readable, weakref.ref(self))
         # Called when the pool is collected, and at the program's exit: never waits, needs no loop.
@@ -163,6 +166,7 @@ class Pool(Verbs):
             (self._manager, self._loop, self._manager.fileno(), self._roster.our_ends),
             exitpriority=EXIT_PRIORITY,
         )
+        self._drain()  # its first orders are to start workers
 
     @property
     def _pool(self) -> Pool:
