@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         WorkerDied,
         WorkerStartError,
     )
+    from .executor import ProcessPoolExecutor
+    from .handle import TaskHandle
     from .pool import Pool, WorkerProcess
     from .process import Process, Worker
     from .results import Outcome, PoolResult
@@ -40,10 +42,12 @@ __all__ = [
     "PoolStats",
     "PoolTerminated",
     "Process",
+    "ProcessPoolExecutor",
     "QueueID",
     "RemoteError",
     "RoundRobin",
     "Scheduler",
+    "TaskHandle",
     "TaskID",
     "TaskTimeout",
     "Worker",
@@ -70,6 +74,8 @@ _HOMES = {
         "WorkerDied",
         "WorkerStartError",
     ),
+    "executor": ("ProcessPoolExecutor",),
+    "handle": ("TaskHandle",),
     "pool": ("Pool", "WorkerProcess"),
     "process": ("Process", "Worker"),
     "results": ("Outcome", "PoolResult"),

@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -18,7 +19,7 @@ from . import _core
 from ._limits import OomKills
 from ._stacks import Stacks
 from ._worker import Plan, Recruit
-from .context import CHILD_NAME, Setup, Starter, forget_parent_fd, get_context, register_parent_fd, start_process
+from .context import CHILD_NAME, Setup, Starter, forget_parent_fd, register_parent_fd, start_process
 
 __all__ = ["Roster", "WorkerProcess"]
 
@@ -73,14 +74,19 @@ class Roster:
     """Starts the workers of one pool on the starter thread, and reaps them."""
 
     def __init__(
-        self, manager: _core.Manager, loop: asyncio.AbstractEventLoop, plan: Plan, oom_file: str | None = None
+        self,
+        manager: _core.Manager,
+        loop: asyncio.AbstractEventLoop,
+        plan: Plan,
+        context: BaseContext,
+        oom_file: str | None = None,
     ) -> None:
         self._manager = manager
         self._oom_file = oom_file
         self._oom_kills: dict[int, OomKills] = {}
         self._loop = loop
         self._plan = plan
-        self._context = get_context()
+        self._context = context
         self._method = str(self._context.get_start_method())
         self.stacks = Stacks(loop)
         self._workers: dict[int, WorkerProcess] = {}

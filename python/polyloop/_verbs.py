@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
+from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PoolView", "Verbs"]
 
+P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -66,6 +68,34 @@ class Verbs:
         255
         """
         return await self._pool._apply(func, args, kwds, self._options)
+
+    @overload
+    def submit(self, func: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
+    @overload
+    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
+    def submit(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+        """Start `func(*args, **kwargs)` on a worker, and return a future of what it returns.
+
+        What `apply` raises, the handle raises; what can't be sent is refused here. How the task is run is said by
+        `options`, so that all arguments here are the function's own.
+
+        Parameters:
+            func: a coroutine function or a plain one; lambdas, closures, methods and partials too.
+
+        Raises:
+            PoolClosed: the pool takes no new work.
+            TypeError: the function or an argument can't be sent.
+
+        >>> from polyloop import Pool
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         number = pool.submit(int, "ff", base=16)
+        ...         return await number
+        >>> import asyncio
+        >>> asyncio.run(main())
+        255
+        """
+        return self._pool._submit(func, args, kwargs, self._options)
 
     @overload
     def map(

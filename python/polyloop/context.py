@@ -37,6 +37,7 @@ __all__ = [
     "PassedFd",
     "Setup",
     "Starter",
+    "as_context",
     "check_main_guard",
     "forget_parent_fd",
     "get_context",
@@ -87,6 +88,17 @@ def get_context() -> BaseContext:
     if _context is None:
         _context = multiprocessing.get_context(DEFAULT_START_METHOD)
     return _context
+
+
+def as_context(context: BaseContext | str | None) -> BaseContext:
+    """The multiprocessing context that is meant: itself, that of a start method, or the current one.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if context is None:
+        return get_context()
+    return multiprocessing.get_context(context) if isinstance(context, str) else context
 
 
 def set_context(method: str | None = None) -> None:

@@ -15,8 +15,9 @@ import operator
 import warnings
 import weakref
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _core, _worker
 from ._limits import check_descriptors, explain_file_size
@@ -24,11 +25,15 @@ from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cp
 from ._stats import PoolStats, pool_stats
 from ._verbs import Verbs
 from ._worker import Plan
-from .context import check_main_guard, get_context
+from .context import as_context, check_main_guard
 from .errors import PoolClosed, WorkerDied
+from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
 from .scheduler import QueueID, RoundRobin, Scheduler
+
+if TYPE_CHECKING:
+    from ._bridge import PoolExecutor
 
 __all__ = ["Pool", "WorkerProcess"]
 
@@ -72,6 +77,7 @@ class Pool(Verbs):
         block_warning: seconds that a worker's event loop may be blocked by one call before that is logged in the
             client, once, with the stack of the call; None or 0 to log nothing. Workers are asked for the stack by the
             signal `SIGRTMIN+3`.
+        mp_context: a multiprocessing context or the name of a start method; None for the one of `set_start_method`.
 
     Raises:
         ValueError: impossible numbers, a coroutine function as initializer, or more processes than this one may have
@@ -106,6 +112,7 @@ class Pool(Verbs):
         max_memory_per_child: int | None = None,
         max_age_per_child: float | None = None,
         block_warning: float | None = BLOCK_WARNING_S,
+        mp_context: BaseContext | str | None = None,
         _oom_file: str | None = None,
     ) -> None:
         _check_synchronous("initializer", initializer)
@@ -113,7 +120,7 @@ class Pool(Verbs):
         _check_positive("max_memory_per_child", max_memory_per_child)
         _check_positive("max_age_per_child", max_age_per_child)
         check_main_guard()
-        self.context = get_context()
+        self.context = as_context(mp_context)
         self.scheduler = scheduler or RoundRobin()
         self.process_count = max(1, processes or usable_cpus())
         self.queue_count = max(1, queuecount or 1)
@@ -132,6 +139,7 @@ class Pool(Verbs):
         self._loop = _running_loop()
         self._ended = self._loop.create_future()
         self._maps: set[PoolResult[Any]] = set()
+        self._on_death: Callable[[], None] | None = None
         check_descriptors(self.process_count)
         try:
             self._manager = _core.Manager(
@@ -148,7 +156,7 @@ class Pool(Verbs):
         except OSError as error:
             raise explain_file_size(error) from None
         plan = Plan(initializer, tuple(initargs), loop_initializer, exception_handler, grace)
-        self._roster = Roster(self._manager, self._loop, plan, _oom_file)
+        self._roster = Roster(self._manager, self._loop, plan, self.context, _oom_file)
         self._register_queues(custom_scheduler=scheduler is not None)
         self._loop.add_reader(self._manager.fileno(), _on_readable, weakref.ref(self))
         # Called when the pool is collected, and at the program's exit: never waits, needs no loop.
@@ -158,6 +166,7 @@ class Pool(Verbs):
             (self._manager, self._loop, self._manager.fileno(), self._roster.our_ends),
             exitpriority=EXIT_PRIORITY,
         )
+        self._drain()  # its first orders are to start workers
 
     @property
     def _pool(self) -> Pool:
@@ -245,6 +254,23 @@ class Pool(Verbs):
             self.terminate()
             await self.join()
 
+    def executor(self) -> PoolExecutor:
+        """The standard library's `Executor` interface to this pool: for `run_in_executor`, for libraries, for threads.
+
+        Its calls are tasks like any other. Its futures must not be waited for on the thread of the pool's loop.
+
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         return await asyncio.get_running_loop().run_in_executor(pool.executor(), abs, -1)
+        >>> import asyncio
+        >>> asyncio.run(main())
+        1
+        """
+        from ._bridge import PoolExecutor  # brings much with it that few need
+
+        ahead = self.process_count * (self.childconcurrency + 1)
+        return PoolExecutor(self._loop, self, ahead)
+
     def stats(self) -> PoolStats:
         """The pool in numbers, as they are now.
 
@@ -271,6 +297,15 @@ class Pool(Verbs):
         except asyncio.CancelledError:
             await self._cancel(token, future)
             raise
+
+    def _submit(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    ) -> TaskHandle[Any]:
+        self._check_usable()
+        handle: TaskHandle[Any] = TaskHandle(loop=self._loop)
+        handle._manager = self._manager
+        handle._token = self._manager.submit(func, args, kwargs or None, options.core, handle, self)
+        return handle
 
     def _map(
         self,
@@ -333,6 +368,8 @@ class Pool(Verbs):
         self._roster.reap(key, self.processes.pop)
 
     def _on_died(self, key: int, pid: int | None, exitcode: int | None, retried: int, lost: int) -> None:
+        if self._on_death is not None:
+            self._on_death()
         fates = [f"{retried} to be run again"] if retried else []
         fates += [f"{lost} lost"] if lost else []
         running = f"; of its tasks {' and '.join(fates)}" if fates else ""

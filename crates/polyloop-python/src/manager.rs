@@ -219,8 +219,9 @@ impl Manager {
             .map_err(|_| PyRuntimeError::new_err("the pool has a scheduler already"))
     }
 
-    /// Submit `func(*args, **kwargs)`; `future` gets what comes of it. Returns a token for `cancel`.
-    #[pyo3(signature = (func, args, kwargs, options, future))]
+    /// Submit `func(*args, **kwargs)`; `future` gets what comes of it, and `keeps` is kept alive until then. Returns a
+    /// token for `cancel` and `request_cancel`.
+    #[pyo3(signature = (func, args, kwargs, options, future, keeps = None))]
     fn submit(
         slf: &Bound<'_, Self>,
         func: &Bound<'_, PyAny>,
@@ -228,6 +229,7 @@ impl Manager {
         kwargs: Option<&Bound<'_, PyDict>>,
         options: Py<TaskOptions>,
         future: Py<PyAny>,
+        keeps: Option<Py<PyAny>>,
     ) -> PyResult<usize> {
         let this = slf.get();
         let function = this.reference(func, 0)?;
@@ -236,7 +238,7 @@ impl Manager {
         let call = CallId::SINGLES;
         let submission = submission(call, queue, function, arguments, options.get());
         let function = Some(func.clone().unbind());
-        let pending = Pending { target: Target::Future(future), function, task: None, options, scheduled_as };
+        let pending = Pending { target: Target::Future(future, keeps), function, task: None, options, scheduled_as };
         let token = this.accept(slf.py(), pending, submission)?;
         this.schedule_flush(slf.py())?;
         Ok(token)
@@ -271,11 +273,23 @@ impl Manager {
         let task = {
             let mut pending = lock(&self.pending);
             let Some(pending) = pending.get_mut(token) else { return Ok(false) };
-            if !matches!(&pending.target, Target::Future(target) if target.is(&future)) {
+            if !matches!(&pending.target, Target::Future(target, _) if target.is(&future)) {
                 return Ok(false);
             }
             pending.target = Target::Ended(ended);
             pending.task
+        };
+        if let Some(task) = task {
+            self.drive(|driver| driver.cancel(task))?;
+        }
+        Ok(true)
+    }
+
+    /// Ask for a task to be cancelled; `future` gets what comes of it all the same. False if it has ended already.
+    fn request_cancel(&self, token: usize, future: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let task = match lock(&self.pending).get_mut(token) {
+            Some(Pending { target: Target::Future(target, _), task, .. }) if target.is(future) => *task,
+            _ => return Ok(false),
         };
         if let Some(task) = task {
             self.drive(|driver| driver.cancel(task))?;
@@ -563,7 +577,7 @@ impl Manager {
         if matches!(outcome, Outcome::Cancelled) && !matches!(pending.target, Target::Item(..)) {
             self.tell_scheduler(py, pending.scheduled_as);
             match pending.target {
-                Target::Future(future) => complete(py, future.bind(py), intern!(py, "cancel"), None),
+                Target::Future(future, _) => complete(py, future.bind(py), intern!(py, "cancel"), None),
                 Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
                 Target::Item(..) => (),
             }
@@ -589,7 +603,7 @@ impl Manager {
                 }
             }
             Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
-            Target::Future(future) => {
+            Target::Future(future, _) => {
                 let future = future.bind(py);
                 match result {
                     Ok(value) => complete(py, future, intern!(py, "set_result"), Some(value)),
