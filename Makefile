@@ -178,11 +178,17 @@ bench-queue: build ## polyloop.Queue and multiprocessing.Queue side by side; wri
 fault-table: build ## Faults on polyloop, aiomultiprocess, ProcessPoolExecutor and pebble; writes docs/faults.md (minutes)
 	$(BIN)/python benches/fault_table.py $(BENCH)
 
+.PHONY: docs
+docs: build ## Build the pages into target/site/
+	@$(MAKE) --silent --no-print-directory $(VENV)/docs-tools
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs target/site
+	@echo "documentation: target/site/index.html"
+
 .PHONY: lock
 lock: ## Resolve requirements/*.in again into locked files
 	$(need_python)
 	@$(MAKE) --silent --no-print-directory $(VENV)/lock-tools
-	@for name in dev bench lock pyright; do \
+	@for name in dev bench docs lock pyright; do \
 		(cd requirements && UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile --quiet --universal --upgrade \
 			--python-version $(firstword $(SUPPORTED)) --generate-hashes --no-emit-index-url $$name.in -o $$name.txt); \
 	done
@@ -211,6 +217,10 @@ clean: ## Remove everything built
 # Only for lint, as it brings a JavaScript engine along.
 .venv-%/pyright: requirements/pyright.txt .venv-%/installed
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/pyright.txt
+	@touch $@
+
+.venv-%/docs-tools: requirements/docs.txt .venv-%/installed
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
 	@touch $@
 
 .PRECIOUS: .venv-%/installed

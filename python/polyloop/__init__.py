@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         WorkerDied,
         WorkerStartError,
     )
+    from .executor import ProcessPoolExecutor
     from .handle import TaskHandle
     from .pool import Pool, WorkerProcess
     from .process import Process, Worker
@@ -45,6 +46,7 @@ __all__ = [
     "PoolStats",
     "PoolTerminated",
     "Process",
+    "ProcessPoolExecutor",
     "Queue",
     "QueueID",
     "RemoteError",
@@ -79,6 +81,7 @@ _HOMES = {
         "WorkerDied",
         "WorkerStartError",
     ),
+    "executor": ("ProcessPoolExecutor",),
     "handle": ("TaskHandle",),
     "pool": ("Pool", "WorkerProcess"),
     "process": ("Process", "Worker"),

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterable, Callable, Mapping, Sequence, Sized
 from contextlib import AbstractAsyncContextManager
 from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _core, _worker
 from ._checks import check_lifespan, check_positive, check_synchronous
@@ -34,6 +34,9 @@ from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
 from .scheduler import QueueID, RoundRobin, Scheduler
+
+if TYPE_CHECKING:
+    from ._bridge import PoolExecutor
 
 __all__ = ["Pool", "WorkerProcess"]
 
@@ -160,6 +163,7 @@ class Pool(Verbs):
         self._ended = self._loop.create_future()
         self._maps: set[PoolResult[Any]] = set()
         self._room = None if max_pending is None else Room(max_pending)
+        self._on_death: Callable[[], None] | None = None
         check_descriptors(self.process_count)
         try:
             self._manager = _core.Manager(
@@ -190,6 +194,7 @@ class Pool(Verbs):
             (self._manager, self._loop, self._manager.fileno(), self._roster.our_ends),
             exitpriority=EXIT_PRIORITY,
         )
+        self._drain()  # its first orders are to start workers
 
     @property
     def _pool(self) -> Pool:
@@ -352,6 +357,23 @@ class Pool(Verbs):
             self.terminate()
             await self.join()
 
+    def executor(self) -> PoolExecutor:
+        """The standard library's `Executor` interface to this pool: for `run_in_executor`, for libraries, for threads.
+
+        Its calls are tasks like any other. Its futures must not be waited for on the thread of the pool's loop.
+
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         return await asyncio.get_running_loop().run_in_executor(pool.executor(), abs, -1)
+        >>> import asyncio
+        >>> asyncio.run(main())
+        1
+        """
+        from ._bridge import PoolExecutor  # brings much with it that few need
+
+        ahead = self.process_count * (self.childconcurrency + 1)
+        return PoolExecutor(self._loop, self, ahead)
+
     def stats(self) -> PoolStats:
         """The pool in numbers, as they are now.
 
@@ -484,6 +506,8 @@ class Pool(Verbs):
         self._loop.call_soon(self._staff.changed)
 
     def _on_died(self, key: int, pid: int | None, exitcode: int | None, retried: int, lost: int) -> None:
+        if self._on_death is not None:
+            self._on_death()
         fates = [f"{retried} to be run again"] if retried else []
         fates += [f"{lost} lost"] if lost else []
         running = f"; of its tasks {' and '.join(fates)}" if fates else ""
