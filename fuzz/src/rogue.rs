@@ -167,6 +167,7 @@ impl Stage {
                     self.rogues.remove(&worker);
                     self.driver.exited(worker, Exit::Signal(9)).expect("it has exited");
                 }
+                Event::Returned(values) => values.iter().for_each(|(_, token, _)| self.ends[token as usize] += 1),
                 Event::Deliver { token, .. } => self.ends[token as usize] += 1,
                 Event::Judge { task, token, .. } => match token % 2 {
                     0 => drop(self.driver.again(task, None)),

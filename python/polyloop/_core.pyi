@@ -67,6 +67,7 @@ class Manager:
         star: bool,
         options: TaskOptions,
         window: int,
+        chunk: int | None,
         keeps_errors: bool,
     ) -> MapCall: ...
     def cancel(self, token: int, future: asyncio.Future[Any], ended: asyncio.Future[None]) -> bool: ...

@@ -115,6 +115,7 @@ class Verbs:
         *,
         return_exceptions: Literal[False] = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R]: ...
     @overload
     def map(
@@ -124,6 +125,7 @@ class Verbs:
         *,
         return_exceptions: Literal[False] = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R]: ...
     @overload
     def map(
@@ -133,6 +135,7 @@ class Verbs:
         *,
         return_exceptions: bool,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R | BaseException]: ...
     @overload
     def map(
@@ -142,6 +145,7 @@ class Verbs:
         *,
         return_exceptions: bool,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R | BaseException]: ...
     def map(
         self,
@@ -150,6 +154,7 @@ class Verbs:
         *,
         return_exceptions: bool = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[Any]:
         """Run `func(item)` for each item of `iterable`.
 
@@ -159,11 +164,14 @@ class Verbs:
                 raises is raised.
             buffersize: how many items are drawn ahead of the results that have come back, or have been taken where
                 they are taken one by one; None for 2048.
+            chunksize: how many items are handed to the workers together, up to 256; None for as many as suit what they
+                cost, from one that takes long to hundreds that do next to nothing. Whatever it is, a worker takes one
+                item at a time, and each result comes back as its item ends.
 
         Raises:
             PoolClosed: the pool takes no new work.
             TypeError: the function can't be sent, or `iterable` is not one.
-            ValueError: `buffersize` is less than 1.
+            ValueError: `buffersize` or `chunksize` is less than 1.
 
         >>> from polyloop import Pool
         >>> async def main():
@@ -174,7 +182,7 @@ class Verbs:
         >>> asyncio.run(main())
         ([1, 3], [7, ValueError("invalid literal for int() with base 10: 'x'")])
         """
-        return self._pool._map(func, iterable, self._options, False, return_exceptions, buffersize)
+        return self._pool._map(func, iterable, self._options, False, return_exceptions, buffersize, chunksize)
 
     def starmap(
         self,
@@ -183,6 +191,7 @@ class Verbs:
         *,
         return_exceptions: bool = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[Any]:
         """Run `func(*arguments)` for each sequence of arguments in `iterable`; as `map` otherwise.
 
@@ -194,7 +203,7 @@ class Verbs:
         >>> asyncio.run(main())
         [8, 9]
         """
-        return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize)
+        return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize, chunksize)
 
     def options(
         self,

@@ -46,6 +46,7 @@ GRACE_S = 5.0
 PROCESSES_MAX = 32_766
 BLOCK_WARNING_S = 1.0
 MAP_WINDOW = 2048  # items drawn ahead
+CHUNK_MAX = 256  # items that go to the workers together
 EXIT_PRIORITY = 100  # before multiprocessing waits for processes that nobody ended
 
 R = TypeVar("R")
@@ -441,14 +442,14 @@ class Pool(Verbs):
         star: bool,
         return_exceptions: bool,
         buffersize: int | None,
+        chunksize: int | None,
     ) -> PoolResult[Any]:
         self._check_usable()
-        window = MAP_WINDOW if buffersize is None else operator.index(buffersize)
-        if window < 1:
-            raise ValueError("buffersize must be 1 or more, or None")
+        window = MAP_WINDOW if buffersize is None else _at_least_one("buffersize", buffersize)
+        chunk = None if chunksize is None else min(_at_least_one("chunksize", chunksize), CHUNK_MAX)
         asynchronous = aiter(iterable) if isinstance(iterable, AsyncIterable) else None
         source = iter(iterable) if asynchronous is None else None
-        call = self._manager.open_map(func, source, star, options.core, window, bool(return_exceptions))
+        call = self._manager.open_map(func, source, star, options.core, window, chunk, bool(return_exceptions))
         total = len(iterable) if isinstance(iterable, Sized) else None
         return PoolResult(call, asynchronous, self._maps, self, total)
 
@@ -611,6 +612,13 @@ def _running_loop() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise RuntimeError("a Pool needs a running event loop: make it within a coroutine") from None
+
+
+def _at_least_one(name: str, value: int) -> int:
+    number = operator.index(value)
+    if number < 1:
+        raise ValueError(f"{name} must be 1 or more, or None")
+    return number
 
 
 def _describe_exit(exitcode: int | None) -> str:

@@ -38,6 +38,7 @@ impl Pending {
     }
 }
 
+/// Tasks that stand for themselves, by token. Those of maps need no entry: their token is the item's index.
 #[derive(Default)]
 pub(crate) struct PendingTable {
     entries: Vec<Option<Pending>>,
@@ -60,16 +61,6 @@ impl PendingTable {
 
     pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut Pending> {
         self.entries.get_mut(index)?.as_mut()
-    }
-
-    /// The tasks of a map's items after this one.
-    pub(crate) fn items_after(&self, map: &Bound<'_, MapCall>, index: u64) -> Vec<TaskId> {
-        let items = self
-            .entries
-            .iter()
-            .flatten()
-            .filter(|pending| matches!(&pending.target, Target::Item(of, at) if of.is(map) && *at > index));
-        items.filter_map(|pending| pending.task).collect()
     }
 
     pub(crate) fn remove(&mut self, index: usize) -> Option<Pending> {

@@ -18,6 +18,10 @@ use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutin
 
 /// How long a turn may keep the loop from everything else.
 const TURN_BUDGET: Duration = Duration::from_millis(1);
+/// Items that end one after the other within this time are quick.
+const QUICK: Duration = Duration::from_micros(20);
+/// Quick items between two looks at the clock.
+const STRIDE_MAX: u32 = 16;
 /// Functions remembered by their references.
 const FUNCTIONS_MAX: usize = 256;
 
@@ -40,33 +44,40 @@ struct Function {
     suspends: AtomicBool,
 }
 
-/// Functions by their references.
+/// What the items of one turn use one after the other.
 #[derive(Default)]
-struct Functions {
-    all: HashMap<Vec<u8>, Arc<Function>>,
-    /// The one asked for last: most items run the same as the one before.
-    last: Option<(Vec<u8>, Arc<Function>)>,
+struct Desk {
+    item: Item,
+    /// The function of the last item, and its reference: most items run the same as the one before.
+    function: Option<(Vec<u8>, Arc<Function>)>,
+    /// What an item returned, as bytes.
+    value: Vec<u8>,
 }
 
-impl Functions {
-    fn get(&mut self, reference: &[u8]) -> Option<Arc<Function>> {
-        if let Some((_, function)) = self.last.as_ref().filter(|(last, _)| last == reference) {
-            return Some(Arc::clone(function));
-        }
-        let function = Arc::clone(self.all.get(reference)?);
-        self.last = Some((reference.to_vec(), Arc::clone(&function)));
-        Some(function)
+/// Looks at the clock often while items take long, and less often while they do not.
+struct TurnClock {
+    started: Instant,
+    looked: Instant,
+    stride: u32,
+    left: u32,
+}
+
+impl TurnClock {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { started: now, looked: now, stride: 1, left: 1 }
     }
 
-    fn last_name(&self) -> Option<String> {
-        self.last.as_ref().map(|(_, function)| function.name.clone())
-    }
-
-    fn insert(&mut self, reference: &[u8], function: Arc<Function>) {
-        if self.all.len() >= FUNCTIONS_MAX {
-            self.all.clear();
+    /// After each item: whether the turn has lasted long enough.
+    fn is_over(&mut self) -> bool {
+        self.left -= 1;
+        if self.left > 0 {
+            return false;
         }
-        self.all.insert(reference.to_vec(), function);
+        let now = Instant::now();
+        self.stride = if now - self.looked < QUICK { (self.stride * 2).min(STRIDE_MAX) } else { 1 };
+        (self.looked, self.left) = (now, self.stride);
+        now - self.started > TURN_BUDGET
     }
 }
 
@@ -97,7 +108,9 @@ pub(crate) struct Worker {
     max_reply: u64,
     codec: Codec,
     host: OnceLock<Host>,
-    functions: Mutex<Functions>,
+    functions: Mutex<HashMap<Vec<u8>, Arc<Function>>>,
+    /// The function of the item that runs its first step, or ran it last.
+    function_at_hand: Mutex<Option<Arc<Function>>>,
     running: Mutex<HashMap<TaskId, Running>>,
     /// The item whose function or first step runs, as bits; 0 for none.
     current: AtomicU64,
@@ -117,6 +130,7 @@ pub(crate) struct Worker {
     abandoned: AtomicBool,
     /// The pool has said to end now, and everything that ran has been cancelled.
     stopping: AtomicBool,
+    generation: u32,
 }
 
 /// An item that was not over after its first step.
@@ -160,9 +174,7 @@ impl Interrupt for Interrupter {
 
 enum Called<'py> {
     Value(Bound<'py, PyAny>),
-    Coroutine(Bound<'py, PyAny>, Arc<Function>),
-    /// The function must be sent again by value.
-    Rejected(PyErr),
+    Coroutine(Bound<'py, PyAny>),
 }
 
 #[pymethods]
@@ -183,6 +195,7 @@ impl Worker {
             codec: Codec::new(py)?,
             host: OnceLock::new(),
             functions: Mutex::default(),
+            function_at_hand: Mutex::default(),
             running: Mutex::default(),
             current: AtomicU64::new(NO_TASK),
             remarks: Mutex::default(),
@@ -194,6 +207,7 @@ impl Worker {
             scheduled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            generation: polyloop::forked_generation(),
         })
     }
 
@@ -277,7 +291,7 @@ impl Worker {
     /// Whether this process is the worker, not one that it forked.
     #[getter]
     fn is_ours(&self) -> bool {
-        lock(&self.link).is_ours()
+        self.generation == polyloop::forked_generation()
     }
 
     /// Whether the pool has said to end now, and everything that ran has been cancelled.
@@ -331,7 +345,9 @@ impl Worker {
                 let Some(task) = self.task_of_loop(py)? else { return Ok(None) };
                 (task, lock(&self.running).get(&task).map(|running| running.function.name.clone()))
             }
-            bits => (TaskId::from_bits(bits), lock(&self.functions).last_name()),
+            bits => {
+                (TaskId::from_bits(bits), lock(&self.function_at_hand).as_ref().map(|function| function.name.clone()))
+            }
         };
         let remark = lock(&self.remarks).get(&task).cloned();
         let (name, attempt) = remark.map_or((None, 1), |remark| (remark.name, remark.attempt));
@@ -375,10 +391,10 @@ impl Worker {
         let py = slf.py();
         let host = self.host()?;
         let level = host.tasks.level(py)?;
-        let mut item = Item::default();
+        let mut desk = Desk::default();
         self.cancel_overdue(py)?;
-        self.obey(slf, host, &mut item, level)?;
-        self.start_items(slf, host, &mut item, level)
+        self.obey(slf, host, &mut desk, level)?;
+        self.start_items(slf, host, &mut desk, level)
     }
 
     /// Cancels what has run out of time and waits for something.
@@ -440,13 +456,13 @@ impl Worker {
         lock(&self.interrupted).remove(&job.task)
     }
 
-    fn obey(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, level: Level) -> PyResult<()> {
+    fn obey(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
         loop {
-            let control = lock(&self.link).next_control(item).map_err(errors::worker)?;
+            let control = lock(&self.link).next_control(&mut desk.item).map_err(errors::worker)?;
             match control {
                 None => return Ok(()),
-                Some(Control::Start(job)) => self.run(slf, host, job, item, level)?,
+                Some(Control::Start(job)) => self.run(slf, host, job, desk, level)?,
                 Some(Control::Stop(Stop::Now)) => {
                     self.cancel_all(py)?;
                     self.stopping.store(true, Ordering::Relaxed);
@@ -462,47 +478,54 @@ impl Worker {
         }
     }
 
-    fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, level: Level) -> PyResult<u8> {
-        let started = Instant::now();
+    fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<u8> {
+        let mut clock = TurnClock::new();
         loop {
-            let next = lock(&self.link).next_item(item).map_err(errors::worker)?;
+            let next = lock(&self.link).next_item(&mut desk.item).map_err(errors::worker)?;
             match next {
-                Next::Start(job) => self.run(slf, host, job, item, level)?,
+                Next::Start(job) => self.run(slf, host, job, desk, level)?,
                 Next::Defer(_) => return Ok(DEFER),
                 Next::Nothing => return Ok(ASLEEP),
             }
-            if self.is_abandoned() || started.elapsed() > TURN_BUDGET {
+            if self.is_abandoned() || clock.is_over() {
                 return Ok(AGAIN);
             }
         }
     }
 
-    fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
+    fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
         self.watch(job)?;
         self.current.store(job.task.to_bits(), Ordering::Relaxed);
-        let begun = self.begin(slf, host, job, item, level);
+        let begun = self.begin(slf, host, job, desk, level);
         self.current.store(NO_TASK, Ordering::Relaxed);
         begun?;
         // A process that this item forked goes no further: the loop shares what it waits for with the worker's.
-        if lock(&self.link).is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
+        if self.is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
     }
 
-    fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
+    fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
-        let (manner, _) = reference::split(&item.function);
+        let Desk { item, function, value: bytes } = desk;
+        let (manner, reference) = reference::split(&item.function);
         if manner.name.is_some() || job.attempt > 1 {
             let remark = Remark { name: manner.name.map(str::to_owned), attempt: job.attempt };
             lock(&self.remarks).insert(job.task, remark);
             self.any_remarks.store(true, Ordering::Relaxed);
         }
-        let (coroutine, function) = match self.call(py, host, item) {
-            Ok(Called::Value(value)) => return self.reply_value(job, &value),
-            Ok(Called::Rejected(error)) => {
+        let function = match self.function(py, reference, function) {
+            Err(error) if self.codec.is_not_importable(py, &error) => {
                 let bytes = self.codec.dump_exception(py, &error)?;
                 self.reply(job, Reply::Rejected(&bytes));
                 return Ok(());
             }
-            Ok(Called::Coroutine(coroutine, function)) => (coroutine, function),
+            function => function,
+        };
+        let called = function.and_then(|function| {
+            Ok((self.call(py, host, function, manner.in_thread, &item.arguments)?, Arc::clone(function)))
+        });
+        let (coroutine, function) = match called {
+            Ok((Called::Value(value), _)) => return self.reply_value(job, &value, bytes),
+            Ok((Called::Coroutine(coroutine), function)) => (coroutine, function),
             Err(error) if self.was_interrupted(py, host, job, &error)? => {
                 self.reply(job, Reply::Cancelled);
                 return Ok(());
@@ -515,7 +538,7 @@ impl Worker {
                 coroutine.call_method0(intern!(py, "close"))?;
                 self.reply_error(py, job, &error)
             }
-            Ok(Started::Ended(Ok(value))) => self.reply_value(job, &value),
+            Ok(Started::Ended(Ok(value))) => self.reply_value(job, &value, bytes),
             Ok(Started::Ended(Err(error))) if error.matches(py, &host.cancelled_error)? => {
                 self.reply(job, Reply::Cancelled);
                 Ok(())
@@ -531,31 +554,30 @@ impl Worker {
         }
     }
 
-    fn call<'py>(&self, py: Python<'py>, host: &Host, item: &Item) -> PyResult<Called<'py>> {
-        let (manner, reference) = reference::split(&item.function);
-        let function = match self.function(py, reference) {
-            Ok(function) => function,
-            Err(error) if self.codec.is_not_importable(py, &error) => return Ok(Called::Rejected(error)),
-            Err(error) => return Err(error),
-        };
-        let (args, kwargs) = self.codec.read_arguments(py, &item.arguments)?;
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        host: &Host,
+        function: &Function,
+        in_thread: bool,
+        arguments: &[u8],
+    ) -> PyResult<Called<'py>> {
+        let arguments = self.codec.read_arguments(py, arguments)?;
         let call = function.call.bind(py);
         if function.is_coroutine {
-            let coroutine = call.call(args, kwargs.as_ref())?;
-            return Ok(Called::Coroutine(coroutine, function));
+            return arguments.call(call).map(Called::Coroutine);
         }
-        if manner.in_thread {
-            let coroutine = host.run_in_thread.bind(py).call1((call, args, kwargs))?;
-            return Ok(Called::Coroutine(coroutine, function));
+        if in_thread {
+            let (args, kwargs) = arguments.into_parts(py)?;
+            return host.run_in_thread.bind(py).call1((call, args, kwargs)).map(Called::Coroutine);
         }
-        let (result, _) = in_own_context(py, |_| call.call(args, kwargs.as_ref()))?;
+        let (result, _) = in_own_context(py, |_| arguments.call(call))?;
         let result = result?;
         if is_coroutine(&result) {
-            return Ok(Called::Coroutine(result, function));
+            return Ok(Called::Coroutine(result));
         }
         if is_awaitable(&result) {
-            let coroutine = host.wait_for.bind(py).call1((result,))?;
-            return Ok(Called::Coroutine(coroutine, function));
+            return host.wait_for.bind(py).call1((result,)).map(Called::Coroutine);
         }
         Ok(Called::Value(result))
     }
@@ -567,25 +589,51 @@ impl Worker {
         Ok(was && error.matches(py, &host.cancelled_error)?)
     }
 
+    /// The function a reference stands for, which is often that of the `last` item.
+    fn function<'a>(
+        &self,
+        py: Python<'_>,
+        reference: &[u8],
+        last: &'a mut Option<(Vec<u8>, Arc<Function>)>,
+    ) -> PyResult<&'a Arc<Function>> {
+        let loaded = match last.take() {
+            Some(last) if last.0 == reference && is_remembered(reference) => last,
+            _ => {
+                let function = self.load_function(py, reference)?;
+                let before = lock(&self.function_at_hand).replace(Arc::clone(&function));
+                drop(before);
+                (reference.to_vec(), function)
+            }
+        };
+        Ok(&last.insert(loaded).1)
+    }
+
     /// The function a reference stands for: remembered for all calls if it travels by name, else for its own call.
-    fn function(&self, py: Python<'_>, reference: &[u8]) -> PyResult<Arc<Function>> {
+    fn load_function(&self, py: Python<'_>, reference: &[u8]) -> PyResult<Arc<Function>> {
         if let Some(function) = lock(&self.functions).get(reference) {
-            return Ok(function);
+            return Ok(Arc::clone(function));
         }
         let call = self.codec.load_function(py, reference)?;
         let inspect = py.import(intern!(py, "inspect"))?;
         let is_coroutine = inspect.call_method1(intern!(py, "iscoroutinefunction"), (&call,))?.is_truthy()?;
         let name = name_of(&call)?;
         let function = Arc::new(Function { call: call.unbind(), name, is_coroutine, suspends: AtomicBool::new(false) });
-        let mut functions = lock(&self.functions);
         if is_remembered(reference) {
-            functions.insert(reference, Arc::clone(&function));
+            self.remember(reference, Arc::clone(&function));
         }
-        // Under no reference, as another call may mean another by the same.
-        let before = functions.last.replace((Vec::new(), Arc::clone(&function)));
-        drop(functions);
-        drop(before);
         Ok(function)
+    }
+
+    fn remember(&self, reference: &[u8], function: Arc<Function>) {
+        let forgotten = {
+            let mut functions = lock(&self.functions);
+            let full = functions.len() >= FUNCTIONS_MAX;
+            let forgotten = if full { std::mem::take(&mut *functions) } else { HashMap::new() };
+            functions.insert(reference.to_vec(), function);
+            forgotten
+        };
+        // Not under the lock: a function may hold something that runs code as it goes.
+        drop(forgotten);
     }
 
     /// Sends what came of a task that has ended.
@@ -597,17 +645,17 @@ impl Worker {
             return Ok(());
         }
         match task.call_method0(intern!(py, "result")) {
-            Ok(value) => self.reply_value(job, &value),
+            Ok(value) => self.reply_value(job, &value, &mut Vec::new()),
             Err(error) => self.reply_error(py, job, &error),
         }
     }
 
-    fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> PyResult<()> {
         let py = value.py();
-        let mut bytes = Vec::with_capacity(16);
-        match self.codec.write(value, &mut bytes) {
-            Ok(()) => match self.too_large(py, "a result", &bytes)? {
-                None => self.reply(job, Reply::Value(&bytes)),
+        bytes.clear();
+        match self.codec.write(value, bytes) {
+            Ok(()) => match self.too_large(py, "a result", bytes)? {
+                None => self.reply(job, Reply::Value(bytes)),
                 Some(error) => self.reply(job, Reply::Raised(&error)),
             },
             Err(reason) if self.was_interrupted(py, self.host()?, job, &reason)? => self.reply(job, Reply::Cancelled),

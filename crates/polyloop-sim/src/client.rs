@@ -41,7 +41,7 @@ impl Client {
             // It may have been cancelled before it was opened.
             Action::Open(call) if self.calls[call].ended => (),
             Action::Open(call) => {
-                self.calls[call].id = pool.open_call(site.scenario.calls[call].weight).ok();
+                self.calls[call].id = pool.open_call(site.scenario.calls[call].weight, None).ok();
                 self.refill(pool, site, call);
             }
             Action::Cancel(token) => self.cancel(pool, site, token),

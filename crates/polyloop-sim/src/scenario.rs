@@ -164,6 +164,7 @@ fn shape(rng: &mut Rng) -> (PoolConfig, WorkerConfig) {
         seats: processes + rng.below(3) as u16,
         slots: rng.within(1..=4) as u32,
         slot_items: rng.within(1..=items_max) as u32,
+        concurrency: 1,
         slot_bytes,
         inline_bytes: rng.pick(&[16, 32, slot_bytes]),
         grace: rng.micros(1_000..=10_000),
@@ -172,7 +173,7 @@ fn shape(rng: &mut Rng) -> (PoolConfig, WorkerConfig) {
     };
     let max_tasks = if rng.once_in(2) { 0 } else { rng.within(1..=5) };
     let concurrency = rng.pick(&[1, 1, 2, 3, 4, 16]);
-    (pool, WorkerConfig { concurrency, max_tasks })
+    (PoolConfig { concurrency, ..pool }, WorkerConfig { concurrency, max_tasks })
 }
 
 fn end(rng: &mut Rng, horizon: u64) -> Vec<(Moment, Action)> {

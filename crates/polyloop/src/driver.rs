@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    CallId, ControlFrame, Input, Moment, Outcome, Output, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Report,
-    Resting, StartError, State, Stop, Submission, TaskId, WorkerId, WorkerView,
+    CallId, ControlFrame, Input, Moment, Outcome, Output, Parcel, Payload, Pool, PoolConfig, QueueIndex, RING_AGAIN,
+    Refused, Report, Resting, StartError, State, Stop, Submission, TaskId, WorkerId, WorkerView,
 };
 use polyloop_shm::{Geometry, Retract};
 use thiserror::Error;
@@ -29,6 +29,8 @@ use thiserror::Error;
 use crate::layout::Layout;
 use crate::link::{Link, entry};
 use crate::os::{self, Poller, Timer};
+
+pub use rings::Values;
 
 /// Version of everything that manager and worker must agree on.
 pub(crate) const PROTOCOL: u64 = 1;
@@ -45,6 +47,8 @@ const RESULT_WORDS: u32 = 32 * 1024;
 const RECORDS_MAX: usize = RESULT_WORDS as usize;
 const CONTROL_WORDS: u32 = 16 * 1024;
 
+/// What a descriptor is stands in the upper bits of its token; below, whose it is.
+const KIND_SHIFT: u32 = 48;
 const BELL: u64 = 0;
 const TIMER: u64 = 1;
 const SOCKET: u64 = 2;
@@ -109,7 +113,9 @@ pub enum Event {
     Start(StartOrder),
     /// A worker's process has ended: collect its exit status and report it with [`Driver::exited`].
     Reap(WorkerId),
-    /// A task has ended.
+    /// Tasks have returned.
+    Returned(Values),
+    /// A task has ended in another way, or with a value that came in pieces.
     Deliver {
         /// Which task.
         task: TaskId,
@@ -125,6 +131,8 @@ pub enum Event {
     Judge {
         /// Which task.
         task: TaskId,
+        /// The call it belongs to.
+        call: CallId,
         /// As submitted.
         token: u64,
         /// How it would end.
@@ -174,6 +182,8 @@ pub struct Driver {
     /// When to look whether workers have heard what was urgent.
     interrupt_at: Option<Moment>,
     resting: Resting,
+    /// Items that were posted to each queue since its workers were last rung.
+    posted: Vec<usize>,
     events: VecDeque<Event>,
     origin: Instant,
     generation: u32,
@@ -203,6 +213,7 @@ impl Driver {
             seats,
             slots: SLOTS,
             slot_items: SLOT_ITEMS,
+            concurrency: config.concurrency,
             slot_bytes: geometry.blob_bytes(),
             inline_bytes: INLINE_BYTES,
             grace: config.grace,
@@ -218,8 +229,8 @@ impl Driver {
             control_words: CONTROL_WORDS,
         };
         let (link, poller, timer) = (Link::new(layout, config.max_reply)?, Poller::new()?, Timer::new()?);
-        poller.add(&link.bell, BELL)?;
-        poller.add(&timer, TIMER)?;
+        poller.add(&link.bell, BELL << KIND_SHIFT)?;
+        poller.add(&timer, TIMER << KIND_SHIFT)?;
         let mut driver = Self {
             config,
             pool,
@@ -233,6 +244,7 @@ impl Driver {
             watch_at: None,
             interrupt_at: None,
             resting: Resting::default(),
+            posted: vec![0; usize::from(config.queues)],
             events: VecDeque::new(),
             origin: Instant::now(),
             generation: os::forked_generation(),
@@ -253,12 +265,13 @@ impl Driver {
         self.next_look().map(|at| self.origin + at)
     }
 
-    /// Opens a call: tasks that are submitted as room appears, and that queues are fair to as one.
+    /// Opens a call: tasks that are submitted as room appears, and that queues are fair to as one. So many of them as
+    /// `chunk` says are posted together, up to 256; `None` for as many as suit what they turn out to cost.
     ///
     /// # Errors
     /// [`Refused`] when the pool takes no new work.
-    pub fn open_call(&mut self) -> Result<CallId, Refused> {
-        self.pool.open_call(1)
+    pub fn open_call(&mut self, chunk: Option<u32>) -> Result<CallId, Refused> {
+        self.pool.open_call(1, chunk)
     }
 
     /// No more tasks will be submitted to this call.
@@ -279,6 +292,19 @@ impl Driver {
         self.pool.submit(submission)
     }
 
+    /// Accepts tasks that differ from `first` in nothing but their arguments and their tokens, which count up from its
+    /// own. All are accepted, or none.
+    ///
+    /// # Errors
+    /// [`Refused`] when the pool takes no new work.
+    pub fn submit_run(
+        &mut self,
+        first: Submission,
+        arguments: impl IntoIterator<Item = Payload>,
+    ) -> Result<(), Refused> {
+        self.pool.submit_run(first, arguments)
+    }
+
     /// Gives what was submitted to the workers.
     ///
     /// # Errors
@@ -297,13 +323,13 @@ impl Driver {
         self.act_and_rest(0)
     }
 
-    /// Asks for several tasks to be cancelled.
+    /// Cancels the tasks of a call whose tokens are larger, and ends it.
     ///
     /// # Errors
     /// When the operating system refuses.
-    pub fn cancel_each(&mut self, tasks: impl IntoIterator<Item = TaskId>) -> io::Result<()> {
+    pub fn cancel_call_after(&mut self, call: CallId, token: u64) -> io::Result<()> {
         let now = self.now();
-        tasks.into_iter().for_each(|task| self.pool.cancel(now, task));
+        self.pool.cancel_call_after(now, call, token);
         self.act_and_rest(0)
     }
 
@@ -319,7 +345,7 @@ impl Driver {
 
     /// What a task runs, as submitted.
     pub fn function_of(&self, task: TaskId) -> Option<Arc<[u8]>> {
-        self.pool.terms_of(task).map(|(submission, _)| Arc::clone(&submission.function))
+        self.pool.parcel_of(task).map(|parcel| Arc::clone(parcel.function))
     }
 
     /// Has a task run again that [`Event::Judge`] was about, with the next [`Self::flush`] and under another id; with
@@ -470,18 +496,23 @@ impl Driver {
     /// Posts what waits, and carries out what the core says.
     fn act(&mut self) -> io::Result<()> {
         self.pool.flush();
-        let mut posted = vec![0; usize::from(self.config.queues)];
-        while let Some(output) = self.pool.poll_output() {
-            self.carry_out(output, &mut posted)?;
-        }
+        self.carry_out_all()?;
         for seat in self.link.seats.values_mut() {
             seat.pump()?;
         }
-        for (queue, items) in (0..).map(QueueIndex).zip(posted) {
+        for index in 0..self.posted.len() {
+            let (queue, items) = (QueueIndex(index as u16), std::mem::take(&mut self.posted[index]));
             self.link.set_backlog(queue, self.pool.has_waiting(queue));
             if items > 0 {
                 self.ring(queue, items)?;
             }
+        }
+        Ok(())
+    }
+
+    fn carry_out_all(&mut self) -> io::Result<()> {
+        while let Some(output) = self.pool.poll_output() {
+            self.carry_out(output)?;
         }
         Ok(())
     }
@@ -499,11 +530,11 @@ impl Driver {
         any
     }
 
-    fn carry_out(&mut self, output: Output, posted: &mut [usize]) -> io::Result<()> {
+    fn carry_out(&mut self, output: Output) -> io::Result<()> {
         match output {
             Output::Start { worker, queue } => self.start(worker, queue)?,
             Output::Post { queue, call, lane, tasks } => {
-                posted[usize::from(queue.0)] += tasks.len();
+                self.posted[usize::from(queue.0)] += tasks.len();
                 self.post(queue, call, lane, tasks);
             }
             Output::Retract { task, place } => {
@@ -525,8 +556,8 @@ impl Driver {
             Output::Deliver { task, call, token, outcome } => {
                 self.events.push_back(Event::Deliver { task, call, token, outcome });
             }
-            Output::Judge { task, token, outcome } => {
-                self.events.push_back(Event::Judge { task, token, outcome });
+            Output::Judge { task, call, token, outcome } => {
+                self.events.push_back(Event::Judge { task, call, token, outcome });
             }
             Output::Report(report) => self.events.push_back(Event::Report(report)),
             Output::Up => self.events.push_back(Event::Up),
@@ -540,8 +571,8 @@ impl Driver {
         debug_assert!(self.link.free_slots(queue) > 0, "the core counts the slots");
         let (pool, link) = (&self.pool, &mut self.link);
         let entries = tasks.iter().filter_map(|task| {
-            let (submission, terms) = pool.terms_of(*task)?;
-            Some(entry(*task, &submission.function, &submission.arguments, terms))
+            let Parcel { function, arguments, terms } = pool.parcel_of(*task)?;
+            Some(entry(*task, function, arguments, terms))
         });
         if let Some(posted) = link.post(queue, lane, entries) {
             debug_assert_eq!(posted.count as usize, tasks.len(), "the core counts the bytes");
@@ -576,13 +607,27 @@ impl Drop for Driver {
 }
 
 fn token(kind: u64, worker: WorkerId) -> u64 {
-    kind << 48 | u64::from(worker.seat) << 32 | u64::from(worker.generation)
+    kind << KIND_SHIFT | u64::from(worker.seat) << 32 | u64::from(worker.generation)
 }
 
 fn kind_of(token: u64) -> u64 {
-    token >> 48
+    token >> KIND_SHIFT
 }
 
 fn worker_of(token: u64) -> WorkerId {
     WorkerId { seat: (token >> 32) as u16, generation: token as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_known_by_its_token() {
+        let worker = WorkerId { seat: u16::MAX, generation: u32::MAX };
+        for kind in [BELL, TIMER, SOCKET, DEATH] {
+            assert_eq!((kind_of(kind << KIND_SHIFT), kind_of(token(kind, worker))), (kind, kind));
+        }
+        assert_eq!(worker_of(token(DEATH, worker)), worker);
+    }
 }

@@ -15,7 +15,7 @@ mod queue;
 mod watchdog;
 mod worker;
 
-pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
+pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
 pub use os::{Thread, forked_generation, interrupt_signal, part_from_parent};
 pub use polyloop_core::{
     CallId, Cause, Counts, Cut, DEFER, Exit, HOPELESS_EXIT, Loss, MAX_REPLY, MapResults, Moment, NextResult,

@@ -5,7 +5,7 @@ use crate::event::{Output, Report};
 use crate::id::{CallId, Moment, QueueIndex, WorkerId};
 use crate::schedule::Queue;
 use crate::supervise::{Stage, StartError, Verdict};
-use crate::task::{Outcome, Submission, Task};
+use crate::task::{Outcome, Task};
 use crate::worker::Stop;
 
 impl Pool {
@@ -92,8 +92,7 @@ impl Pool {
         self.queues.iter_mut().for_each(Queue::forget_waiting);
         for id in self.tasks.ids() {
             if let Some(task) = self.tasks.remove(id).filter(Task::is_awaited) {
-                let Submission { call, token, .. } = task.submission;
-                self.answer(id, call, token, outcome.clone());
+                self.answer(id, task.brief.call, task.token, outcome.clone());
             }
         }
         self.calls.retain(|call, _| *call == CallId::SINGLES);

@@ -129,7 +129,7 @@ fn an_initialiser_that_fails_before_any_worker_was_ready_ends_every_task_with_it
     let ended = Outcome::NoWorkers(error.clone());
     assert_eq!(stage.delivered(), [(1, ended.clone()), (2, ended)]);
     assert_eq!(stage.pool.submit(task(3)), Err(Refused::NoWorkers(error.clone())));
-    assert_eq!(stage.pool.open_call(1), Err(Refused::NoWorkers(error)));
+    assert_eq!(stage.pool.open_call(1, None), Err(Refused::NoWorkers(error)));
     assert!(stage.is_closed());
 }
 
