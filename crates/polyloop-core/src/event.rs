@@ -176,6 +176,10 @@ pub enum Output {
     },
     /// Something a person would want to know.
     Report(Report),
+    /// There are as many workers that take work as there should be. Said when one has become ready.
+    Up,
+    /// No worker can be started: every task has ended with this error.
+    GaveUp(StartError),
     /// All tasks have ended and all workers are gone. Comes once, and last.
     Closed,
 }

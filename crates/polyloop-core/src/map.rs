@@ -122,6 +122,11 @@ impl<T> MapResults<T> {
         self.room() * 2 >= self.window
     }
 
+    /// Items that have come back, in whatever way.
+    pub fn finished(&self) -> u64 {
+        self.drawn - self.outstanding as u64
+    }
+
     /// Items that have not come back.
     pub fn outstanding(&self) -> usize {
         self.outstanding

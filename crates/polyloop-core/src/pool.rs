@@ -17,6 +17,7 @@ use crate::supervise::{StartError, State, Supervisor};
 use crate::task::{Brief, Outcome, Payload, Submission, Task, TaskState, TaskTable, Wish};
 
 mod cancel;
+mod change;
 mod post;
 mod recycle;
 mod staff;
@@ -45,6 +46,8 @@ pub struct PoolConfig {
     pub grace: Duration,
     /// How old a worker may become before it is replaced; up to a tenth earlier.
     pub max_age: Option<Duration>,
+    /// Whether the successor of a worker may be started before that is gone.
+    pub overlap: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,6 +94,8 @@ pub struct Pool {
     last_call: u32,
     queues: Vec<Queue>,
     workers: Supervisor,
+    /// Workers that are still to be replaced, one after the other.
+    renewed: BTreeSet<WorkerId>,
     timers: BTreeSet<(Moment, Timer)>,
     outputs: VecDeque<Output>,
     /// Tasks whose callers have not been told.
@@ -117,7 +122,8 @@ impl Pool {
             calls: BTreeMap::from([(CallId::SINGLES, singles)]),
             last_call: 0,
             queues: (0..config.queues).map(|_| Queue::new(config.slots)).collect(),
-            workers: Supervisor::new(config.processes, config.queues, config.seats),
+            workers: Supervisor::new(config.processes, config.queues, config.seats, config.overlap),
+            renewed: BTreeSet::new(),
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
             unanswered: 0,

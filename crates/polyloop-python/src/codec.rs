@@ -40,11 +40,15 @@ impl<'py> Arguments<'py> {
             Self::Named(args, kwargs) => function.call(args, Some(&kwargs)),
         }
     }
-}
 
-/// A function that travels by name, and so means the same in every call.
-pub(crate) fn travels_by_name(reference: &[u8]) -> bool {
-    reference.first() == Some(&b'n')
+    /// As a tuple and keywords.
+    pub(crate) fn into_parts(self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+        Ok(match self {
+            Self::One(argument) => (PyTuple::new(py, [argument])?, None),
+            Self::Many(args) => (args, None),
+            Self::Named(args, kwargs) => (args, Some(kwargs)),
+        })
+    }
 }
 
 impl Codec {

@@ -14,11 +14,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::codec::{Codec, travels_by_name};
+use crate::codec::Codec;
 use crate::errors;
 use crate::map::{MapCall, Opening, is_stop_iteration};
 use crate::options::TaskOptions;
 use crate::pending::{Pending, PendingTable, Target};
+use crate::reference::travels_by_name;
 
 /// How long one drain may spend on completing what has come back.
 const DELIVERY_BUDGET: Duration = Duration::from_millis(2);
@@ -61,6 +62,7 @@ struct Scheduler {
 ///     processes, queues, concurrency, max_tasks: the pool's shape; max_tasks 0 means no limit.
 ///     max_memory: bytes of its own that a worker may hold before it is replaced; 0 means no limit.
 ///     max_age_s: how old a worker may become before it is replaced, in seconds; None for no limit.
+///     overlap: whether the successor of a worker may be started before that is gone.
 ///     block_warning_s: how long a worker's loop may be blocked before that is told, in seconds; None for ever.
 ///     grace_s: how long whoever is asked to end may take, in seconds.
 ///     call_flush_soon: called when tasks have been submitted; it has `flush` called before the loop waits again.
@@ -106,6 +108,7 @@ fn cause_name(cause: Cause) -> &'static str {
         Cause::Age => "age",
         Cause::Overdue => "overdue",
         Cause::Garbage => "garbage",
+        Cause::Restarted => "restarted",
     }
 }
 
@@ -121,8 +124,8 @@ fn worker_id(key: u64) -> WorkerId {
 impl Manager {
     #[new]
     #[pyo3(signature = (
-        *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, block_warning_s, grace_s, call_flush_soon,
-        max_reply=None,
+        *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, overlap, block_warning_s, grace_s,
+        call_flush_soon, max_reply=None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn new(
@@ -133,6 +136,7 @@ impl Manager {
         max_tasks: u64,
         max_memory: u64,
         max_age_s: Option<f64>,
+        overlap: bool,
         block_warning_s: Option<f64>,
         grace_s: f64,
         call_flush_soon: Py<PyAny>,
@@ -149,6 +153,7 @@ impl Manager {
             max_memory,
             max_reply: max_reply.unwrap_or(MAX_REPLY),
             max_age,
+            overlap,
             block_warning: block_warning.filter(|limit| !limit.is_zero()),
             grace,
         };
@@ -229,8 +234,9 @@ impl Manager {
             .map_err(|_| PyRuntimeError::new_err("the pool has a scheduler already"))
     }
 
-    /// Submit `func(*args, **kwargs)`; `future` gets what comes of it. Returns a token for `cancel`.
-    #[pyo3(signature = (func, args, kwargs, options, future))]
+    /// Submit `func(*args, **kwargs)`; `future` gets what comes of it, and `keeps` is kept alive until then. Returns a
+    /// token for `cancel` and `request_cancel`.
+    #[pyo3(signature = (func, args, kwargs, options, future, keeps = None))]
     fn submit(
         slf: &Bound<'_, Self>,
         func: &Bound<'_, PyAny>,
@@ -238,15 +244,16 @@ impl Manager {
         kwargs: Option<&Bound<'_, PyDict>>,
         options: Py<TaskOptions>,
         future: Py<PyAny>,
+        keeps: Option<Py<PyAny>>,
     ) -> PyResult<usize> {
         let this = slf.get();
-        let function = this.reference(func, 0)?;
+        let function = options.get().manner().put_on(this.reference(func, 0)?);
         let arguments = this.arguments(args, kwargs)?;
         let (queue, scheduled_as) = this.schedule(func, args, kwargs)?;
         let call = CallId::SINGLES;
         let submission = submission(call, queue, function, arguments, options.get());
         let function = Some(func.clone().unbind());
-        let pending = Pending { target: Target::Future(future), function, task: None, options, scheduled_as };
+        let pending = Pending { target: Target::Future(future, keeps), function, task: None, options, scheduled_as };
         let token = this.accept(slf.py(), pending, submission)?;
         this.schedule_flush(slf.py())?;
         Ok(token)
@@ -272,7 +279,7 @@ impl Manager {
             *last += 1;
             *last
         };
-        let reference = this.reference(func, scope)?;
+        let reference = options.get().manner().put_on(this.reference(func, scope)?);
         let call = lock(&this.driver).open_call(chunk).map_err(|error| errors::refused(py, &this.codec, &error))?;
         let function = func.clone().unbind();
         let opening = Opening { function, reference, scope, call, options, star, window, keeps_errors };
@@ -284,11 +291,23 @@ impl Manager {
         let task = {
             let mut pending = lock(&self.pending);
             let Some(pending) = pending.get_mut(token) else { return Ok(false) };
-            if !matches!(&pending.target, Target::Future(target) if target.is(&future)) {
+            if !matches!(&pending.target, Target::Future(target, _) if target.is(&future)) {
                 return Ok(false);
             }
             pending.target = Target::Ended(ended);
             pending.task
+        };
+        if let Some(task) = task {
+            self.drive(|driver| driver.cancel(task))?;
+        }
+        Ok(true)
+    }
+
+    /// Ask for a task to be cancelled; `future` gets what comes of it all the same. False if it has ended already.
+    fn request_cancel(&self, token: usize, future: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let task = match lock(&self.pending).get_mut(token) {
+            Some(Pending { target: Target::Future(target, _), task, .. }) if target.is(future) => *task,
+            _ => return Ok(false),
         };
         if let Some(task) = task {
             self.drive(|driver| driver.cancel(task))?;
@@ -305,7 +324,7 @@ impl Manager {
     /// Take in what has happened. Returns what Python must do, in order, as tuples:
     /// ("start", key, queue, socket, lifeline, our_ends), ("reap", key), ("died", key, pid, exitcode, retried, lost),
     /// ("degraded", exception), ("recovered",), ("terminated", count), ("garbage", key, problem),
-    /// ("blocked", key, pid, seconds), ("closed",).
+    /// ("blocked", key, pid, seconds), ("up",), ("gave_up", exception), ("closed",).
     fn drain<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let (this, py) = (slf.get(), slf.py());
         lock(&this.driver).drain()?;
@@ -374,6 +393,30 @@ impl Manager {
     #[pyo3(signature = (key, exitcode, *, out_of_memory = false))]
     fn exited(&self, key: u64, exitcode: Option<i32>, out_of_memory: bool) -> PyResult<()> {
         self.drive(|driver| driver.exited(worker_id(key), errors::exit_of(exitcode, out_of_memory)))
+    }
+
+    /// Whether there are as many workers that take work as there should be.
+    #[getter]
+    fn is_up(&self) -> bool {
+        lock(&self.driver).is_up()
+    }
+
+    /// Have so many workers from now on. Returns the keys of those that are sent away, which finish what they run.
+    fn resize(&self, processes: u16) -> PyResult<Vec<u64>> {
+        let max = lock(&self.driver).processes_max();
+        if processes > max {
+            return Err(PyValueError::new_err(format!("this pool can't have more than {max} processes")));
+        }
+        let mut sent_away = Vec::new();
+        self.drive(|driver| driver.resize(processes).map(|workers| sent_away = workers))?;
+        Ok(sent_away.into_iter().map(worker_key).collect())
+    }
+
+    /// Replace all workers by new ones, one after the other. Returns the keys of those that will be replaced.
+    fn restart(&self) -> PyResult<Vec<u64>> {
+        let mut old = Vec::new();
+        self.drive(|driver| driver.restart().map(|workers| old = workers))?;
+        Ok(old.into_iter().map(worker_key).collect())
     }
 
     /// Take no new work, finish what was accepted, then end.
@@ -503,8 +546,11 @@ impl Manager {
         }
     }
 
-    /// What a person calls a task's function: "module:name" where it travels by name.
-    fn function_name(&self, py: Python<'_>, pending: &Pending) -> Option<String> {
+    /// What a person calls a task: as its options do, or its function, "module:name" where it travels by name.
+    fn name(&self, py: Python<'_>, pending: &Pending) -> Option<String> {
+        if let Some(name) = &pending.options.get().name {
+            return Some(name.clone());
+        }
         let function = pending.function(py)?;
         if let Ok(reference) = self.reference(&function, 0)
             && let Some((b'n', name)) = reference.split_first()
@@ -671,7 +717,7 @@ impl Manager {
         if matches!(outcome, Outcome::Cancelled) && !matches!(pending.target, Target::Item(..)) {
             self.tell_scheduler(py, pending.scheduled_as);
             match pending.target {
-                Target::Future(future) => complete(py, future.bind(py), intern!(py, "cancel"), None),
+                Target::Future(future, _) => complete(py, future.bind(py), intern!(py, "cancel"), None),
                 Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
                 Target::Item(..) => (),
             }
@@ -689,7 +735,7 @@ impl Manager {
                 touch(maps, map);
             }
             Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
-            Target::Future(future) => {
+            Target::Future(future, _) => {
                 let future = future.bind(py);
                 match result {
                     Ok(value) => complete(py, future, intern!(py, "set_result"), Some(value)),
@@ -707,7 +753,7 @@ impl Manager {
     /// The value, or the exception that stands for everything else.
     fn result(&self, py: Python<'_>, pending: &Pending, outcome: Outcome) -> ItemResult {
         let is_named = matches!(outcome, Outcome::Lost(_) | Outcome::TimedOut);
-        let name = if is_named { self.function_name(py, pending) } else { None };
+        let name = if is_named { self.name(py, pending) } else { None };
         let result = match outcome {
             Outcome::Value(bytes) => return self.value(py, &bytes),
             Outcome::Cancelled => cancelled(py),
@@ -723,7 +769,8 @@ impl Manager {
         }
         let by_value = |function: &Bound<'_, PyAny>, scope| {
             self.remember(function, Reference::ByValue);
-            self.codec.function_by_value(function, scope).ok().map(Arc::from)
+            let reference = self.codec.function_by_value(function, scope).ok()?;
+            Some(pending.options.get().manner().put_on(reference.into()))
         };
         let Target::Item(map, _) = &pending.target else {
             return by_value(pending.function.as_ref()?.bind(py), 0);
@@ -756,6 +803,10 @@ impl Manager {
             }
             Event::Blocked { worker, pid, blocked } => {
                 ("blocked", worker_key(worker), pid, blocked.as_secs_f64()).into_pyobject(py)?.into_any()
+            }
+            Event::Up => ("up",).into_pyobject(py)?.into_any(),
+            Event::GaveUp(error) => {
+                ("gave_up", errors::no_workers(py, &self.codec, &error)?).into_pyobject(py)?.into_any()
             }
             Event::Closed => ("closed",).into_pyobject(py)?.into_any(),
             Event::Report(Report::Died { worker, pid, exit, retried, lost }) => {

@@ -425,6 +425,12 @@ impl MapCall {
         Ok(())
     }
 
+    /// Items that have come back, in whatever way.
+    #[getter]
+    fn finished(&self) -> u64 {
+        self.with(|state| state.results.finished())
+    }
+
     /// How many more items may be pushed now.
     #[getter]
     fn room(&self) -> usize {

@@ -11,8 +11,9 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::codec::{Codec, travels_by_name, with_traceback};
+use crate::codec::{Codec, with_traceback};
 use crate::errors;
+use crate::reference::{self, travels_by_name};
 use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutine};
 
 /// How long a turn may keep the loop from everything else.
@@ -35,6 +36,8 @@ const LEAVE: u8 = 3;
 
 struct Function {
     call: Py<PyAny>,
+    /// What a person calls it: "module:name" where it has both.
+    name: String,
     /// A coroutine function runs nothing when it is called.
     is_coroutine: bool,
     /// A coroutine of it was once not over after its first step.
@@ -85,6 +88,7 @@ struct Host {
     take_turn: Py<PyAny>,
     exception_handler: Option<Py<PyAny>>,
     wait_for: Py<PyAny>,
+    run_in_thread: Py<PyAny>,
     cancelled_error: Py<PyAny>,
 }
 
@@ -92,6 +96,7 @@ struct Host {
 ///
 /// Parameters:
 ///     socket: the descriptor the pool passed to this process; it is taken over.
+///     handle: a descriptor of this process (a pidfd), if it is not to open one itself; it is taken over.
 ///
 /// Raises:
 ///     ConnectionError: the pool is gone.
@@ -104,9 +109,15 @@ pub(crate) struct Worker {
     codec: Codec,
     host: OnceLock<Host>,
     functions: Mutex<HashMap<Vec<u8>, Arc<Function>>>,
-    running: Mutex<HashMap<TaskId, Py<PyAny>>>,
+    /// The function of the item that runs its first step, or ran it last.
+    function_at_hand: Mutex<Option<Arc<Function>>>,
+    running: Mutex<HashMap<TaskId, Running>>,
     /// The item whose function or first step runs, as bits; 0 for none.
     current: AtomicU64,
+    /// What is said of items that are not like most: named, or run again.
+    remarks: Mutex<HashMap<TaskId, Remark>>,
+    /// Whether there was ever such an item.
+    any_remarks: AtomicBool,
     /// The last item that was interrupted there because it was cancelled, likewise.
     cancelled: AtomicU64,
     watchdog: OnceLock<Watchdog>,
@@ -120,6 +131,18 @@ pub(crate) struct Worker {
     /// The pool has said to end now, and everything that ran has been cancelled.
     stopping: AtomicBool,
     generation: u32,
+}
+
+/// An item that was not over after its first step.
+struct Running {
+    task: Py<PyAny>,
+    function: Arc<Function>,
+}
+
+#[derive(Clone)]
+struct Remark {
+    name: Option<String>,
+    attempt: u8,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -157,17 +180,26 @@ enum Called<'py> {
 #[pymethods]
 impl Worker {
     #[new]
-    fn new(py: Python<'_>, socket: RawFd) -> PyResult<Self> {
+    #[pyo3(signature = (socket, handle=None))]
+    fn new(py: Python<'_>, socket: RawFd, handle: Option<RawFd>) -> PyResult<Self> {
         let socket = errors::owned(socket)?;
-        let link = py.detach(|| WorkerLink::connect(socket)).map_err(errors::connect)?;
+        let handle = handle.map(errors::owned).transpose()?;
+        let link = py.detach(|| match handle {
+            None => WorkerLink::connect(socket),
+            Some(handle) => WorkerLink::connect_as(socket, handle.as_fd()),
+        });
+        let link = link.map_err(errors::connect)?;
         Ok(Self {
             max_reply: link.max_reply(),
             link: Arc::new(Mutex::new(link)),
             codec: Codec::new(py)?,
             host: OnceLock::new(),
             functions: Mutex::default(),
+            function_at_hand: Mutex::default(),
             running: Mutex::default(),
             current: AtomicU64::new(NO_TASK),
+            remarks: Mutex::default(),
+            any_remarks: AtomicBool::new(false),
             cancelled: AtomicU64::new(NO_TASK),
             watchdog: OnceLock::new(),
             overdue: Arc::default(),
@@ -190,6 +222,7 @@ impl Worker {
     ///     event_loop: the loop that turns are taken on.
     ///     take_turn: what the loop is to call soon when an item has ended.
     ///     wait_for: a coroutine function that awaits its argument.
+    ///     run_in_thread: a coroutine function that calls a function with these arguments on a thread.
     ///     exception_handler: called with each exception that an item raises, or None.
     ///     tasks: "lazy", "eager" or "plain": how items get their Tasks, if loop and interpreter allow it.
     ///
@@ -200,6 +233,7 @@ impl Worker {
         event_loop: &Bound<'_, PyAny>,
         take_turn: Py<PyAny>,
         wait_for: Py<PyAny>,
+        run_in_thread: Py<PyAny>,
         exception_handler: Option<Py<PyAny>>,
         tasks: &str,
     ) -> PyResult<()> {
@@ -210,6 +244,7 @@ impl Worker {
             take_turn,
             exception_handler,
             wait_for,
+            run_in_thread,
             cancelled_error: py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.unbind(),
         };
         if self.host.set(host).is_err() {
@@ -296,6 +331,29 @@ impl Worker {
         Ok(is_cancelled)
     }
 
+    /// This worker's place among the pool's.
+    #[getter]
+    fn index(&self) -> u16 {
+        lock(&self.link).seat()
+    }
+
+    /// The item that is running: its number, its name, and which run of it this is, from 1. None between items.
+    fn current_item(&self, py: Python<'_>) -> PyResult<Option<(u64, String, u8)>> {
+        let current = self.current.load(Ordering::Relaxed);
+        let (task, function) = match current {
+            NO_TASK => {
+                let Some(task) = self.task_of_loop(py)? else { return Ok(None) };
+                (task, lock(&self.running).get(&task).map(|running| running.function.name.clone()))
+            }
+            bits => {
+                (TaskId::from_bits(bits), lock(&self.function_at_hand).as_ref().map(|function| function.name.clone()))
+            }
+        };
+        let remark = lock(&self.remarks).get(&task).cloned();
+        let (name, attempt) = remark.map_or((None, 1), |remark| (remark.name, remark.attempt));
+        Ok(Some((task.to_bits(), name.or(function).unwrap_or_default(), attempt)))
+    }
+
     /// Items that run now.
     #[getter]
     fn in_flight(&self) -> u32 {
@@ -304,7 +362,7 @@ impl Worker {
 
     /// Cancel every item that runs.
     fn cancel_all(&self, py: Python<'_>) -> PyResult<()> {
-        let tasks: Vec<_> = lock(&self.running).values().map(|task| task.clone_ref(py)).collect();
+        let tasks: Vec<_> = lock(&self.running).values().map(|running| running.task.clone_ref(py)).collect();
         tasks.iter().try_for_each(|task| cancel(task.bind(py)))
     }
 
@@ -346,7 +404,7 @@ impl Worker {
         }
         let overdue: Vec<_> = lock(&self.overdue).iter().copied().collect();
         for id in overdue {
-            let task = lock(&self.running).get(&id).map(|task| task.clone_ref(py));
+            let task = lock(&self.running).get(&id).map(|running| running.task.clone_ref(py));
             match task {
                 Some(task) if self.mark_interrupted(id) => cancel(task.bind(py))?,
                 Some(_) => (),
@@ -369,7 +427,7 @@ impl Worker {
     fn task_of_loop(&self, py: Python<'_>) -> PyResult<Option<TaskId>> {
         let asyncio = py.import(intern!(py, "asyncio"))?;
         let current = asyncio.call_method1(intern!(py, "current_task"), (&self.host()?.event_loop,))?;
-        Ok(lock(&self.running).iter().find(|(_, task)| current.is(*task)).map(|(id, _)| *id))
+        Ok(lock(&self.running).iter().find(|(_, running)| current.is(&running.task)).map(|(id, _)| *id))
     }
 
     /// Has the item's time counted from now.
@@ -411,7 +469,7 @@ impl Worker {
                 }
                 Some(Control::Stop(Stop::WhenDone)) => (),
                 Some(Control::Cancel(task)) => {
-                    let task = lock(&self.running).get(&task).map(|task| task.clone_ref(py));
+                    let task = lock(&self.running).get(&task).map(|running| running.task.clone_ref(py));
                     if let Some(task) = task {
                         cancel(task.bind(py))?;
                     }
@@ -448,7 +506,13 @@ impl Worker {
     fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
         let Desk { item, function, value: bytes } = desk;
-        let function = match self.function(py, &item.function, function) {
+        let (manner, reference) = reference::split(&item.function);
+        if manner.name.is_some() || job.attempt > 1 {
+            let remark = Remark { name: manner.name.map(str::to_owned), attempt: job.attempt };
+            lock(&self.remarks).insert(job.task, remark);
+            self.any_remarks.store(true, Ordering::Relaxed);
+        }
+        let function = match self.function(py, reference, function) {
             Err(error) if self.codec.is_not_importable(py, &error) => {
                 let bytes = self.codec.dump_exception(py, &error)?;
                 self.reply(job, Reply::Rejected(&bytes));
@@ -456,7 +520,9 @@ impl Worker {
             }
             function => function,
         };
-        let called = function.and_then(|function| Ok((self.call(py, host, function, &item.arguments)?, function)));
+        let called = function.and_then(|function| {
+            Ok((self.call(py, host, function, manner.in_thread, &item.arguments)?, Arc::clone(function)))
+        });
         let (coroutine, function) = match called {
             Ok((Called::Value(value), _)) => return self.reply_value(job, &value, bytes),
             Ok((Called::Coroutine(coroutine), function)) => (coroutine, function),
@@ -466,7 +532,7 @@ impl Worker {
             }
             Err(error) => return self.reply_error(py, job, &error),
         };
-        match host.tasks.start(&coroutine, level, &function.suspends) {
+        match host.tasks.start(&coroutine, level, &function.suspends, manner.name) {
             Err(error) => {
                 // It may not have begun, when a signal came first; then it is closed without a warning.
                 coroutine.call_method0(intern!(py, "close"))?;
@@ -480,7 +546,7 @@ impl Worker {
             Ok(Started::Ended(Err(error))) => self.reply_error(py, job, &error),
             Ok(Started::Task(task)) if task.call_method0(intern!(py, "done"))?.is_truthy()? => self.report(job, &task),
             Ok(Started::Task(task)) => {
-                lock(&self.running).insert(job.task, task.clone().unbind());
+                lock(&self.running).insert(job.task, Running { task: task.clone().unbind(), function });
                 let done = Done::new(slf.clone().unbind(), job);
                 task.call_method1(intern!(py, "add_done_callback"), (done,))?;
                 Ok(())
@@ -488,11 +554,22 @@ impl Worker {
         }
     }
 
-    fn call<'py>(&self, py: Python<'py>, host: &Host, function: &Function, arguments: &[u8]) -> PyResult<Called<'py>> {
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        host: &Host,
+        function: &Function,
+        in_thread: bool,
+        arguments: &[u8],
+    ) -> PyResult<Called<'py>> {
         let arguments = self.codec.read_arguments(py, arguments)?;
         let call = function.call.bind(py);
         if function.is_coroutine {
             return arguments.call(call).map(Called::Coroutine);
+        }
+        if in_thread {
+            let (args, kwargs) = arguments.into_parts(py)?;
+            return host.run_in_thread.bind(py).call1((call, args, kwargs)).map(Called::Coroutine);
         }
         let (result, _) = in_own_context(py, |_| arguments.call(call))?;
         let result = result?;
@@ -518,10 +595,15 @@ impl Worker {
         py: Python<'_>,
         reference: &[u8],
         last: &'a mut Option<(Vec<u8>, Arc<Function>)>,
-    ) -> PyResult<&'a Function> {
+    ) -> PyResult<&'a Arc<Function>> {
         let loaded = match last.take() {
             Some(last) if last.0 == reference && is_remembered(reference) => last,
-            _ => (reference.to_vec(), self.load_function(py, reference)?),
+            _ => {
+                let function = self.load_function(py, reference)?;
+                let before = lock(&self.function_at_hand).replace(Arc::clone(&function));
+                drop(before);
+                (reference.to_vec(), function)
+            }
         };
         Ok(&last.insert(loaded).1)
     }
@@ -534,7 +616,8 @@ impl Worker {
         let call = self.codec.load_function(py, reference)?;
         let inspect = py.import(intern!(py, "inspect"))?;
         let is_coroutine = inspect.call_method1(intern!(py, "iscoroutinefunction"), (&call,))?.is_truthy()?;
-        let function = Arc::new(Function { call: call.unbind(), is_coroutine, suspends: AtomicBool::new(false) });
+        let name = name_of(&call)?;
+        let function = Arc::new(Function { call: call.unbind(), name, is_coroutine, suspends: AtomicBool::new(false) });
         if is_remembered(reference) {
             self.remember(reference, Arc::clone(&function));
         }
@@ -609,6 +692,9 @@ impl Worker {
     }
 
     fn reply(&self, job: Job, reply: Reply<'_>) {
+        if self.any_remarks.load(Ordering::Relaxed) {
+            lock(&self.remarks).remove(&job.task);
+        }
         let reply = match reply {
             Reply::Cancelled if job.timeout.is_some() && self.forget(job) => Reply::TimedOut,
             reply => {
@@ -635,6 +721,18 @@ impl Worker {
 /// References by name mean the same for ever; by value they are remembered where they carry the number of a call.
 fn is_remembered(reference: &[u8]) -> bool {
     travels_by_name(reference) || reference.get(1..9).is_some_and(|scope| scope != [0; 8])
+}
+
+/// "module:name" of a function that has both, else what it shows of itself.
+fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {
+    let py = function.py();
+    let module = function.getattr_opt(intern!(py, "__module__"))?.and_then(|module| module.extract::<String>().ok());
+    let name = function.getattr_opt(intern!(py, "__qualname__"))?.and_then(|name| name.extract::<String>().ok());
+    match (module, name) {
+        (Some(module), Some(name)) => Ok(format!("{module}:{name}")),
+        (None, Some(name)) => Ok(name),
+        (_, None) => function.repr()?.extract(),
+    }
 }
 
 fn cancel(task: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -1,4 +1,4 @@
-//! Models of board, leases, ring and wake-ups under loom: every interleaving and every value that the memory model
+//! Models of board, leases, ring, wake-ups and the queue under loom: every interleaving and every value that the memory model
 //! allows, within `LOOM_MAX_PREEMPTIONS`.
 //!
 //!     RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=2 CARGO_TARGET_DIR=target/loom \
@@ -24,6 +24,9 @@ use polyloop_shm::{
     Board, BoardReader, BoardWriter, Entry, Geometry, Item, LeaseReader, LeaseWriter, Phase, Retract, RingReader,
     RingWriter, Ringer, Sleeper, SlotIndex, Words, ring_words,
 };
+
+#[path = "loom/queue.rs"]
+mod queue;
 
 const SLOT: SlotIndex = SlotIndex(0);
 /// The smallest ring whose records can have a payload: four records of header and one word.

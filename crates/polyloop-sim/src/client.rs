@@ -51,6 +51,8 @@ impl Client {
                 site.ledger.terminated();
                 pool.terminate(site.now);
             }
+            Action::Resize(processes) => drop(pool.resize(site.now, processes)),
+            Action::Restart => drop(pool.restart(site.now)),
         }
     }
 

@@ -6,6 +6,7 @@
 //!                                 `----------- Event ----------> host: start, reap, deliver, log
 //! ```
 
+mod change;
 mod processes;
 mod rest;
 mod rings;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use polyloop_core::{
     CallId, ControlFrame, Input, Moment, Outcome, Output, Parcel, Payload, Pool, PoolConfig, QueueIndex, RING_AGAIN,
-    Refused, Report, Resting, State, Stop, Submission, TaskId, WorkerId, WorkerView,
+    Refused, Report, Resting, StartError, State, Stop, Submission, TaskId, WorkerId, WorkerView,
 };
 use polyloop_shm::{Geometry, Retract};
 use thiserror::Error;
@@ -39,6 +40,8 @@ const SLOT_ITEMS: u32 = 256;
 const SLOT_WORDS: u32 = 8 * 1024;
 /// A quarter of a slot: larger tasks are fetched by the worker that starts them.
 const INLINE_BYTES: usize = 16 * 1024;
+/// Seats of a small pool, half of them for what it may grow to. Those that nobody ever had cost an unused page or two.
+const SEATS_MIN: u16 = 256;
 const RESULT_WORDS: u32 = 32 * 1024;
 /// Records that a ring holds at most: each takes a word or more.
 const RECORDS_MAX: usize = RESULT_WORDS as usize;
@@ -68,6 +71,8 @@ pub struct DriverConfig {
     pub max_reply: u64,
     /// How old a worker may become before it is replaced; up to a tenth earlier.
     pub max_age: Option<Duration>,
+    /// Whether the successor of a worker may be started before that is gone.
+    pub overlap: bool,
     /// How long a worker's loop may be blocked before that is told.
     pub block_warning: Option<Duration>,
     /// How long whoever is asked to end may take.
@@ -151,6 +156,10 @@ pub enum Event {
         /// What was wrong.
         problem: String,
     },
+    /// There are as many workers that take work as there should be. Comes when one has become ready.
+    Up,
+    /// No worker can be started: every task has ended with this error.
+    GaveUp(StartError),
     /// Everything has ended. Comes once, and last.
     Closed,
 }
@@ -196,6 +205,7 @@ impl Driver {
         let Some(seats) = config.processes.checked_mul(2).filter(|seats| *seats < u16::MAX) else {
             return Err(DriverError::Config("a pool can't have more than 32,766 processes"));
         };
+        let seats = seats.max(SEATS_MIN);
         let geometry = Geometry { slots: SLOTS, items: SLOT_ITEMS, blob_words: SLOT_WORDS };
         let pool = Pool::new(PoolConfig {
             processes: config.processes,
@@ -208,6 +218,7 @@ impl Driver {
             inline_bytes: INLINE_BYTES,
             grace: config.grace,
             max_age: config.max_age,
+            overlap: config.overlap,
         });
         let layout = Layout {
             seats,
@@ -549,6 +560,8 @@ impl Driver {
                 self.events.push_back(Event::Judge { task, call, token, outcome });
             }
             Output::Report(report) => self.events.push_back(Event::Report(report)),
+            Output::Up => self.events.push_back(Event::Up),
+            Output::GaveUp(error) => self.events.push_back(Event::GaveUp(error)),
             Output::Closed => self.events.push_back(Event::Closed),
         }
         Ok(())

@@ -11,6 +11,7 @@ mod link;
 mod memory;
 mod os;
 mod process;
+mod queue;
 mod watchdog;
 mod worker;
 
@@ -21,7 +22,8 @@ pub use polyloop_core::{
     OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, Stage, StartError, State, Stop, Submission,
     TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId, WorkerView,
 };
-pub use polyloop_shm::Item;
+pub use polyloop_shm::{Item, Side};
 pub use process::{ParentDeathError, die_with_parent};
+pub use queue::{Nap, QueueError, SharedQueue, Watch};
 pub use watchdog::{Interrupt, Watchdog};
 pub use worker::{ConnectError, Control, Job, Next, Rested, WorkerError, WorkerLink};

@@ -8,6 +8,7 @@ mod control;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
@@ -67,6 +68,8 @@ pub struct Job {
     pub task: TaskId,
     /// How long it may run.
     pub timeout: Option<Duration>,
+    /// Which run of the task this is, from 1; counted up to 255.
+    pub attempt: u8,
     lease: LeaseIndex,
 }
 
@@ -113,6 +116,7 @@ struct Unpublished {
 /// A worker's side of its pool.
 pub struct WorkerLink {
     core: Worker,
+    seat: u16,
     queue: u16,
     board: BoardReader,
     leases: LeaseWriter,
@@ -128,6 +132,8 @@ pub struct WorkerLink {
     manager: Ringer,
     manager_bell: Doorbell,
     peers: Vec<Peer>,
+    /// How many of the first seats were ever taken.
+    seats_taken: Words,
     memory: MemoryWatch,
     /// Until when items are left to a peer.
     defers_until: Option<Instant>,
@@ -153,9 +159,18 @@ impl WorkerLink {
     /// # Errors
     /// [`ConnectError`] when the pool is gone, of another version, or the system refuses.
     pub fn connect(socket: OwnedFd) -> Result<Self, ConnectError> {
-        let pid = std::process::id();
-        let handle = os::process_handle(pid)?;
-        os::send(socket.as_fd(), &[PROTOCOL, pid.into()], &[handle.as_fd()])?;
+        let handle = os::process_handle(std::process::id())?;
+        Self::connect_as(socket, handle.as_fd())
+    }
+
+    /// The same with a handle of this process that somebody else has opened: under a tool that counts instructions, the
+    /// process itself may be unable to.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    #[doc(hidden)]
+    pub fn connect_as(socket: OwnedFd, handle: BorrowedFd<'_>) -> Result<Self, ConnectError> {
+        os::send(socket.as_fd(), &[PROTOCOL, std::process::id().into()], &[handle])?;
         let (numbers, fds) = os::receive(socket.as_fd())?.ok_or(ConnectError::Gone)?;
         let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros, max_reply], fields) =
             numbers.split_first_chunk().ok_or(ConnectError::Version)?;
@@ -176,6 +191,7 @@ impl WorkerLink {
         let peer = |peer| Peer::new(layout.epoch(pool, peer), layout.status(pool, peer));
         Ok(Self {
             core: Worker::new(WorkerConfig { concurrency, max_tasks }),
+            seat,
             queue,
             board: BoardReader::new(layout.board(pool, queue), seat),
             leases: LeaseWriter::new(layout.leases(own)),
@@ -189,6 +205,7 @@ impl WorkerLink {
             manager: Ringer::new(layout.manager_epoch(pool)),
             manager_bell: Doorbell::from_fd(manager_bell),
             peers: peers.map(peer).collect(),
+            seats_taken: layout.seats_taken(pool),
             memory: MemoryWatch::new(max_memory),
             defers_until: None,
             unpublished: VecDeque::new(),
@@ -208,6 +225,11 @@ impl WorkerLink {
     /// Whether this process is the worker, not one that it forked: such a child has no part in the pool.
     pub fn is_ours(&self) -> bool {
         self.generation == os::forked_generation()
+    }
+
+    /// This worker's place among the pool's.
+    pub fn seat(&self) -> u16 {
+        self.seat
     }
 
     /// Tells the manager that this worker takes work.
@@ -272,7 +294,8 @@ impl WorkerLink {
                 self.ring_manager()?;
             }
             let terms = Terms::from_bits(item.extra);
-            let job = Job { task: TaskId::from_bits(item.task), lease, timeout: terms.timeout };
+            let Terms { timeout, attempt, .. } = terms;
+            let job = Job { task: TaskId::from_bits(item.task), timeout, attempt, lease };
             let last = self.core.claimed(terms.alone);
             // Peers and the manager see at once that this worker is busy, should the item block.
             self.publish_status();
@@ -445,7 +468,9 @@ impl WorkerLink {
         if let Some(left) = self.defers_until.and_then(|until| until.checked_duration_since(now)) {
             return Some(left);
         }
-        let views = self.peers.iter().map(|peer| {
+        // But for this worker's own.
+        let peers = self.seats_taken[0].load(Ordering::Relaxed).saturating_sub(1);
+        let views = self.peers.iter().take(usize::try_from(peers).unwrap_or(usize::MAX)).map(|peer| {
             let Status { in_flight, room, queue } = peer.status();
             PeerView { state: peer.state(), in_flight, room: if queue == self.queue { room } else { 0 } }
         });

@@ -39,7 +39,8 @@ impl Pool {
     pub fn parcel_of(&self, id: TaskId) -> Option<Parcel<'_>> {
         let task = self.tasks.get(id)?;
         let Task { brief, arguments, suspect, .. } = task;
-        let terms = Terms { large: !self.config.is_inline(task), alone: *suspect, timeout: brief.timeout };
+        let attempt = task.attempt.min(u8::MAX.into()) as u8;
+        let terms = Terms { large: !self.config.is_inline(task), alone: *suspect, attempt, timeout: brief.timeout };
         Some(Parcel { function: &brief.function, arguments, terms })
     }
 

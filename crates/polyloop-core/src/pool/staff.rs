@@ -24,8 +24,11 @@ impl Pool {
     }
 
     pub(super) fn not_started(&mut self, now: Moment, id: WorkerId, error: StartError) {
-        if self.workers.remove(id).is_some() {
-            self.start_failed(now, error);
+        if let Some(worker) = self.workers.remove(id) {
+            // One that was sent away meanwhile is not missed.
+            if worker.stage == Stage::Starting {
+                self.start_failed(now, error);
+            }
             self.start_workers(now);
             self.finish_if_done(now);
         }
@@ -40,6 +43,8 @@ impl Pool {
             self.start_workers(now);
         }
         self.succeed(now, id);
+        self.renew(now);
+        self.report_up();
     }
 
     pub(super) fn start_failed(&mut self, now: Moment, error: StartError) {
@@ -50,6 +55,7 @@ impl Pool {
         match self.workers.failed(now, error.clone()) {
             Verdict::GiveUp(error) => {
                 self.mode = Mode::Broken(error.clone());
+                self.outputs.push_back(Output::GaveUp(error.clone()));
                 self.end_all(now, &Outcome::NoWorkers(error));
             }
             Verdict::TryAgain => {

@@ -60,6 +60,7 @@ impl Pool {
             }
         }
         self.start_workers(now);
+        self.renew(now);
         self.finish_if_done(now);
     }
 

@@ -128,7 +128,7 @@ impl Manager {
         let exit = if overdue && site.sabotages(Sabotage::OverdueCountsAsAlone) { DIED } else { exit };
         self.handle(site, Input::Exited(Dead { worker, exit, claimed, taken, leased }));
         let state = self.pool.state();
-        let known = !open || seat.ready || !matches!(state, State::Starting | State::Running);
+        let known = !open || seat.ready || seat.stopping || !matches!(state, State::Starting | State::Running);
         site.ledger.demand(known, || format!("{worker} failed to start, and the pool is {state:?}"));
     }
 

@@ -58,6 +58,8 @@ impl Manager {
                 self.next([Op::Flush]);
             }
             Output::Report(report) => site.ledger.report(&report),
+            Output::Up => site.ledger.count("staffs complete"),
+            Output::GaveUp(_) => site.ledger.count("pools given up"),
             Output::Closed => {
                 site.ledger.closed = true;
                 self.over = true;

@@ -5,7 +5,7 @@
 //! ends the test.
 #![expect(clippy::unwrap_used, reason = "the rig serves tests only")]
 
-mod journal;
+pub(crate) mod journal;
 pub(crate) mod work;
 pub(crate) mod worker;
 
@@ -36,6 +36,7 @@ pub(crate) const SHAPE: DriverConfig = DriverConfig {
     max_memory: 0,
     max_reply: MAX_REPLY,
     max_age: None,
+    overlap: true,
     block_warning: None,
     grace: Duration::from_secs(5),
 };
@@ -307,6 +308,7 @@ impl Rig {
                     }
                 }
                 Event::Report(report) => self.news.reports.push(report),
+                Event::Up | Event::GaveUp(_) => (),
                 Event::Blocked { worker, .. } => panic!("{}: nobody asked whether {worker} is blocked", self.label),
                 Event::Garbage { worker, problem } => self.news.garbage.push((worker, problem)),
                 Event::Closed => {
