@@ -39,10 +39,15 @@ const INLINE_BYTES: usize = 16 * 1024;
 const RESULT_WORDS: u32 = 32 * 1024;
 const CONTROL_WORDS: u32 = 16 * 1024;
 
+/// The longest time for which rings of the bell keep the other descriptors from being looked at.
+const POLL_EVERY: Duration = Duration::from_millis(1);
+
+// Kinds of descriptors, which stand in the upper part of their tokens.
 const BELL: u64 = 0;
 const TIMER: u64 = 1;
 const SOCKET: u64 = 2;
 const DEATH: u64 = 3;
+const KIND_SHIFT: u32 = 48;
 
 /// The shape of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +160,8 @@ pub struct Driver {
     look_again: Option<Moment>,
     look_wait: Duration,
     nap: Option<Moment>,
+    /// When every descriptor was last looked at.
+    polled_at: Moment,
     /// When to look whether a loop is blocked.
     watch_at: Option<Moment>,
     resting: Resting,
@@ -200,8 +207,8 @@ impl Driver {
             control_words: CONTROL_WORDS,
         };
         let (link, poller, timer) = (Link::new(layout)?, Poller::new()?, Timer::new()?);
-        poller.add(&link.bell, BELL)?;
-        poller.add(&timer, TIMER)?;
+        poller.add(&link.bell, BELL << KIND_SHIFT)?;
+        poller.add(&timer, TIMER << KIND_SHIFT)?;
         let mut driver = Self {
             config,
             pool,
@@ -212,6 +219,7 @@ impl Driver {
             look_again: None,
             look_wait: RING_AGAIN,
             nap: None,
+            polled_at: Moment::ZERO,
             watch_at: None,
             resting: Resting::default(),
             events: VecDeque::new(),
@@ -385,6 +393,12 @@ impl Driver {
         self.events.pop_front()
     }
 
+    /// Whether no more is under way than would have a worker each: then waiting for more to be submitted before a
+    /// [`Self::flush`] gains nothing.
+    pub fn is_quiet(&self) -> bool {
+        self.pool.unfinished() <= usize::from(self.config.processes)
+    }
+
     /// Tasks that have not ended.
     pub fn unfinished(&self) -> usize {
         self.pool.unfinished()
@@ -432,13 +446,19 @@ impl Driver {
         Ok(())
     }
 
-    /// Looks at every descriptor.
+    /// Looks at the bell, and at every descriptor if that was silent, or has been all that was looked at for long.
     fn poll(&mut self) -> io::Result<()> {
+        let now = self.now();
+        if self.link.bell.silence()? && now.saturating_sub(self.polled_at) < POLL_EVERY {
+            // Whatever else is readable keeps our own descriptor so.
+            return Ok(());
+        }
+        self.polled_at = now;
         let mut tokens = std::mem::take(&mut self.tokens);
         self.poller.ready(Duration::ZERO, &mut tokens)?;
         for token in tokens.drain(..) {
             match kind_of(token) {
-                BELL => self.link.bell.silence()?,
+                BELL => _ = self.link.bell.silence()?,
                 TIMER => {
                     self.timer.silence()?;
                     self.armed = None;
@@ -555,11 +575,11 @@ impl Drop for Driver {
 }
 
 fn token(kind: u64, worker: WorkerId) -> u64 {
-    kind << 48 | u64::from(worker.seat) << 32 | u64::from(worker.generation)
+    kind << KIND_SHIFT | u64::from(worker.seat) << 32 | u64::from(worker.generation)
 }
 
 fn kind_of(token: u64) -> u64 {
-    token >> 48
+    token >> KIND_SHIFT
 }
 
 fn worker_of(token: u64) -> WorkerId {
