@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -64,7 +65,13 @@ class Verbs:
         >>> asyncio.run(main())
         255
         """
-        return await self._pool._apply(func, args, kwds, self._options)
+        pool = self._pool
+        call = pool._submit(func, args, kwds, self._options)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            await pool._cancel(call)
+            raise
 
     @overload
     def map(

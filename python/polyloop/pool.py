@@ -143,6 +143,7 @@ class Pool(Verbs):
                 max_age_s=max_age_per_child,
                 block_warning_s=block_warning,
                 grace_s=grace,
+                event_loop=self._loop,
                 call_flush_soon=_flusher(self),
             )
         except OSError as error:
@@ -259,18 +260,12 @@ class Pool(Verbs):
         """
         return pool_stats(self._manager, list(self.queues))
 
-    async def _apply(
+    def _submit(
         self, func: Callable[..., Any], args: Sequence[Any] | None, kwds: Mapping[str, Any] | None, options: Options
-    ) -> Any:
+    ) -> _core.ApplyCall:
         self._check_usable()
-        future: asyncio.Future[Any] = self._loop.create_future()
         positional = as_arguments(args) if args is not None else ()
-        token = self._manager.submit(func, positional, dict(kwds) if kwds else None, options.core, future)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            await self._cancel(token, future)
-            raise
+        return self._manager.submit(func, positional, dict(kwds) if kwds else None, options.core)
 
     def _map(
         self,
@@ -294,10 +289,10 @@ class Pool(Verbs):
         for result in list(self._maps):
             result._pool_ended()
 
-    async def _cancel(self, token: int, future: asyncio.Future[Any]) -> None:
+    async def _cancel(self, call: _core.ApplyCall) -> None:
         """Cancel a task, and wait until it has ended. Being cancelled again ends only the waiting."""
         ended: asyncio.Future[None] = self._loop.create_future()
-        if self._manager.cancel(token, future, ended):
+        if self._manager.cancel(call, ended):
             await ended
 
     def _check_usable(self) -> None:
@@ -322,8 +317,11 @@ class Pool(Verbs):
             self._manager.set_scheduler(self.scheduler.schedule_task, self.scheduler.complete_task, qids)
 
     def _drain(self) -> None:
-        for kind, *details in self._manager.drain():
-            _ORDERS[kind](self, *details)
+        try:
+            for kind, *details in self._manager.drain():
+                _ORDERS[kind](self, *details)
+        finally:
+            self._manager.wake()
 
     def _on_start(self, key: int, queue: int, socket: int, lifeline: int, our_ends: list[int]) -> None:
         worker = self._roster.start(key, socket, lifeline, our_ends)

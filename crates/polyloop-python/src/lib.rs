@@ -1,5 +1,6 @@
 //! The extension module `polyloop._core`: registration only.
 
+mod apply;
 mod codec;
 mod errors;
 mod lazy;
@@ -18,6 +19,8 @@ mod _core {
     #[pymodule_export]
     const NO_MAIN_GUARD_EXITCODE: i32 = polyloop::HOPELESS_EXIT;
 
+    #[pymodule_export]
+    use crate::apply::ApplyCall;
     #[pymodule_export]
     use crate::errors::die_with_parent;
     #[pymodule_export]

@@ -1,6 +1,6 @@
 //! The client's side for Python: takes tasks in, and completes futures and maps as outcomes come back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::apply::ApplyCall;
 use crate::codec::{Codec, travels_by_name};
 use crate::errors;
 use crate::map::{MapCall, Opening, is_stop_iteration};
@@ -59,6 +60,7 @@ struct Scheduler {
 ///     max_age_s: how old a worker may become before it is replaced, in seconds; None for no limit.
 ///     block_warning_s: how long a worker's loop may be blocked before that is told, in seconds; None for ever.
 ///     grace_s: how long whoever is asked to end may take, in seconds.
+///     event_loop: the loop that calls `drain`, and that whoever submits runs on.
 ///     call_flush_soon: called when tasks have been submitted; it has `flush` called before the loop waits again.
 #[pyclass(frozen, weakref, module = "polyloop._core")]
 pub(crate) struct Manager {
@@ -69,7 +71,10 @@ pub(crate) struct Manager {
     references: Mutex<HashMap<usize, (Py<PyAny>, Reference)>>,
     scheduler: OnceLock<Scheduler>,
     last_scheduled: Mutex<u64>,
+    event_loop: Py<PyAny>,
     call_flush_soon: Py<PyAny>,
+    /// Calls that have ended and whose coroutines are to go on.
+    woken: Mutex<VecDeque<Py<ApplyCall>>>,
     last_scope: Mutex<u64>,
     flush_due: Mutex<bool>,
 }
@@ -115,7 +120,8 @@ fn worker_id(key: u64) -> WorkerId {
 impl Manager {
     #[new]
     #[pyo3(signature = (
-        *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, block_warning_s, grace_s, call_flush_soon
+        *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, block_warning_s, grace_s, event_loop,
+        call_flush_soon
     ))]
     #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn new(
@@ -128,6 +134,7 @@ impl Manager {
         max_age_s: Option<f64>,
         block_warning_s: Option<f64>,
         grace_s: f64,
+        event_loop: Py<PyAny>,
         call_flush_soon: Py<PyAny>,
     ) -> PyResult<Self> {
         let grace = seconds("grace", grace_s)?;
@@ -154,7 +161,9 @@ impl Manager {
             references: Mutex::default(),
             scheduler: OnceLock::new(),
             last_scheduled: Mutex::new(0),
+            event_loop,
             call_flush_soon,
+            woken: Mutex::default(),
             last_scope: Mutex::new(0),
             flush_due: Mutex::new(false),
         })
@@ -219,27 +228,30 @@ impl Manager {
             .map_err(|_| PyRuntimeError::new_err("the pool has a scheduler already"))
     }
 
-    /// Submit `func(*args, **kwargs)`; `future` gets what comes of it. Returns a token for `cancel`.
-    #[pyo3(signature = (func, args, kwargs, options, future))]
+    /// Submit `func(*args, **kwargs)`. Await what this returns for what comes of it.
+    #[pyo3(signature = (func, args, kwargs, options))]
     fn submit(
         slf: &Bound<'_, Self>,
         func: &Bound<'_, PyAny>,
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
         options: Py<TaskOptions>,
-        future: Py<PyAny>,
-    ) -> PyResult<usize> {
-        let this = slf.get();
+    ) -> PyResult<Py<ApplyCall>> {
+        let (this, py) = (slf.get(), slf.py());
         let function = this.reference(func, 0)?;
         let arguments = this.arguments(args, kwargs)?;
         let (queue, scheduled_as) = this.schedule(func, args, kwargs)?;
-        let call = CallId::SINGLES;
-        let submission = submission(call, queue, function, arguments, options.get());
-        let function = Some(func.clone().unbind());
-        let pending = Pending { target: Target::Future(future), function, task: None, options, scheduled_as };
-        let token = this.accept(slf.py(), pending, submission)?;
-        this.schedule_flush(slf.py())?;
-        Ok(token)
+        let submission = submission(CallId::SINGLES, queue, function, arguments, options.get());
+        let call = Py::new(py, ApplyCall::new(this.event_loop.clone_ref(py)))?;
+        let (target, function) = (Target::Apply(call.clone_ref(py)), Some(func.clone().unbind()));
+        let pending = Pending { target, function, task: None, options, scheduled_as };
+        call.get().set_token(this.accept(py, pending, submission)?);
+        if lock(&this.driver).is_quiet() {
+            this.drive(Driver::flush)?;
+        } else {
+            this.schedule_flush(py)?;
+        }
+        Ok(call)
     }
 
     /// Open a map of `func` over what `source` (an iterator) gives, or over what is pushed if it is None. `window` is
@@ -267,11 +279,11 @@ impl Manager {
     }
 
     /// Cancel a task; `ended` is set once it has ended. False if it has ended already.
-    fn cancel(&self, token: usize, future: Py<PyAny>, ended: Py<PyAny>) -> PyResult<bool> {
+    fn cancel(&self, call: &Bound<'_, ApplyCall>, ended: Py<PyAny>) -> PyResult<bool> {
         let task = {
             let mut pending = lock(&self.pending);
-            let Some(pending) = pending.get_mut(token) else { return Ok(false) };
-            if !matches!(&pending.target, Target::Future(target) if target.is(&future)) {
+            let Some(pending) = pending.get_mut(call.get().token()) else { return Ok(false) };
+            if !matches!(&pending.target, Target::Apply(target) if target.is(call)) {
                 return Ok(false);
             }
             pending.target = Target::Ended(ended);
@@ -297,6 +309,18 @@ impl Manager {
         let (this, py) = (slf.get(), slf.py());
         lock(&this.driver).drain()?;
         this.events(py)
+    }
+
+    /// Has whoever waited for what was drained go on, here and now. To be called by the loop.
+    fn wake(&self, py: Python<'_>) -> PyResult<()> {
+        loop {
+            let Some(call) = lock(&self.woken).pop_front() else { return Ok(()) };
+            if let Err(error) = ApplyCall::wake(call.bind(py)) {
+                // It ends the program, or this run of the loop: then the others go on in the next.
+                lock(&self.driver).call_again()?;
+                return Err(error);
+            }
+        }
     }
 
     /// What Python must do, as `drain` gives it, without looking at anything new.
@@ -563,7 +587,11 @@ impl Manager {
         if matches!(outcome, Outcome::Cancelled) && !matches!(pending.target, Target::Item(..)) {
             self.tell_scheduler(py, pending.scheduled_as);
             match pending.target {
-                Target::Future(future) => complete(py, future.bind(py), intern!(py, "cancel"), None),
+                Target::Apply(call) => {
+                    if call.get().complete_cancelled() {
+                        lock(&self.woken).push_back(call);
+                    }
+                }
                 Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
                 Target::Item(..) => (),
             }
@@ -589,11 +617,9 @@ impl Manager {
                 }
             }
             Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
-            Target::Future(future) => {
-                let future = future.bind(py);
-                match result {
-                    Ok(value) => complete(py, future, intern!(py, "set_result"), Some(value)),
-                    Err(error) => complete(py, future, intern!(py, "set_exception"), Some(error)),
+            Target::Apply(call) => {
+                if call.get().complete(result) {
+                    lock(&self.woken).push_back(call);
                 }
             }
         }

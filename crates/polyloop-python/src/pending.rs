@@ -3,13 +3,14 @@
 use polyloop::TaskId;
 use pyo3::prelude::*;
 
+use crate::apply::ApplyCall;
 use crate::map::MapCall;
 use crate::options::TaskOptions;
 
 /// Who waits for a task.
 pub(crate) enum Target {
-    /// A future.
-    Future(Py<PyAny>),
+    /// The coroutine of an `apply`.
+    Apply(Py<ApplyCall>),
     /// An item of a map.
     Item(Py<MapCall>, u64),
     /// A future that is set, to nothing, once the cancelled task has ended.
