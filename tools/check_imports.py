@@ -46,7 +46,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_worker"}),
     frozenset({"_roster", "process", "queue"}),
     frozenset({"pool"}),
-    frozenset({"executor"}),
+    frozenset({"executor", "_preload"}),
     frozenset({"__init__"}),
     frozenset({"demo", "ext", "compat"}),
 )
