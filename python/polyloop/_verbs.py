@@ -13,7 +13,7 @@ from .results import PoolResult
 if TYPE_CHECKING:
     from .pool import Pool
 
-__all__ = ["PoolView", "Verbs"]
+__all__ = ["PoolView", "Verbs", "as_arguments"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -66,7 +66,10 @@ class Verbs:
         255
         """
         pool = self._pool
-        call = pool._submit(func, args, kwds, self._options)
+        pool._check_usable()
+        if type(args) is not tuple:
+            args = () if args is None else as_arguments(args)
+        call = pool._manager.submit(func, args, dict(kwds) if kwds else None, self._options.core)
         try:
             return await call
         except asyncio.CancelledError:
@@ -199,3 +202,14 @@ class PoolView(Verbs):
 
     def __repr__(self) -> str:
         return f"<PoolView of {self._viewed!r} with {self._options}>"
+
+
+def as_arguments(args: Any) -> tuple[Any, ...]:
+    """The positional arguments of a call, refusing what is surely a slip.
+
+    Raises:
+        TypeError: not a sequence of arguments.
+    """
+    if isinstance(args, (str, bytes)):
+        raise TypeError(f"args must be a sequence of arguments, not a {type(args).__name__}: write (value,)")
+    return tuple(args)

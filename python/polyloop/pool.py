@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from . import _core, _worker
 from ._limits import check_descriptors, explain_file_size
-from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cpus
+from ._roster import Roster, WorkerProcess, forget_ends, usable_cpus
 from ._stats import PoolStats, pool_stats
 from ._verbs import Verbs
 from ._worker import Plan
@@ -37,6 +37,7 @@ CHILD_CONCURRENCY = 16
 GRACE_S = 5.0
 BLOCK_WARNING_S = 1.0
 MAP_WINDOW = 2048  # items drawn ahead
+_OTHER_LOOP = "this pool belongs to another event loop: make one on the loop that uses it"
 EXIT_PRIORITY = 100  # before multiprocessing waits for processes that nobody ended
 
 R = TypeVar("R")
@@ -260,13 +261,6 @@ class Pool(Verbs):
         """
         return pool_stats(self._manager, list(self.queues))
 
-    def _submit(
-        self, func: Callable[..., Any], args: Sequence[Any] | None, kwds: Mapping[str, Any] | None, options: Options
-    ) -> _core.ApplyCall:
-        self._check_usable()
-        positional = as_arguments(args) if args is not None else ()
-        return self._manager.submit(func, positional, dict(kwds) if kwds else None, options.core)
-
     def _map(
         self,
         func: Callable[..., Any],
@@ -300,11 +294,12 @@ class Pool(Verbs):
             raise PoolClosed("pool is closed")
         if not self._manager.is_ours:
             raise RuntimeError("this pool belongs to the process that forked this one: make a pool of its own here")
-        self._check_loop()
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(_OTHER_LOOP)
 
     def _check_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError("this pool belongs to another event loop: make one on the loop that uses it")
+            raise RuntimeError(_OTHER_LOOP)
 
     def _register_queues(self, *, custom_scheduler: bool) -> None:
         for index in range(self.queue_count):

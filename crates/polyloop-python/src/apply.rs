@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyStopIteration, PySystemExit};
-use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -27,6 +26,9 @@ enum State {
 }
 
 /// An `apply` under way. Only its own coroutine awaits it.
+///
+/// Not for the garbage collector to look into: as long as it has not ended the manager holds it, and then it holds
+/// nobody. With thousands under way the collector's walks would cost more than all else here.
 #[pyclass(frozen, weakref, module = "polyloop._core")]
 pub(crate) struct ApplyCall {
     event_loop: Py<PyAny>,
@@ -219,33 +221,6 @@ impl ApplyCall {
         }
         Err(PyStopIteration::new_err((this.result(py)?,)))
     }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.event_loop)?;
-        // A lock that is held is held by this thread, in the midst of a change: then nothing here is garbage.
-        let Ok(state) = self.state.try_lock() else { return Ok(()) };
-        match &*state {
-            State::Pending(waiters) => visit_waiters(waiters, &visit)?,
-            State::Returned(object) | State::Raised(object) | State::Cancelled(Some(object)) => visit.call(object)?,
-            State::Cancelled(None) => (),
-        }
-        let Ok(called) = self.called.try_lock() else { return Ok(()) };
-        visit_waiters(&called, &visit)
-    }
-
-    fn __clear__(&self) {
-        let state = std::mem::replace(&mut *self.lock(), State::Cancelled(None));
-        let called = std::mem::take(&mut *lock(&self.called));
-        drop((state, called));
-    }
-}
-
-fn visit_waiters(waiters: &[Waiter], visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-    for waiter in waiters {
-        visit.call(&waiter.callback)?;
-        visit.call(&waiter.context)?;
-    }
-    Ok(())
 }
 
 fn cancelled_error(py: Python<'_>, msg: Option<&Py<PyAny>>) -> PyErr {

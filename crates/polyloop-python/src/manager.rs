@@ -30,6 +30,15 @@ const BUFFER_MAX: usize = 4096;
 /// Functions whose references are remembered.
 const REFERENCES_MAX: usize = 256;
 
+/// Applies that are submitted together.
+const PORTION: usize = 256;
+
+#[derive(Default)]
+struct FlushDue {
+    scheduled: bool,
+    submitted: usize,
+}
+
 /// An item of a map, ready to be submitted.
 pub(crate) struct Prepared {
     arguments: Payload,
@@ -76,7 +85,8 @@ pub(crate) struct Manager {
     /// Calls that have ended and whose coroutines are to go on.
     woken: Mutex<VecDeque<Py<ApplyCall>>>,
     last_scope: Mutex<u64>,
-    flush_due: Mutex<bool>,
+    /// Whether a flush is to come, and how many applies have been submitted since the last.
+    flush_due: Mutex<FlushDue>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -165,7 +175,7 @@ impl Manager {
             call_flush_soon,
             woken: Mutex::default(),
             last_scope: Mutex::new(0),
-            flush_due: Mutex::new(false),
+            flush_due: Mutex::default(),
         })
     }
 
@@ -246,11 +256,7 @@ impl Manager {
         let (target, function) = (Target::Apply(call.clone_ref(py)), Some(func.clone().unbind()));
         let pending = Pending { target, function, task: None, options, scheduled_as };
         call.get().set_token(this.accept(py, pending, submission)?);
-        if lock(&this.driver).is_quiet() {
-            this.drive(Driver::flush)?;
-        } else {
-            this.schedule_flush(py)?;
-        }
+        this.flush_in_time(py)?;
         Ok(call)
     }
 
@@ -297,7 +303,7 @@ impl Manager {
 
     /// Give the workers what was submitted.
     fn flush(&self) -> PyResult<()> {
-        *lock(&self.flush_due) = false;
+        *lock(&self.flush_due) = FlushDue::default();
         self.drive(Driver::flush)
     }
 
@@ -412,9 +418,24 @@ impl Manager {
         Ok(())
     }
 
+    /// Has the workers get what was submitted: at once where waiting for more gains nothing, else with what else is
+    /// submitted before the loop waits again, but in portions, so that they need not wait for the last of thousands.
+    fn flush_in_time(&self, py: Python<'_>) -> PyResult<()> {
+        let full = {
+            let mut due = lock(&self.flush_due);
+            due.submitted += 1;
+            due.submitted >= PORTION
+        };
+        if !full && !lock(&self.driver).is_quiet() {
+            return self.schedule_flush(py);
+        }
+        lock(&self.flush_due).submitted = 0;
+        self.drive(Driver::flush)
+    }
+
     /// Has what was submitted flushed before the loop waits again.
     pub(crate) fn schedule_flush(&self, py: Python<'_>) -> PyResult<()> {
-        if std::mem::replace(&mut *lock(&self.flush_due), true) {
+        if std::mem::replace(&mut lock(&self.flush_due).scheduled, true) {
             return Ok(());
         }
         self.call_flush_soon.bind(py).call0().map(drop)
