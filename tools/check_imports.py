@@ -42,7 +42,7 @@ PYO3_CRATE = "polyloop-python"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_core", "_lazy", "errors", "_exceptions", "_limits", "scheduler"}),
     frozenset({"_codec", "_stats", "context", "options", "results"}),
-    frozenset({"_launch", "_stacks", "_verbs"}),
+    frozenset({"_launch", "_select", "_stacks", "_verbs"}),
     frozenset({"_worker"}),
     frozenset({"_roster", "process", "queue"}),
     frozenset({"pool"}),

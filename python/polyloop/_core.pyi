@@ -128,6 +128,18 @@ class TaskOptions:
     ) -> TaskOptions: ...
 
 @final
+class Select:
+    def __new__(
+        cls,
+        worker: Worker,
+        event_loop: asyncio.AbstractEventLoop,
+        epoll_fd: int,
+        keys: dict[int, Any],
+        handle: asyncio.Handle,
+    ) -> Select: ...
+    def __call__(self, timeout: float | None = None) -> list[tuple[Any, int]]: ...
+
+@final
 class Done:
     def __call__(self, task: asyncio.Task[Any]) -> None: ...
 
@@ -147,7 +159,7 @@ class Worker:
     def start(
         self,
         event_loop: asyncio.AbstractEventLoop,
-        take_turn: Callable[[], object],
+        take_turn: Callable[[], object] | None,
         wait_for: Callable[[Awaitable[Any]], Awaitable[Any]],
         exception_handler: Callable[[BaseException], object] | None,
         tasks: str,

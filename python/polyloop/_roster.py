@@ -12,7 +12,6 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from . import _core
 from ._limits import OomKills

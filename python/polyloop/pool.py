@@ -14,7 +14,7 @@ import multiprocessing.util
 import operator
 import warnings
 import weakref
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 

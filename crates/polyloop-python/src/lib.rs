@@ -8,6 +8,7 @@ mod manager;
 mod map;
 mod options;
 mod pending;
+mod select;
 mod task;
 mod worker;
 
@@ -29,6 +30,8 @@ mod _core {
     use crate::map::MapCall;
     #[pymodule_export]
     use crate::options::TaskOptions;
+    #[pymodule_export]
+    use crate::select::Select;
     #[pymodule_export]
     use crate::task::Done;
     #[pymodule_export]
