@@ -134,6 +134,8 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> N
         # Whoever sent the signal finds that it did its work.
         _flush()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # Blocked here, it would be another thread's to take, some time after this one has ended the process.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.kill(os.getpid(), signal.SIGTERM)
     if turns.broken:
         leave(BROKEN_EXITCODE)
