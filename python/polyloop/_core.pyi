@@ -11,6 +11,7 @@ __all__ = [
     "Done",
     "Manager",
     "MapCall",
+    "Select",
     "TaskOptions",
     "Worker",
     "die_with_parent",
