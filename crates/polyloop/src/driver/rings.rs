@@ -54,6 +54,9 @@ impl Driver {
             read += 1;
         }
         if let Some(seat) = self.link.seats.get_mut(&index) {
+            if read > 0 {
+                seat.has_spoken();
+            }
             seat.give_room()?;
         }
         Ok(read)
