@@ -1,19 +1,27 @@
-"""What a forkserver imports before it forks: all that a worker, and a program's main module, will ask of polyloop.
+"""Imported first in a forkserver that preloads a user's modules: gives it the program's module path.
 
-Imports happen once then, not once in each worker. What they leave is put out of the garbage collector's sight, so that
-it is never walked again, and its memory stays shared with the forkserver. Imported for this effect, and nowhere else.
+CPython passes the path along, on the command line, and most versions do nothing with it: what stands beside a script
+would not be found, and that not said.
 """
 
 from __future__ import annotations
 
-import gc
+import ast
+import sys
 
-gc.disable()  # imports make much and no garbage
-try:
-    import polyloop._lazy
-    import polyloop._worker
-    import polyloop.pool
-    import polyloop.process  # noqa: F401
-finally:
-    gc.enable()
-gc.freeze()
+__all__ = ["path_in"]
+
+
+def path_in(command: str) -> list[str] | None:
+    """The module path that a forkserver's command passes along; None where there is none."""
+    for node in ast.walk(ast.parse(command)):
+        if isinstance(node, ast.Call):
+            for keyword in node.keywords:
+                if keyword.arg is None:
+                    path = ast.literal_eval(keyword.value).get("sys_path")
+                    return [str(entry) for entry in path] if path else None
+    return None
+
+
+if sys.orig_argv[-2:-1] == ["-c"]:
+    sys.path[:] = path_in(sys.orig_argv[-1]) or sys.path

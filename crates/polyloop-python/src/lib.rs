@@ -8,8 +8,11 @@ mod manager;
 mod map;
 mod options;
 mod pending;
+mod queue;
+mod reference;
 mod select;
 mod task;
+mod thread;
 mod worker;
 
 use pyo3::prelude::*;
@@ -31,9 +34,13 @@ mod _core {
     #[pymodule_export]
     use crate::options::TaskOptions;
     #[pymodule_export]
+    use crate::queue::{Queue, QueueWatch};
+    #[pymodule_export]
     use crate::select::Select;
     #[pymodule_export]
     use crate::task::Done;
+    #[pymodule_export]
+    use crate::thread::ThreadCall;
     #[pymodule_export]
     use crate::worker::Worker;
 }

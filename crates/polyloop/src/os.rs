@@ -33,6 +33,25 @@ impl Poller {
         Ok(Self { fd: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
+    /// That reports each ring of a bell once, though the bell is never silenced.
+    pub(crate) fn of_rings(bell: impl AsFd) -> io::Result<Self> {
+        let poller = Self::new()?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&poller.fd, bell, epoll::EventData::new_u64(0), flags)?;
+        Ok(poller)
+    }
+
+    /// Waits for a ring, for ever or within `timeout`. A signal ends it too.
+    pub(crate) fn hear(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 1];
+        let timeout =
+            timeout.map(|timeout| Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ });
+        match epoll::wait(&self.fd, &mut events[..], timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub(crate) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
     }
@@ -174,6 +193,23 @@ pub(crate) fn process_handle(pid: u32) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// The process that a handle is of, by its number here; `None` if it is gone and its number, too.
+///
+/// # Errors
+/// When this is no handle of a process, or of one that has no number here.
+pub(crate) fn process_of(handle: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    use std::os::fd::AsRawFd;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", handle.as_raw_fd()))?;
+    // The first has a number for each namespace, ours last; without namespaces there is the second alone.
+    let numbers = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
+    let number = numbers("NSpid:").or_else(|| numbers("Pid:")).and_then(|numbers| numbers.split_whitespace().last());
+    match number.and_then(|number| number.parse::<i64>().ok()) {
+        Some(-1) => Ok(None),
+        Some(number @ 1..) => u32::try_from(number).map(Some).map_err(|_| io::ErrorKind::InvalidData.into()),
+        Some(_) | None => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// Whether a process handle says that its process has ended.
 pub(crate) fn has_ended(handle: BorrowedFd<'_>) -> bool {
     let mut fds = [rustix::event::PollFd::from_borrowed_fd(handle, rustix::event::PollFlags::IN)];
@@ -184,6 +220,16 @@ pub(crate) fn has_ended(handle: BorrowedFd<'_>) -> bool {
 pub(crate) fn kill(handle: BorrowedFd<'_>, gently: bool) -> io::Result<()> {
     match pidfd_send_signal(handle, if gently { Signal::TERM } else { Signal::KILL }) {
         Err(Errno::SRCH) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Interrupts what a worker's process does. It may be gone, or have too many signals waiting: one is enough.
+pub(crate) fn interrupt(handle: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: one of the signals that the C library leaves to programs.
+    let signal = unsafe { Signal::from_raw_unchecked(interrupt_signal()) };
+    match pidfd_send_signal(handle, signal) {
+        Err(Errno::SRCH | Errno::AGAIN) | Ok(()) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
@@ -200,6 +246,23 @@ pub(crate) fn kill_number(pid: u32, gently: bool) -> io::Result<()> {
 /// The signal that interrupts what a worker's thread waits for or computes.
 pub fn interrupt_signal() -> i32 {
     libc::SIGRTMIN() + 1
+}
+
+/// Has a process that does not handle [`interrupt_signal`] ignore it: by default, it would end.
+pub(crate) fn survive_interrupts() -> io::Result<()> {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: the first call fills in `action`; the second sets a disposition that runs no code.
+    unsafe {
+        if libc::sigaction(interrupt_signal(), std::ptr::null(), action.as_mut_ptr()) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        if action.assume_init().sa_sigaction == libc::SIG_DFL
+            && libc::signal(interrupt_signal(), libc::SIG_IGN) == libc::SIG_ERR
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// A thread that can be signalled.

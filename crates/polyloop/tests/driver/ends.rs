@@ -13,7 +13,7 @@ fn a_closed_pool_finishes_what_it_has_accepted_and_lets_its_workers_leave() {
     let mut rig = Rig::healthy("close", DriverConfig { concurrency: 4, ..SHAPE });
     rig.submit_many(500, Work::Nap(1));
     rig.driver.close().expect("nothing of the system's is short");
-    assert!(rig.driver.open_call().is_err());
+    assert!(rig.driver.open_call(None).is_err());
     rig.wait("the pool is closed", |rig| rig.news.closed);
     assert_eq!(rig.unfinished(), []);
     assert!(rig.news.exits.iter().all(|(_, exit)| *exit == Exit::Code(0)), "{:?}", rig.news.exits);
@@ -37,6 +37,20 @@ fn a_terminated_pool_ends_all_tasks_at_once_and_kills_who_does_not_leave_within_
     rig.wait("the pool is closed", |rig| rig.news.closed);
     let killed = Exit::Signal(Signal::KILL.as_raw());
     assert!(rig.news.exits.iter().all(|(_, exit)| *exit == killed), "{:?}", rig.news.exits);
+}
+
+#[test]
+fn a_worker_that_does_not_handle_interruptions_lives_through_them() {
+    let mut rig = Rig::healthy("deaf", DriverConfig { processes: 1, ..SHAPE });
+    let blocking = rig.submit(Work::Block(400), 0, 0);
+    rig.flush();
+    while !rig.starts().contains_key(&blocking) {
+        rig.turn(Duration::from_millis(5));
+    }
+    rig.cancel(blocking);
+    rig.wait_all_done("the blocking task has ended");
+    assert!(matches!(rig.outcome(blocking), Some(Outcome::Value(_))), "{:?}", rig.outcome(blocking));
+    assert_eq!(rig.close().deaths(), (0, 0, 0));
 }
 
 #[test]
