@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._stats import PoolStats, WorkerStats
     from .context import get_context, set_context, set_start_method
+    from .current import CurrentTask, CurrentWorker, current_worker
     from .errors import (
         PoisonTask,
         PolyloopError,
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
         WorkerDied,
         WorkerStartError,
     )
+    from .executor import ProcessPoolExecutor
+    from .handle import TaskHandle
     from .pool import Pool, WorkerProcess
     from .process import Process, Worker
     from .queue import Queue
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CurrentTask",
+    "CurrentWorker",
     "Outcome",
     "PoisonTask",
     "PolyloopError",
@@ -41,11 +46,13 @@ __all__ = [
     "PoolStats",
     "PoolTerminated",
     "Process",
+    "ProcessPoolExecutor",
     "Queue",
     "QueueID",
     "RemoteError",
     "RoundRobin",
     "Scheduler",
+    "TaskHandle",
     "TaskID",
     "TaskTimeout",
     "Worker",
@@ -53,6 +60,7 @@ __all__ = [
     "WorkerProcess",
     "WorkerStartError",
     "WorkerStats",
+    "current_worker",
     "get_context",
     "set_context",
     "set_start_method",
@@ -61,6 +69,7 @@ __all__ = [
 _HOMES = {
     "_stats": ("PoolStats", "WorkerStats"),
     "context": ("get_context", "set_context", "set_start_method"),
+    "current": ("CurrentTask", "CurrentWorker", "current_worker"),
     "errors": (
         "PoisonTask",
         "PolyloopError",
@@ -72,6 +81,8 @@ _HOMES = {
         "WorkerDied",
         "WorkerStartError",
     ),
+    "executor": ("ProcessPoolExecutor",),
+    "handle": ("TaskHandle",),
     "pool": ("Pool", "WorkerProcess"),
     "process": ("Process", "Worker"),
     "queue": ("Queue",),

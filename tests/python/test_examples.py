@@ -22,6 +22,12 @@ PRINTS = {
         from an async generator: \[2, 3\]
         first primes above a million: \[1000003, 1000033, 1000037\]
     """,
+    "executor.py": r"""
+        \[4, 2\]
+        2
+        lost: SIGKILL
+        2
+    """,
     "killed_worker.py": r"""
         complete and in order: True
         the crash is an error: SIGKILL
