@@ -73,6 +73,7 @@ impl Both {
     }
 
     /// Runs so many items, at most `window` under way at once. Returns how many have ended.
+    #[inline(never)]
     fn run(&mut self, items: u64, window: u64) -> u64 {
         let (mut submitted, mut ended) = (0, 0);
         while ended < items {
