@@ -79,6 +79,8 @@ lint: build ## Format, clippy, ruff, types, stubs, and the rule of who may impor
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	@$(MAKE) --silent --no-print-directory $(VENV)/pyright
+	$(BIN)/basedpyright --level error
 	$(BIN)/python -m mypy.stubtest polyloop._core --mypy-config-file pyproject.toml
 	$(BIN)/python tools/check_imports.py
 
@@ -168,15 +170,25 @@ instructions: build ## Count instructions on the hot paths; fails where one cost
 performance-page: $(VENV)/installed ## Put the last results into docs/performance.md
 	@$(BIN)/python benches/performance_page.py $(BENCH)
 
+.PHONY: bench-queue
+bench-queue: build ## polyloop.Queue and multiprocessing.Queue side by side; writes benches/results/
+	$(BIN)/python benches/queues.py $(BENCH)
+
 .PHONY: fault-table
 fault-table: build ## Faults on polyloop, aiomultiprocess, ProcessPoolExecutor and pebble; writes docs/faults.md (minutes)
 	$(BIN)/python benches/fault_table.py $(BENCH)
+
+.PHONY: docs
+docs: build ## Build the pages into target/site/
+	@$(MAKE) --silent --no-print-directory $(VENV)/docs-tools
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs target/site
+	@echo "documentation: target/site/index.html"
 
 .PHONY: lock
 lock: ## Resolve requirements/*.in again into locked files
 	$(need_python)
 	@$(MAKE) --silent --no-print-directory $(VENV)/lock-tools
-	@for name in dev bench lock; do \
+	@for name in dev bench docs lock pyright; do \
 		(cd requirements && UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile --quiet --universal --upgrade \
 			--python-version $(firstword $(SUPPORTED)) --generate-hashes --no-emit-index-url $$name.in -o $$name.txt); \
 	done
@@ -200,6 +212,15 @@ clean: ## Remove everything built
 
 .venv-%/bench-tools: requirements/bench.txt .venv-%/installed
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
+# Only for lint, as it brings a JavaScript engine along.
+.venv-%/pyright: requirements/pyright.txt .venv-%/installed
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/pyright.txt
+	@touch $@
+
+.venv-%/docs-tools: requirements/docs.txt .venv-%/installed
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
 	@touch $@
 
 .PRECIOUS: .venv-%/installed

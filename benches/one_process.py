@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 from polyloop import Pool, _core
+from polyloop._threads import Threads
 from polyloop._worker import Plan, Turns, _wait_for
 from rows.work import no_op, plain_no_op, suspend_once
 
@@ -54,7 +55,8 @@ class OneProcess:
     def _work(self, worker: _core.Worker) -> None:
         turns = Turns(worker, self.loop, self.plan.grace_s)
         self.loop.add_reader(worker.fileno(), turns.take)
-        worker.start(self.loop, turns.take, _wait_for, None, os.environ.get("POLYLOOP_TASKS", "lazy"))
+        threads = Threads(self.plan.concurrency, turns.check_not_forked)
+        worker.start(self.loop, turns.take, _wait_for, threads.run, None, os.environ.get("POLYLOOP_TASKS", "lazy"))
         self.loop.call_soon(turns.take)
 
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Item, MAX_REPLY, Next, Outcome, Payload, QueueIndex, Reply, StartOrder,
-    Submission, WorkerLink,
+    CallId, Driver, DriverConfig, Event, Item, MAX_REPLY, Next, Payload, QueueIndex, Reply, StartOrder, Submission,
+    WorkerLink,
 };
 use rustix::io::dup;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
@@ -31,6 +31,7 @@ const ALONE: DriverConfig = DriverConfig {
     max_memory: 0,
     max_reply: MAX_REPLY,
     max_age: None,
+    overlap: true,
     block_warning: None,
     grace: Duration::from_secs(5),
 };
@@ -68,7 +69,7 @@ impl Both {
         let mut driver = Driver::new(ALONE).expect("the shape is possible, and there is memory");
         let mut worker = join(&mut driver);
         worker.ready().expect("an eventfd takes a ring");
-        let call = driver.open_call().expect("the pool is open");
+        let call = driver.open_call(None).expect("the pool is open");
         Self { driver, worker, call, function: FUNCTION.into(), item: Item::default() }
     }
 
@@ -107,23 +108,27 @@ fn myself() -> OwnedFd {
     pidfd_open(getpid(), PidfdFlags::empty()).or_else(|_| dup(std::io::stdin())).expect("there are descriptors")
 }
 
-/// Submit and post.
+/// Submit and post: a run of items, as a map does, or one, as an apply does.
 #[inline(never)]
 fn client_submits(both: &mut Both, tokens: std::ops::Range<u64>) {
-    for token in tokens {
-        let submission = Submission {
-            call: both.call,
-            queue: QueueIndex(0),
-            function: Arc::clone(&both.function),
-            arguments: Payload::from_slice(ARGUMENTS),
-            retries: 0,
-            retry_deaths: true,
-            judged: false,
-            attempt: 1,
-            timeout: None,
-            token,
-        };
-        both.driver.submit(submission).expect("the pool is open");
+    let count = (tokens.end - tokens.start) as usize;
+    let first = Submission {
+        call: both.call,
+        queue: QueueIndex(0),
+        function: Arc::clone(&both.function),
+        arguments: Payload::from_slice(ARGUMENTS),
+        retries: 0,
+        retry_deaths: true,
+        judged: false,
+        attempt: 1,
+        timeout: None,
+        token: tokens.start,
+    };
+    if count == 1 {
+        both.driver.submit(first).expect("the pool is open");
+    } else {
+        let arguments = std::iter::repeat_with(|| Payload::from_slice(ARGUMENTS)).take(count);
+        both.driver.submit_run(first, arguments).expect("the pool is open");
     }
     both.driver.flush().expect("the system refuses nothing");
 }
@@ -146,7 +151,7 @@ fn client_drains(both: &mut Both) -> u64 {
     let mut ended = 0;
     while let Some(event) = both.driver.next_event() {
         match event {
-            Event::Deliver { outcome: Outcome::Value(_), .. } => ended += 1,
+            Event::Returned(values) => ended += values.iter().filter(|(.., value)| !value.is_empty()).count() as u64,
             other => panic!("nothing else happens here: {other:?}"),
         }
     }

@@ -288,6 +288,9 @@ impl Link {
             region,
         };
         self.seats.insert(worker.seat, seat);
+        // Workers that read an older number overlook a newcomer for a while, which costs it an item or two.
+        let taken = self.layout.seats_taken(self.region.words());
+        taken[0].fetch_max(u64::from(worker.seat) + 1, Ordering::Relaxed);
         Ok(NewSeat { socket: worker_socket, lifeline })
     }
 

@@ -33,6 +33,25 @@ impl Poller {
         Ok(Self { fd: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
+    /// That reports each ring of a bell once, though the bell is never silenced.
+    pub(crate) fn of_rings(bell: impl AsFd) -> io::Result<Self> {
+        let poller = Self::new()?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&poller.fd, bell, epoll::EventData::new_u64(0), flags)?;
+        Ok(poller)
+    }
+
+    /// Waits for a ring, for ever or within `timeout`. A signal ends it too.
+    pub(crate) fn hear(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 1];
+        let timeout =
+            timeout.map(|timeout| Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ });
+        match epoll::wait(&self.fd, &mut events[..], timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub(crate) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
     }
