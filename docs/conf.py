@@ -22,6 +22,10 @@ myst_heading_anchors = 3
 default_role = "code"  # docstrings write `name` as Markdown does
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "inherited-members": "Future,Exception,BaseException", "show-inheritance": True}
+autodoc_default_options = {
+    "members": True,
+    "inherited-members": "Future,Exception,BaseException",
+    "show-inheritance": True,
+}
 autodoc_class_signature = "mixed"
 napoleon_numpy_docstring = False

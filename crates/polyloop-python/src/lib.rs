@@ -1,5 +1,6 @@
 //! The extension module `polyloop._core`: registration only.
 
+mod apply;
 mod codec;
 mod errors;
 mod lazy;
@@ -9,6 +10,7 @@ mod options;
 mod pending;
 mod queue;
 mod reference;
+mod select;
 mod task;
 mod thread;
 mod worker;
@@ -22,6 +24,8 @@ mod _core {
     const NO_MAIN_GUARD_EXITCODE: i32 = polyloop::HOPELESS_EXIT;
 
     #[pymodule_export]
+    use crate::apply::ApplyCall;
+    #[pymodule_export]
     use crate::errors::die_with_parent;
     #[pymodule_export]
     use crate::manager::Manager;
@@ -31,6 +35,8 @@ mod _core {
     use crate::options::TaskOptions;
     #[pymodule_export]
     use crate::queue::{Queue, QueueWatch};
+    #[pymodule_export]
+    use crate::select::Select;
     #[pymodule_export]
     use crate::task::Done;
     #[pymodule_export]
