@@ -18,7 +18,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-const PROTOCOL: u64 = 1;
+const PROTOCOL: u64 = 2;
 const READY: u32 = 16;
 const LINE: usize = 8;
 const TASKS: u64 = 4;

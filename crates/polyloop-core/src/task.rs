@@ -9,13 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
+use crate::payload::Payload;
 use crate::supervise::{Exit, StartError};
-
-/// Arguments or an outcome as bytes. Most are short, and a task that allocates nothing is a good deal cheaper.
-pub type Payload = SmallVec<[u8; 24]>;
 
 /// What a caller asks for.
 #[derive(Clone, Debug)]

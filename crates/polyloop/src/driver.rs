@@ -6,6 +6,7 @@
 //!                                 `----------- Event ----------> host: start, reap, deliver, log
 //! ```
 
+mod blocks;
 mod processes;
 mod rest;
 mod rings;
@@ -24,12 +25,15 @@ use polyloop_core::{
 use polyloop_shm::{Geometry, Retract};
 use thiserror::Error;
 
+use self::blocks::BLOCKS_MAX;
+pub(crate) use self::blocks::lender_of;
+use crate::blocks::{Lender, Returns};
 use crate::layout::Layout;
 use crate::link::{Link, entry};
 use crate::os::{self, Poller, Timer};
 
 /// Version of everything that manager and worker must agree on.
-pub(crate) const PROTOCOL: u64 = 1;
+pub(crate) const PROTOCOL: u64 = 2;
 
 const SLOTS: u32 = 64;
 const SLOT_ITEMS: u32 = 256;
@@ -158,6 +162,11 @@ pub struct Driver {
     /// When to look whether a loop is blocked.
     watch_at: Option<Moment>,
     resting: Resting,
+    /// The blocks that arguments are in.
+    lender: Lender<WorkerId>,
+    returns: Arc<Returns>,
+    /// When workers are to give back blocks that they have not used for a while.
+    workers_idle_at: Option<Moment>,
     events: VecDeque<Event>,
     origin: Instant,
     generation: u32,
@@ -200,8 +209,9 @@ impl Driver {
             control_words: CONTROL_WORDS,
         };
         let (link, poller, timer) = (Link::new(layout)?, Poller::new()?, Timer::new()?);
-        poller.add(&link.bell, BELL)?;
+        poller.add(&*link.bell, BELL)?;
         poller.add(&timer, TIMER)?;
+        let returns = Returns::new(&link.bell);
         let mut driver = Self {
             config,
             pool,
@@ -214,6 +224,9 @@ impl Driver {
             nap: None,
             watch_at: None,
             resting: Resting::default(),
+            lender: Lender::new(BLOCKS_MAX, Arc::clone(&returns)),
+            returns,
+            workers_idle_at: None,
             events: VecDeque::new(),
             origin: Instant::now(),
             generation: os::forked_generation(),
@@ -231,11 +244,7 @@ impl Driver {
     /// When [`Self::drain`] wants to be called even if the descriptor stays silent. The descriptor becomes readable
     /// then too, so a host may ignore this.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.pool.poll_timeout(), self.look_again, self.nap, self.watch_at]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| self.origin + at)
+        self.next_moment().map(|at| self.origin + at)
     }
 
     /// Opens a call: tasks that are submitted as room appears, and that queues are fair to as one.
@@ -360,6 +369,7 @@ impl Driver {
         self.poll()?;
         let outcomes = self.read_rings()?;
         self.watch()?;
+        self.give_back_idle()?;
         let now = self.now();
         if self.pool.poll_timeout().is_some_and(|at| at <= now) {
             self.pool.handle(now, Input::Timeout);
@@ -408,6 +418,13 @@ impl Driver {
         Err(io::Error::other("this pool belongs to the process that forked this one"))
     }
 
+    fn next_moment(&self) -> Option<Moment> {
+        [self.pool.poll_timeout(), self.look_again, self.nap, self.watch_at, self.next_idle()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
     fn now(&self) -> Moment {
         self.origin.elapsed()
     }
@@ -453,6 +470,7 @@ impl Driver {
 
     /// Posts what waits, and carries out what the core says.
     fn act(&mut self) -> io::Result<()> {
+        self.settle_blocks()?;
         self.pool.flush();
         let mut posted = vec![0; usize::from(self.config.queues)];
         while let Some(output) = self.pool.poll_output() {
@@ -512,7 +530,10 @@ impl Driver {
                 self.events.push_back(Event::Judge { task, token, outcome });
             }
             Output::Report(report) => self.events.push_back(Event::Report(report)),
-            Output::Closed => self.events.push_back(Event::Closed),
+            Output::Closed => {
+                self.lender.give_back_free();
+                self.events.push_back(Event::Closed);
+            }
         }
         Ok(())
     }

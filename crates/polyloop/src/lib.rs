@@ -4,6 +4,7 @@
 //! to call when it is readable, and a [`Driver::deadline`]. [`WorkerLink`] is the worker's side. How a worker
 //! process is made, and what a function is, is up to the host.
 
+mod blocks;
 mod driver;
 mod inject;
 mod layout;
@@ -14,14 +15,15 @@ mod process;
 mod watchdog;
 mod worker;
 
+pub use blocks::{BlockError, Lease, Memory, MemoryError};
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
 pub use os::{Thread, forked_generation, interrupt_signal, part_from_parent};
 pub use polyloop_core::{
-    CallId, Cause, Counts, Cut, DEFER, Exit, HOPELESS_EXIT, Loss, MapResults, Moment, NextResult, OVERDUE_EXITCODE,
-    Outcome, Payload, QueueIndex, Refused, Reply, Report, Stage, StartError, State, Stop, Submission, TaskId, Value,
-    ValueError, ValueReader, ValueWriter, Want, WorkerId, WorkerView,
+    Apart, CallId, Cause, Counts, Cut, DEFER, Exit, HOPELESS_EXIT, Loss, Luggage, MapResults, Moment, NextResult,
+    OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, Stage, StartError, State, Stop, Submission,
+    TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId, WorkerView, lay_apart,
 };
 pub use polyloop_shm::Item;
 pub use process::{ParentDeathError, die_with_parent};
 pub use watchdog::{Interrupt, Watchdog};
-pub use worker::{ConnectError, Control, Job, Next, Rested, WorkerError, WorkerLink};
+pub use worker::{CannotPass, ConnectError, Control, Job, Next, Rested, WorkerError, WorkerLink};

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use polyloop_core::{
-    ControlFrame, FrameError, Load, Look, LoopWatch, Moment, Place, QueueIndex, ResultFrame, TaskId, Terms, WorkerId,
+    BlockId, ControlFrame, FrameError, Load, Look, LoopWatch, Luggage, Moment, Payload, Place, QueueIndex, ResultFrame,
+    TaskId, Terms, WorkerId,
 };
 use polyloop_shm::{
     BoardWriter, Corrupt, Doorbell, Entry, LeaseReader, Peer, Phase, Reclaimed, Region, Retract, RingReader,
@@ -16,6 +17,8 @@ use polyloop_shm::{
 };
 use thiserror::Error;
 
+use crate::blocks::{BlockError, Borrower, Returns};
+use crate::driver::lender_of;
 use crate::layout::Layout;
 use crate::os;
 
@@ -33,6 +36,21 @@ struct Stream {
     task: TaskId,
     bytes: Arc<[u8]>,
     sent: usize,
+}
+
+/// A reply that comes in several frames, as far as it has come.
+#[derive(Default)]
+pub(crate) struct Pieces {
+    pub(crate) bytes: Vec<u8>,
+    /// The memory its large parts are in.
+    apart: Option<Luggage>,
+}
+
+impl Pieces {
+    pub(crate) fn whole(mut self, last: &[u8]) -> Payload {
+        self.bytes.extend_from_slice(last);
+        Payload::from_vec(self.bytes).with(self.apart)
+    }
 }
 
 enum Outgoing {
@@ -63,8 +81,8 @@ pub(crate) struct Seat {
     status: Words,
     activity: Peer,
     watch: LoopWatch,
-    /// Replies that come in pieces, as far as they have come.
-    pub(crate) pieces: BTreeMap<TaskId, Vec<u8>>,
+    pub(crate) pieces: BTreeMap<TaskId, Pieces>,
+    borrower: Borrower,
     /// Nothing more is read from a worker that wrote garbage.
     pub(crate) mute: bool,
     pub(crate) gone: bool,
@@ -92,6 +110,23 @@ impl Seat {
 
     pub(crate) fn has_frames(&mut self) -> bool {
         !self.mute && self.results.is_ready()
+    }
+
+    /// The worker says that the large parts of a reply to come are in this block of its own.
+    pub(crate) fn borrow(&mut self, task: TaskId, block: BlockId, bytes: u64) -> Result<(), BlockError> {
+        let memory = self.borrower.borrow(self.socket.as_fd(), block, bytes)?;
+        self.pieces.entry(task).or_default().apart = Some(memory.into_luggage());
+        Ok(())
+    }
+
+    /// The worker says that it uses this block of its own no more.
+    pub(crate) fn forget(&mut self, block: BlockId) -> Result<(), BlockError> {
+        self.borrower.forget(self.socket.as_fd(), block)
+    }
+
+    /// Whether blocks of this worker's are mapped here.
+    pub(crate) fn has_borrowed(&self) -> bool {
+        self.borrower.knows_any()
     }
 
     /// After reading: rings a worker whose ring had been full.
@@ -190,7 +225,7 @@ fn push_stream(control: &mut RingWriter, stream: &mut Stream, wrote: &mut bool) 
 pub(crate) struct Link {
     pub(crate) layout: Layout,
     pub(crate) region: Region,
-    pub(crate) bell: Doorbell,
+    pub(crate) bell: Arc<Doorbell>,
     pub(crate) sleeper: Sleeper,
     boards: Vec<BoardWriter>,
     pub(crate) seats: BTreeMap<u16, Seat>,
@@ -202,11 +237,11 @@ impl Link {
         let words = region.words();
         let boards = (0..layout.queues).map(|queue| BoardWriter::new(layout.board(words, queue))).collect();
         let sleeper = Sleeper::new(layout.manager_epoch(words));
-        Ok(Self { layout, bell: Doorbell::new()?, sleeper, boards, seats: BTreeMap::new(), region })
+        Ok(Self { layout, bell: Arc::new(Doorbell::new()?), sleeper, boards, seats: BTreeMap::new(), region })
     }
 
     /// Makes the memory and the descriptors of a new worker.
-    pub(crate) fn seat(&mut self, worker: WorkerId, queue: QueueIndex) -> io::Result<NewSeat> {
+    pub(crate) fn seat(&mut self, worker: WorkerId, queue: QueueIndex, returns: &Arc<Returns>) -> io::Result<NewSeat> {
         let region = Region::create(self.layout.seat_words())?;
         let words = region.words();
         let (socket, worker_socket) = os::socket_pair()?;
@@ -233,6 +268,7 @@ impl Link {
             watch: LoopWatch::default(),
             status,
             pieces: BTreeMap::new(),
+            borrower: Borrower::new(lender_of(worker), Arc::clone(returns)),
             mute: false,
             gone: false,
             payload: Vec::new(),

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    Cause, ControlFrame, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker,
-    WorkerConfig, split_large,
+    BlockFrame, Cause, ControlFrame, DEFER, Discarded, FrameError, Leave, Moment, PeerView, Reply, ResultFrame, Stop,
+    TaskId, Terms, Worker, WorkerConfig, split_large,
 };
 use polyloop_shm::{
     AttachError, BoardReader, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
@@ -18,11 +19,17 @@ use polyloop_shm::{
 };
 use thiserror::Error;
 
+use crate::blocks::{BlockError, Borrower, Lease, Lender, Memory, Returned, Returns};
 use crate::driver::PROTOCOL;
 use crate::inject::step;
 use crate::layout::Layout;
 use crate::memory::MemoryWatch;
 use crate::os;
+
+/// Blocks of a worker's at a time. Once passed on, they are no descriptors.
+const BLOCKS_MAX: usize = 1024;
+/// How the manager is named as a lender.
+const MANAGER: u64 = 0;
 
 /// Why a worker could not join its pool.
 #[derive(Debug, Error)]
@@ -50,6 +57,9 @@ pub enum WorkerError {
     /// A control frame is damaged.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// What it says of blocks makes no sense.
+    #[error(transparent)]
+    Block(#[from] BlockError),
     /// The board or a fetched task is damaged.
     #[error("a task whose bytes make no sense")]
     Task,
@@ -65,6 +75,8 @@ pub struct Job {
     pub task: TaskId,
     /// How long it may run.
     pub timeout: Option<Duration>,
+    /// Its arguments are to stay as they are: it may be run again.
+    pub kept: bool,
     lease: LeaseIndex,
 }
 
@@ -79,15 +91,20 @@ pub enum Next {
     Nothing,
 }
 
+/// The system did not take memory that was to be passed on.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the memory could not be passed on")]
+pub struct CannotPass;
+
 /// What the manager says to this worker.
-#[derive(Debug, PartialEq, Eq)]
 pub enum Control {
     /// Cancel the item of this task, if it runs here.
     Cancel(TaskId),
     /// Claim nothing more; with [`Stop::Now`], cancel what runs too.
     Stop(Stop),
-    /// Start this item: a large one, whose function and arguments have arrived in the buffer.
-    Start(Job),
+    /// Start this item: a large one, whose function and arguments have arrived in the buffer, and the arguments' large
+    /// parts in this memory.
+    Start(Job, Option<Arc<Memory>>),
 }
 
 /// How a turn ended.
@@ -108,6 +125,13 @@ struct Unpublished {
     lease: Option<LeaseIndex>,
 }
 
+/// A large item that was claimed, as far as it has come.
+struct Fetching {
+    job: Job,
+    bytes: Vec<u8>,
+    apart: Option<Arc<Memory>>,
+}
+
 /// A worker's side of its pool.
 pub struct WorkerLink {
     core: Worker,
@@ -118,7 +142,7 @@ pub struct WorkerLink {
     control: RingReader,
     sleeper: Sleeper,
     status: StatusWriter,
-    bell: Doorbell,
+    bell: Arc<Doorbell>,
     manager: Ringer,
     manager_bell: Doorbell,
     peers: Vec<Peer>,
@@ -127,7 +151,13 @@ pub struct WorkerLink {
     defers_until: Option<Instant>,
     unpublished: VecDeque<Unpublished>,
     /// Large items that were claimed and whose bytes are on their way.
-    fetching: BTreeMap<TaskId, (Job, Vec<u8>)>,
+    fetching: BTreeMap<TaskId, Fetching>,
+    /// The blocks that results are in.
+    lender: Lender<()>,
+    /// The manager's, that arguments are in.
+    borrower: Borrower,
+    returns: Arc<Returns>,
+    origin: Instant,
     /// Items that were answered for although they go on.
     given_up: BTreeSet<TaskId>,
     grace: Duration,
@@ -136,7 +166,7 @@ pub struct WorkerLink {
     news: bool,
     payload: Vec<u8>,
     generation: u32,
-    _socket: OwnedFd,
+    socket: OwnedFd,
     _regions: [Region; 2],
 }
 
@@ -146,6 +176,7 @@ impl WorkerLink {
     /// # Errors
     /// [`ConnectError`] when the pool is gone, of another version, or the system refuses.
     pub fn connect(socket: OwnedFd) -> Result<Self, ConnectError> {
+        os::close_inherited_blocks()?;
         let pid = std::process::id();
         let handle = os::process_handle(pid)?;
         os::send(socket.as_fd(), &[PROTOCOL, pid.into()], &[handle.as_fd()])?;
@@ -163,6 +194,8 @@ impl WorkerLink {
         if pool.len() < layout.pool_words() || own.len() < layout.seat_words() {
             return Err(ConnectError::Version);
         }
+        let bell = Arc::new(Doorbell::from_fd(bell));
+        let returns = Returns::new(&bell);
         let peers = (0..layout.seats).filter(|peer| *peer != seat);
         let peer = |peer| Peer::new(layout.epoch(pool, peer), layout.status(pool, peer));
         Ok(Self {
@@ -174,7 +207,7 @@ impl WorkerLink {
             control: RingReader::new(layout.control(own)),
             sleeper: Sleeper::new(layout.epoch(pool, seat)),
             status: StatusWriter::new(layout.status(pool, seat)),
-            bell: Doorbell::from_fd(bell),
+            bell,
             manager: Ringer::new(layout.manager_epoch(pool)),
             manager_bell: Doorbell::from_fd(manager_bell),
             peers: peers.map(peer).collect(),
@@ -182,13 +215,17 @@ impl WorkerLink {
             defers_until: None,
             unpublished: VecDeque::new(),
             fetching: BTreeMap::new(),
+            lender: Lender::new(BLOCKS_MAX, Arc::clone(&returns)),
+            borrower: Borrower::new(MANAGER, Arc::clone(&returns)),
+            returns,
+            origin: Instant::now(),
             given_up: BTreeSet::new(),
             grace: Duration::from_micros(grace_micros),
             turns: 0,
             news: false,
             payload: Vec::new(),
             generation: os::forked_generation(),
-            _socket: socket,
+            socket,
             _regions: regions,
         })
     }
@@ -228,6 +265,7 @@ impl WorkerLink {
         step("wake");
         self.bell.silence()?;
         step("silence");
+        self.settle_blocks();
         self.retire_if_too_large()
     }
 
@@ -245,7 +283,7 @@ impl WorkerLink {
             }
             match ControlFrame::parse(record.kind, &self.payload)? {
                 ControlFrame::Cancel(task) => {
-                    if let Some((job, _)) = self.fetching.remove(&task) {
+                    if let Some(Fetching { job, .. }) = self.fetching.remove(&task) {
                         self.reply(job, Reply::Cancelled);
                         continue;
                     }
@@ -255,20 +293,26 @@ impl WorkerLink {
                     self.core.stop(stop);
                     return Ok(Some(Control::Stop(stop)));
                 }
+                ControlFrame::Block(frame) => self.block_frame(frame)?,
+                ControlFrame::GiveBack => {
+                    self.lender.give_back_free();
+                    self.tell_discarded();
+                }
                 ControlFrame::Bytes { task, bytes, last } => {
-                    let Some((_, whole)) = self.fetching.get_mut(&task) else { continue };
-                    whole.extend_from_slice(bytes);
+                    let Some(fetching) = self.fetching.get_mut(&task) else { continue };
+                    fetching.bytes.extend_from_slice(bytes);
                     step("bytes");
                     if !last {
                         continue;
                     }
-                    if let Some((job, whole)) = self.fetching.remove(&task) {
-                        let (function, arguments) = split_large(&whole).ok_or(WorkerError::Task)?;
-                        item.function = function.to_vec();
-                        item.arguments = arguments.to_vec();
+                    if let Some(Fetching { job, bytes, apart }) = self.fetching.remove(&task) {
+                        let large = split_large(&bytes).ok_or(WorkerError::Task)?;
+                        item.function = large.function.to_vec();
+                        item.arguments = large.arguments.to_vec();
+                        let streamed = (!large.apart.is_empty()).then(|| Arc::new(Memory::heap(large.apart)));
                         // What was published must not wait for this item, which may block.
                         self.tell()?;
-                        return Ok(Some(Control::Start(job)));
+                        return Ok(Some(Control::Start(job, apart.or(streamed))));
                     }
                 }
             }
@@ -308,7 +352,8 @@ impl WorkerLink {
                 self.tell()?;
             }
             let terms = Terms::from_bits(item.extra);
-            let job = Job { task: TaskId::from_bits(item.task), lease, timeout: terms.timeout };
+            let Terms { timeout, kept, .. } = terms;
+            let job = Job { task: TaskId::from_bits(item.task), lease, timeout, kept };
             let last = self.core.claimed(terms.alone);
             // Peers and the manager see at once that this worker is busy, should the item block.
             self.publish_status();
@@ -322,7 +367,7 @@ impl WorkerLink {
                 return Ok(Next::Start(job));
             }
             step("fetch");
-            self.fetching.insert(job.task, (job, Vec::new()));
+            self.fetching.insert(job.task, Fetching { job, bytes: Vec::new(), apart: None });
             self.publish(&ResultFrame::Fetch(job.task), None);
             self.tell()?;
             step("fetched");
@@ -355,6 +400,32 @@ impl WorkerLink {
         self.publish(&ResultFrame::Reply { task, reply }, Some(job.lease));
         self.core.finished();
         self.publish_status();
+    }
+
+    /// Memory for the large parts of a result, to be filled. `None` when there is none, or as much as may be: then they
+    /// have to go with the other bytes.
+    pub fn take_block(&mut self, bytes: usize) -> Option<Lease> {
+        self.settle_blocks();
+        let now = self.now();
+        self.is_ours().then(|| self.lender.take(now, bytes)).flatten()
+    }
+
+    /// Publishes that an item returned a value whose large parts are in this memory.
+    ///
+    /// # Errors
+    /// Nothing was published when the memory could not be passed on: the parts have to go with the other bytes.
+    pub fn reply_apart(&mut self, job: Job, bytes: &[u8], lease: Lease) -> Result<(), CannotPass> {
+        if !self.is_ours() || self.given_up.contains(&job.task) {
+            return Ok(());
+        }
+        step("pass");
+        self.lender.pass(&lease, (), self.socket.as_fd()).map_err(|_| CannotPass)?;
+        step("passed");
+        self.lender.close_fd(&lease);
+        self.publish(&ResultFrame::Block(lease.frame(job.task)), None);
+        step("lent");
+        self.reply(job, Reply::Value(bytes));
+        Ok(())
     }
 
     /// Answers for an item that has run out of time and goes on, and takes no more items: the process is to end soon.
@@ -409,6 +480,7 @@ impl WorkerLink {
     /// When the operating system refuses.
     pub fn end_turn(&mut self, deferring: bool) -> io::Result<Rested> {
         self.check_ours()?;
+        self.settle_blocks();
         self.publish_waiting();
         self.tell()?;
         self.publish_status();
@@ -437,6 +509,58 @@ impl WorkerLink {
     /// Whether it was told to stop.
     pub fn is_stopping(&self) -> bool {
         self.core.is_stopping()
+    }
+
+    /// What the manager says of blocks.
+    fn block_frame(&mut self, frame: BlockFrame) -> Result<(), BlockError> {
+        match frame {
+            BlockFrame::Lent { task, block, bytes } => {
+                step("borrow");
+                let memory = self.borrower.borrow(self.socket.as_fd(), block, bytes)?;
+                step("borrowed");
+                // One that was cancelled meanwhile has no use for it.
+                if let Some(fetching) = self.fetching.get_mut(&task) {
+                    fetching.apart = Some(Arc::new(memory));
+                }
+            }
+            BlockFrame::Forgotten(block) => self.borrower.forget(self.socket.as_fd(), block)?,
+            BlockFrame::Returned { block, reusable } => {
+                let now = self.now();
+                self.lender.give_back(now, block, (), reusable)?;
+                self.tell_discarded();
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what follows from users of blocks that are gone: marks blocks of this worker's as free, and tells the manager
+    /// of its own.
+    fn settle_blocks(&mut self) {
+        for returned in self.returns.take() {
+            match returned {
+                Returned::Lease { block, spoiled } => {
+                    let now = self.now();
+                    self.lender.end_lease(now, block, spoiled);
+                }
+                Returned::Loan { block, reusable, .. } => {
+                    step("return");
+                    self.publish(&ResultFrame::Block(BlockFrame::Returned { block, reusable }), None);
+                }
+            }
+        }
+        self.tell_discarded();
+    }
+
+    fn tell_discarded(&mut self) {
+        for Discarded { block, known_to } in self.lender.take_discarded() {
+            if !known_to.is_empty() {
+                self.publish(&ResultFrame::Block(BlockFrame::Forgotten(block)), None);
+            }
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.origin.elapsed()
     }
 
     /// Claims nothing more once this process holds more memory than it may.

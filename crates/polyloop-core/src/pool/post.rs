@@ -39,7 +39,8 @@ impl Pool {
     pub fn terms_of(&self, id: TaskId) -> Option<(&Submission, Terms)> {
         let Task { submission, suspect, .. } = self.tasks.get(id)?;
         let large = !self.config.is_inline(submission);
-        Some((submission, Terms { large, alone: *suspect, timeout: submission.timeout }))
+        let kept = submission.retries > 0;
+        Some((submission, Terms { large, alone: *suspect, kept, timeout: submission.timeout }))
     }
 
     /// Packs one slot full of a call's waiting tasks.
@@ -116,7 +117,7 @@ impl PoolConfig {
     /// Whether a task's bytes go into the slot. Those of any other are fetched by its worker.
     fn is_inline(&self, task: &Submission) -> bool {
         let bytes = task.function.len() + task.arguments.len();
-        bytes <= self.inline_bytes && slot_bytes(task) <= self.slot_bytes
+        task.arguments.luggage().is_none() && bytes <= self.inline_bytes && slot_bytes(task) <= self.slot_bytes
     }
 }
 

@@ -1,8 +1,8 @@
 //! Moving bytes and ringing bells: the manager's effects on shared memory.
 
 use polyloop_core::{
-    ControlFrame, Dead, Exit, Input, NAP, Outcome, Payload, Place, QueueIndex, Reply, Rest, ResultFrame, State, TaskId,
-    WorkerId, whom_to_ring, write_large,
+    ControlFrame, Dead, Exit, Input, Large, NAP, Outcome, Payload, Place, QueueIndex, Reply, Rest, ResultFrame, State,
+    TaskId, WorkerId, whom_to_ring, write_large,
 };
 use polyloop_shm::{Phase, Reclaimed, SlotIndex};
 
@@ -66,12 +66,18 @@ impl Manager {
                 seat.retiring = true;
                 Input::Retiring { worker, cause }
             }
+            ResultFrame::Block(frame) => {
+                return site.ledger.violate(format!("{worker} has no blocks, and says {frame:?}"));
+            }
         };
         self.handle(site, input);
     }
 
     fn fetch(&mut self, worker: WorkerId, task: TaskId) {
-        let bytes = self.pool.terms_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
+        let bytes = self
+            .pool
+            .terms_of(task)
+            .map(|(task, _)| write_large(Large { function: &task.function, arguments: &task.arguments, apart: &[] }));
         match (bytes, self.seat(worker)) {
             (Some(bytes), Some(seat)) => seat.send_large(task, &bytes),
             (None, Some(seat)) => seat.send(ControlFrame::Cancel(task)),

@@ -60,7 +60,7 @@ impl Driver {
 
     pub(super) fn arm(&mut self) -> io::Result<()> {
         self.plan_watch();
-        let wanted = [self.pool.poll_timeout(), self.look_again, self.nap, self.watch_at].into_iter().flatten().min();
+        let wanted = self.next_moment();
         let late = match (wanted, self.armed) {
             (Some(wanted), Some(armed)) => wanted < armed,
             (Some(_), None) => true,

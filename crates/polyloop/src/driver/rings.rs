@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use polyloop_core::{ControlFrame, Input, Outcome, Payload, Reply, ResultFrame, TaskId, WorkerId, write_large};
+use polyloop_core::{
+    BlockFrame, ControlFrame, Input, Large, Outcome, Payload, Reply, ResultFrame, TaskId, WorkerId, write_large,
+};
 
 use super::Driver;
+use crate::blocks::Lease;
+use crate::link::Pieces;
 
 /// How long one drain may hold the host's loop.
 const DRAIN_BUDGET: Duration = Duration::from_millis(2);
@@ -48,6 +53,7 @@ impl Driver {
                 Ok(None) => break,
                 Ok(Some(Some(Read::Input(input)))) => self.pool.handle(now, input),
                 Ok(Some(Some(Read::Fetch(task)))) => self.fetch(worker, task)?,
+                Ok(Some(Some(Read::Block(frame)))) => self.block_frame(worker, frame)?,
                 Ok(Some(None)) => (),
                 Err(error) => self.garbage(worker, &error.to_string())?,
             }
@@ -60,31 +66,36 @@ impl Driver {
     }
 
     pub(super) fn fetch(&mut self, worker: WorkerId, task: TaskId) -> io::Result<()> {
-        let bytes = self.pool.terms_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
-        match bytes {
-            Some(bytes) => seat.send_large(task, bytes.into()),
+        let Some((submission, _)) = self.pool.terms_of(task) else {
             // It has ended meanwhile for its caller.
-            None => seat.send(ControlFrame::Cancel(task)),
+            return seat.send(ControlFrame::Cancel(task));
+        };
+        let mut apart = Vec::new();
+        if let Some(lease) = submission.arguments.luggage().and_then(|luggage| luggage.get::<Lease>()) {
+            match self.lender.pass(lease, worker, seat.socket.as_fd()) {
+                Ok(()) => seat.send(ControlFrame::Block(lease.frame(task)))?,
+                Err(_) => apart = lease.read(),
+            }
         }
+        let (function, arguments) = (&submission.function, &submission.arguments);
+        seat.send_large(task, write_large(Large { function, arguments, apart: &apart }).into())
     }
 }
 
 enum Read {
     Input(Input),
     Fetch(TaskId),
+    Block(BlockFrame),
 }
 
 /// What a worker's frame means to the core; `None` for a piece of something that is still to come.
-fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId, Vec<u8>>) -> Option<Read> {
+fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId, Pieces>) -> Option<Read> {
     Some(Read::Input(match frame {
         ResultFrame::Reply { task, reply } => {
             let mut whole = |bytes: &[u8]| match pieces.remove(&task) {
                 None => Payload::from_slice(bytes),
-                Some(mut whole) => {
-                    whole.extend_from_slice(bytes);
-                    Payload::from_vec(whole)
-                }
+                Some(pieces) => pieces.whole(bytes),
             };
             let outcome = match reply {
                 Reply::Value(bytes) => Outcome::Value(whole(bytes)),
@@ -96,12 +107,13 @@ fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId,
             Input::Outcome { worker, task, outcome }
         }
         ResultFrame::Piece { task, bytes } => {
-            pieces.entry(task).or_default().extend_from_slice(bytes);
+            pieces.entry(task).or_default().bytes.extend_from_slice(bytes);
             return None;
         }
         ResultFrame::Ready => Input::Ready(worker),
         ResultFrame::Failed(error) => Input::Failed { worker, error: error.to_vec() },
         ResultFrame::Retiring(cause) => Input::Retiring { worker, cause },
         ResultFrame::Fetch(task) => return Some(Read::Fetch(task)),
+        ResultFrame::Block(frame) => return Some(Read::Block(frame)),
     }))
 }

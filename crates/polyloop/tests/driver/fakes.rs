@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::rig::worker::{serve, socket, tie_to_parent};
 use crate::rig::{SHAPE, process_handle};
 
-const PROTOCOL: u64 = 1;
+const PROTOCOL: u64 = 2;
 /// A kind of record that says "ready".
 const READY: u32 = 16;
 const LINE: usize = 8;

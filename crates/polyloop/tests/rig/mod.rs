@@ -16,8 +16,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Exit, Outcome, QueueIndex, Report, Stage, StartOrder, State, Submission,
-    TaskId, WorkerId,
+    CallId, Driver, DriverConfig, Event, Exit, Outcome, Payload, QueueIndex, Report, Stage, StartOrder, State,
+    Submission, TaskId, WorkerId,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -146,7 +146,7 @@ impl Rig {
             call: CallId::SINGLES,
             queue: QueueIndex(0),
             function: work.to_bytes().into(),
-            arguments: arguments.into(),
+            arguments: Payload::from_vec(arguments),
             retries,
             retry_deaths: true,
             judged: false,

@@ -79,7 +79,7 @@ impl Server {
                 Control::Cancel(task) => self.cancel(|job| job.task == task),
                 Control::Stop(Stop::Now) => self.cancel(|_| true),
                 Control::Stop(Stop::WhenDone) => (),
-                Control::Start(job) => self.start(job, item),
+                Control::Start(job, _) => self.start(job, item),
             }
         }
     }
