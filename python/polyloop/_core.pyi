@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, final
 
-__all__ = ["NO_MAIN_GUARD_EXITCODE", "Done", "Manager", "MapCall", "TaskOptions", "Worker", "die_with_parent"]
+__all__ = ["LARGE_BYTES", "NO_MAIN_GUARD_EXITCODE", "Done", "Manager", "MapCall", "TaskOptions", "Worker", "die_with_parent"]
 
+LARGE_BYTES: int
 NO_MAIN_GUARD_EXITCODE: int
 
 def die_with_parent(lifeline: int | None, parent_pid: int, is_direct_child: bool) -> None: ...

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Cause, Driver, DriverConfig, Event, Outcome, Payload, QueueIndex, Refused, Report, Stage, State,
+    CallId, Cause, Driver, DriverConfig, Event, Luggage, Outcome, Payload, QueueIndex, Refused, Report, Stage, State,
     Submission, TaskId, WorkerId,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -14,6 +14,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::apart::{Inbox, Outbox};
 use crate::codec::{Codec, travels_by_name};
 use crate::errors;
 use crate::map::{MapCall, Opening, is_stop_iteration};
@@ -423,7 +424,16 @@ impl Manager {
         // Taken, not borrowed: pickling runs the caller's code, which may submit to this pool.
         let mut bytes = std::mem::take(&mut *lock(&self.buffer));
         bytes.clear();
-        self.codec.write_arguments(args, kwargs, &mut bytes)?;
+        let mut apart = Outbox::default();
+        self.codec.write_arguments(args, kwargs, &mut bytes, &mut apart)?;
+        if !apart.is_empty() {
+            let lease = apart.store(args.py(), |len| lock(&self.driver).take_block(len));
+            if lease.is_none() {
+                bytes.clear();
+                self.codec.write_arguments(args, kwargs, &mut bytes, &mut Outbox::closed())?;
+            }
+            return Ok(Payload::from_vec(bytes).with(lease.map(Luggage::new)));
+        }
         if bytes.len() > BUFFER_MAX {
             return Ok(Payload::from_vec(bytes));
         }
@@ -604,7 +614,7 @@ impl Manager {
         let is_named = matches!(outcome, Outcome::Lost(_) | Outcome::TimedOut);
         let name = if is_named { self.function_name(py, pending) } else { None };
         let result = match outcome {
-            Outcome::Value(bytes) => match self.codec.read(py, &bytes) {
+            Outcome::Value(bytes) => match self.codec.read(py, &bytes, Inbox::of(&bytes)) {
                 Ok(value) => return Ok(value.unbind()),
                 Err(error) => errors::unreadable(py, error),
             },

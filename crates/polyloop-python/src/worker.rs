@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use polyloop::{Control, Interrupt, Item, Job, Next, Reply, Rested, Stop, TaskId, Thread, Watchdog, WorkerLink};
+use polyloop::{
+    Control, Interrupt, Item, Job, Memory, Next, Reply, Rested, Stop, TaskId, Thread, Watchdog, WorkerLink,
+};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use crate::apart::{Inbox, Outbox};
 use crate::codec::{Codec, travels_by_name, with_traceback};
 use crate::errors;
 use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutine};
@@ -124,6 +127,15 @@ impl Interrupt for Interrupter {
     fn is_interrupted(&self, task: TaskId) -> bool {
         !lock(&self.overdue).contains(&task)
     }
+}
+
+/// An item to start.
+#[derive(Clone, Copy)]
+struct Start<'a> {
+    job: Job,
+    item: &'a Item,
+    /// The large parts of its arguments.
+    apart: Option<&'a Arc<Memory>>,
 }
 
 enum Called<'py> {
@@ -372,7 +384,9 @@ impl Worker {
             let control = lock(&self.link).next_control(item).map_err(errors::worker)?;
             match control {
                 None => return Ok(()),
-                Some(Control::Start(job)) => self.run(slf, host, job, item, level)?,
+                Some(Control::Start(job, memory)) => {
+                    self.run(slf, host, Start { job, item, apart: memory.as_ref() }, level)?;
+                }
                 Some(Control::Stop(Stop::Now)) => {
                     self.cancel_all(py)?;
                     self.stopping.store(true, Ordering::Relaxed);
@@ -393,7 +407,7 @@ impl Worker {
         loop {
             let next = lock(&self.link).next_item(item).map_err(errors::worker)?;
             match next {
-                Next::Start(job) => self.run(slf, host, job, item, level)?,
+                Next::Start(job) => self.run(slf, host, Start { job, item, apart: None }, level)?,
                 Next::Defer(_) => return Ok(DEFER),
                 Next::Nothing => return Ok(ASLEEP),
             }
@@ -403,18 +417,18 @@ impl Worker {
         }
     }
 
-    fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
-        self.watch(job)?;
-        let begun = self.begin(slf, host, job, item, level);
+    fn run(&self, slf: &Bound<'_, Self>, host: &Host, start: Start<'_>, level: Level) -> PyResult<()> {
+        self.watch(start.job)?;
+        let begun = self.begin(slf, host, start, level);
         *lock(&self.current) = None;
         begun?;
         // A process that this item forked goes no further: the loop shares what it waits for with the worker's.
         if lock(&self.link).is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
     }
 
-    fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
-        let py = slf.py();
-        let (coroutine, function) = match self.call(py, host, item) {
+    fn begin(&self, slf: &Bound<'_, Self>, host: &Host, start: Start<'_>, level: Level) -> PyResult<()> {
+        let (py, job) = (slf.py(), start.job);
+        let (coroutine, function) = match self.call(py, host, start) {
             Ok(Called::Value(value)) => return self.reply_value(job, &value),
             Ok(Called::Rejected(error)) => {
                 let bytes = self.codec.dump_exception(py, &error)?;
@@ -450,13 +464,14 @@ impl Worker {
         }
     }
 
-    fn call<'py>(&self, py: Python<'py>, host: &Host, item: &Item) -> PyResult<Called<'py>> {
+    fn call<'py>(&self, py: Python<'py>, host: &Host, start: Start<'_>) -> PyResult<Called<'py>> {
+        let Start { job, item, apart } = start;
         let function = match self.function(py, &item.function) {
             Ok(function) => function,
             Err(error) if self.codec.is_not_importable(py, &error) => return Ok(Called::Rejected(error)),
             Err(error) => return Err(error),
         };
-        let (args, kwargs) = self.codec.read_arguments(py, &item.arguments)?;
+        let (args, kwargs) = self.codec.read_arguments(py, &item.arguments, Inbox::new(apart, job.kept))?;
         let call = function.call.bind(py);
         if function.is_coroutine {
             let coroutine = call.call(args, kwargs.as_ref())?;
@@ -509,8 +524,16 @@ impl Worker {
     }
 
     fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let mut bytes = Vec::with_capacity(16);
-        match self.codec.write(value, &mut bytes) {
+        let (mut bytes, mut apart) = (Vec::with_capacity(16), Outbox::default());
+        let mut written = self.codec.write(value, &mut bytes, &mut apart);
+        if written.is_ok() && !apart.is_empty() {
+            if self.reply_apart(value.py(), job, &bytes, &apart) {
+                return Ok(());
+            }
+            bytes.clear();
+            written = self.codec.write(value, &mut bytes, &mut Outbox::closed());
+        }
+        match written {
             Ok(()) => self.reply(job, Reply::Value(&bytes)),
             Err(reason) => {
                 let bytes = self.codec.dump_unsendable(value, &reason)?;
@@ -518,6 +541,19 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Sends a value whose large parts go into a block. Says whether there was one.
+    fn reply_apart(&self, py: Python<'_>, job: Job, bytes: &[u8], apart: &Outbox) -> bool {
+        let Some(lease) = apart.store(py, |len| lock(&self.link).take_block(len)) else { return false };
+        if self.is_abandoned() {
+            return true;
+        }
+        let is_sent = lock(&self.link).reply_apart(job, bytes, lease).is_ok();
+        if is_sent && job.timeout.is_some() {
+            self.forget(job);
+        }
+        is_sent
     }
 
     fn reply_error(&self, py: Python<'_>, job: Job, error: &PyErr) -> PyResult<()> {
