@@ -19,6 +19,10 @@ pub const BLOCK_IDLE: Duration = Duration::from_secs(2);
 const FREE_MAX: usize = 32;
 /// Bytes of blocks that may be free.
 const FREE_BYTES_MAX: usize = 512 << 20;
+/// Bytes of blocks in use from which on they are scarce.
+const SCARCE_BYTES: usize = 1 << 30;
+/// Blocks are scarce, too, when less than one part of so many is left.
+const SCARCE_PART: usize = 4;
 /// A free block serves for so many times less than it holds, and for no less: it would keep what it does not need.
 const WASTE_MAX: usize = 2;
 /// Sizes are rounded up to one part of so many of a power of two, so that blocks are used again for what is nearly as
@@ -119,9 +123,11 @@ impl<P: Copy + PartialEq> BlockTable<P> {
         Some(Taken::New(id, bytes))
     }
 
-    /// How many more blocks can be leased now.
-    pub fn room(&self) -> usize {
-        self.blocks_max - self.blocks.values().filter(|block| !block.is_unused()).count()
+    /// Whether whoever can wait should do so before it takes another block.
+    pub fn is_scarce(&self) -> bool {
+        let used = self.blocks.values().filter(|block| !block.is_unused());
+        let (count, bytes) = used.fold((0, 0), |(count, bytes), block| (count + 1, bytes + block.bytes));
+        (self.blocks_max - count) * SCARCE_PART < self.blocks_max || bytes >= SCARCE_BYTES
     }
 
     /// A leased block is now in use by a peer, too. Says whether the peer has yet to get it: once, and then it knows it.
@@ -307,7 +313,7 @@ mod tests {
         assert_eq!(table.take_discarded(), []);
         table.give_back_idle(NOW + BLOCK_IDLE);
         assert_eq!(table.take_discarded(), [Discarded { block: id, known_to: vec![7] }]);
-        assert_eq!((table.next_idle(), table.room()), (None, 4));
+        assert_eq!(table.next_idle(), None);
     }
 
     #[test]
@@ -326,10 +332,23 @@ mod tests {
     fn at_the_limit_free_blocks_make_room_and_used_ones_do_not() {
         let mut table = BlockTable::<u8>::new(2);
         let (small, _large) = (new(&mut table, MIB), new(&mut table, 64 * MIB));
-        assert_eq!((table.take(9), table.room()), (None, 0));
+        assert_eq!(table.take(9), None);
         table.end_lease(NOW, small);
         assert!(matches!(table.take(64 * MIB), Some(Taken::New(..))));
         assert_eq!(table.take_discarded(), [Discarded { block: small, known_to: vec![] }]);
+    }
+
+    #[test]
+    fn blocks_are_scarce_when_most_are_in_use_or_they_hold_much() {
+        let mut table = BlockTable::<u8>::new(4);
+        let ids: Vec<_> = (0..3).map(|_| new(&mut table, 4096)).collect();
+        assert!(!table.is_scarce());
+        new(&mut table, 4096);
+        assert!(table.is_scarce());
+        table.end_lease(NOW, ids[0]);
+        assert!(!table.is_scarce());
+        new(&mut table, SCARCE_BYTES);
+        assert!(table.is_scarce());
     }
 
     #[test]
@@ -420,7 +439,6 @@ mod tests {
             used.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| table.end_lease(NOW, id));
             (0..3).for_each(|peer| table.forget_peer(NOW, peer));
             table.give_back_free();
-            prop_assert_eq!(table.room(), 6);
             prop_assert!(table.blocks.is_empty(), "a block was lost");
         }
     }

@@ -37,6 +37,13 @@ pub(crate) struct Prepared {
     scheduled_as: u64,
 }
 
+impl Prepared {
+    /// Whether it holds memory of which there is not much.
+    pub(crate) fn is_large(&self) -> bool {
+        self.arguments.luggage().is_some()
+    }
+}
+
 /// What is known of a function that was sent before.
 enum Reference {
     ByName(Arc<[u8]>),
@@ -412,6 +419,11 @@ impl Manager {
         let (target, options) = (MapCall::target(map, index), this.options.clone_ref(map.py()));
         let pending = Pending { target, function: None, task: None, options, scheduled_as };
         self.accept(map.py(), pending, submission).map(drop)
+    }
+
+    /// How many items a map may have outstanding while memory for what is large is scarce.
+    pub(crate) fn scarce_window(&self) -> Option<usize> {
+        lock(&self.driver).scarce_window()
     }
 
     /// Cancels the items of a map after this one.

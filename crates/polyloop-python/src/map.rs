@@ -114,6 +114,9 @@ impl MapCall {
     /// After something has changed: cancels what is not wanted any more, draws more input and wakes whoever waits.
     pub(crate) fn go_on(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::cut(slf)?;
+        if slf.get().with(|state| state.results.is_scarce()) {
+            slf.get().look_for_memory();
+        }
         Self::draw(slf)?;
         Self::cut(slf)?;
         slf.get().wake(slf.py());
@@ -190,6 +193,9 @@ impl MapCall {
         let Some(index) = index else { return Ok(()) };
         match prepared {
             Ok(prepared) => {
+                if prepared.is_large() {
+                    this.look_for_memory();
+                }
                 if let Err(refused) = this.manager.get().submit_item(slf, index, prepared) {
                     this.with(|state| state.results.withdraw());
                     Self::break_off(slf, refused)?;
@@ -198,6 +204,12 @@ impl MapCall {
             Err(error) => this.deliver(index, Err(error.into_value(py).into_any())),
         }
         Ok(())
+    }
+
+    /// Draws no further than there is memory for what is large.
+    fn look_for_memory(&self) {
+        let window = self.manager.get().scarce_window();
+        self.with(|state| state.results.set_scarce(window));
     }
 
     fn arguments<'py>(&self, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {

@@ -130,12 +130,11 @@ impl Interrupt for Interrupter {
 }
 
 /// An item to start.
-#[derive(Clone, Copy)]
 struct Start<'a> {
     job: Job,
     item: &'a Item,
     /// The large parts of its arguments.
-    apart: Option<&'a Arc<Memory>>,
+    apart: Option<Arc<Memory>>,
 }
 
 enum Called<'py> {
@@ -385,7 +384,7 @@ impl Worker {
             match control {
                 None => return Ok(()),
                 Some(Control::Start(job, memory)) => {
-                    self.run(slf, host, Start { job, item, apart: memory.as_ref() }, level)?;
+                    self.run(slf, host, Start { job, item, apart: memory }, level)?;
                 }
                 Some(Control::Stop(Stop::Now)) => {
                     self.cancel_all(py)?;
@@ -471,7 +470,9 @@ impl Worker {
             Err(error) if self.codec.is_not_importable(py, &error) => return Ok(Called::Rejected(error)),
             Err(error) => return Err(error),
         };
-        let (args, kwargs) = self.codec.read_arguments(py, &item.arguments, Inbox::new(apart, job.kept))?;
+        let (args, kwargs) = self.codec.read_arguments(py, &item.arguments, Inbox::new(apart.as_ref(), job.kept))?;
+        // What uses it keeps it, and no longer than that.
+        drop(apart);
         let call = function.call.bind(py);
         if function.is_coroutine {
             let coroutine = call.call(args, kwargs.as_ref())?;

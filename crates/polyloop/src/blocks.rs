@@ -66,7 +66,8 @@ impl Returns {
     }
 
     pub(crate) fn take(&self) -> Vec<Returned> {
-        if !self.any.swap(false, Ordering::Acquire) {
+        // The usual case, on the path of every item. Who is missed has rung, or is about to.
+        if !self.any.load(Ordering::Relaxed) || !self.any.swap(false, Ordering::Acquire) {
             return Vec::new();
         }
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
@@ -147,9 +148,8 @@ impl<P: Copy + PartialEq> Lender<P> {
         Some(Lease { id, block, bytes, spoiled: AtomicBool::new(false), returns: Arc::clone(&self.returns) })
     }
 
-    /// How many more blocks can be taken.
-    pub(crate) fn room(&self) -> usize {
-        self.table.room()
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.table.is_scarce()
     }
 
     /// Lets a peer use a block that was filled, and passes it on if the peer does not have it.

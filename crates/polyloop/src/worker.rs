@@ -379,6 +379,8 @@ impl WorkerLink {
         if !self.is_ours() || self.given_up.contains(&job.task) {
             return;
         }
+        // What it used is free before whoever waits for it submits more.
+        self.settle_blocks();
         let piece = self.results.max_payload() - size_of::<u64>();
         let task = job.task;
         let mut send = |bytes: &[u8]| {

@@ -9,6 +9,8 @@ use crate::blocks::{BlockError, Lease, Returned};
 
 /// Blocks of the client's at a time: each is a descriptor, of which a process may have no more than some thousand.
 pub(super) const BLOCKS_MAX: usize = 64;
+/// One that runs and one that waits.
+const SCARCE_TASKS_PER_WORKER: usize = 2;
 
 impl Driver {
     /// Memory for the large parts of arguments: to be filled, and to travel as the luggage of a submission's arguments.
@@ -18,9 +20,10 @@ impl Driver {
         self.is_ours().then(|| self.lender.take(now, bytes)).flatten()
     }
 
-    /// How many more blocks [`Self::take_block`] has.
-    pub fn blocks_left(&self) -> usize {
-        self.lender.room()
+    /// While this holds, whoever can wait should do so before it submits more with large parts; and how many of its tasks
+    /// may be unfinished even then.
+    pub fn scarce_window(&self) -> Option<usize> {
+        self.lender.is_scarce().then_some(usize::from(self.config.processes) * SCARCE_TASKS_PER_WORKER)
     }
 
     /// Does what follows from users of blocks that are gone: marks blocks of ours as free, and tells workers of theirs.
