@@ -114,10 +114,11 @@ impl Mapping {
         }
     }
 
-    /// Maps every page now instead of one by one when touched, where the system knows how to.
+    /// Maps every page that has memory now, instead of one by one when written, where the system knows how to. As for
+    /// reading, which maps many at a time, and for writing all the same: shared pages of this kind need no more.
     pub(crate) fn populate(&self) {
         // SAFETY: advice about a live mapping. Where it is not known, pages are mapped when touched, which is slower.
-        let _ = unsafe { madvise(self.start.as_ptr().cast(), self.bytes, Advice::LinuxPopulateWrite) };
+        let _ = unsafe { madvise(self.start.as_ptr().cast(), self.bytes, Advice::LinuxPopulateRead) };
     }
 }
 

@@ -531,7 +531,8 @@ impl Driver {
             }
             Output::Report(report) => self.events.push_back(Event::Report(report)),
             Output::Closed => {
-                self.lender.give_back_free();
+                self.settle_blocks()?;
+                self.give_back_all();
                 self.events.push_back(Event::Closed);
             }
         }

@@ -72,6 +72,12 @@ impl Driver {
         self.tell_discarded()
     }
 
+    /// Lets go of all blocks: the pool is over, and nobody is left to be told.
+    pub(super) fn give_back_all(&mut self) {
+        self.lender.give_back_free();
+        self.lender.take_discarded();
+    }
+
     /// When [`Self::give_back_idle`] has something to do.
     pub(super) fn next_idle(&self) -> Option<Moment> {
         [self.lender.next_idle(), self.workers_idle_at].into_iter().flatten().min()
