@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use polyloop::{Driver, DriverConfig, Event, Refused, StartError, State, WorkerLink};
 use polyloop_shm::{Region, RingWriter, ring_words};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
@@ -20,6 +21,11 @@ const PROTOCOL: u64 = 2;
 /// A kind of record that says "ready".
 const READY: u32 = 16;
 const LINE: usize = 8;
+/// Kinds of records about blocks, and of the message that passes one.
+const LENT: u32 = 20;
+const RETURNED: u32 = 21;
+const FORGOTTEN: u32 = 22;
+const PASS: u64 = 2;
 
 pub(crate) fn play(role: &str) {
     match role {
@@ -52,14 +58,17 @@ fn wait_to_be_killed() -> ! {
 
 fn say_hello(version: u64) -> OwnedFd {
     let (socket, handle) = (socket(), process_handle(std::process::id()));
-    let numbers = [version, u64::from(std::process::id())];
+    send(&socket, &[version, u64::from(std::process::id())], handle);
+    socket
+}
+
+fn send(socket: &OwnedFd, numbers: &[u64], fd: impl AsFd) {
     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [handle.as_fd()];
+    let fds = [fd.as_fd()];
     assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-    sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
-    socket
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
 }
 
 /// What the manager answers: numbers, and descriptors of pool memory, own memory, own bell, manager's bell.
@@ -77,14 +86,33 @@ fn hear_welcome(socket: &OwnedFd) -> (Vec<u64>, Vec<OwnedFd>) {
 /// A worker that says it is ready, and then writes into its result ring what `forgery` names.
 fn forge(forgery: &str) {
     tie_to_parent();
-    let (numbers, fds) = hear_welcome(&say_hello(PROTOCOL));
+    let socket = say_hello(PROTOCOL);
+    let (numbers, fds) = hear_welcome(&socket);
     let [leases, result_words] = [12, 13].map(|at| numbers[at] as usize);
     let region = Region::attach(fds[1].try_clone().unwrap()).unwrap();
     let start = leases.next_multiple_of(LINE);
     let words = region.words().slice(start..start + ring_words(result_words));
     let mut ring = RingWriter::new(words.clone());
     ring.push(READY, &[]).unwrap();
+    let words_of = |numbers: &[u64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
     match forgery {
+        "a block that was never passed" => ring.push(LENT, &words_of(&[1, 77, 10])).unwrap(),
+        "half a word of a block" => ring.push(LENT, &words_of(&[1, 77])).unwrap(),
+        "a block that was not lent to it" => ring.push(RETURNED, &words_of(&[9, 1])).unwrap(),
+        "a block that can shrink" => {
+            let unsealed = memfd_create("x", MemfdFlags::ALLOW_SEALING).unwrap();
+            ftruncate(&unsealed, 4096).unwrap();
+            send(&socket, &[PASS, 5], &unsealed);
+            ring.push(LENT, &words_of(&[1, 5, 10])).unwrap();
+        }
+        "more than the block has" => {
+            send(&socket, &[PASS, 5], Region::create(512).unwrap());
+            ring.push(LENT, &words_of(&[1, 5, 4097])).unwrap();
+        }
+        "another message" => {
+            send(&socket, &[8, 5, 1], Region::create(512).unwrap());
+            ring.push(FORGOTTEN, &words_of(&[5])).unwrap();
+        }
         "unknown kind" => ring.push(99, b"what is this").unwrap(),
         "short frame" => ring.push(1, b"abc").unwrap(),
         // The ring's first word is its tail.

@@ -131,7 +131,19 @@ fn a_pool_with_more_workers_than_descriptors_says_so() {
 
 #[test]
 fn a_worker_that_writes_garbage_is_told_of_and_replaced() {
-    for forgery in ["unknown kind", "short frame", "tail out of range", "record beyond the tail"] {
+    let forgeries = [
+        "unknown kind",
+        "short frame",
+        "tail out of range",
+        "record beyond the tail",
+        "a block that was never passed",
+        "half a word of a block",
+        "a block that was not lent to it",
+        "a block that can shrink",
+        "more than the block has",
+        "another message",
+    ];
+    for forgery in forgeries {
         let mut rig = Rig::new(forgery, ONE, first(forgery));
         let forger = rig.pids()[0];
         rig.wait("the garbage is seen", |rig| !rig.news.garbage.is_empty());
