@@ -146,6 +146,10 @@ fuzz: ## FUZZ_SECONDS of libFuzzer on each of FUZZ_TARGETS; what it finds is lef
 bench: build ## polyloop, aiomultiprocess and asyncio.gather side by side; writes benches/results/
 	$(BIN)/python benches/main_job.py $(BENCH)
 
+.PHONY: bench-large
+bench-large: build ## 100 MB as argument and both ways against memcpy; writes benches/results/ (BENCH='--sweep' prints by size)
+	$(BIN)/python benches/large_buffers.py $(BENCH)
+
 .PHONY: fault-table
 fault-table: build ## Faults on polyloop, aiomultiprocess, ProcessPoolExecutor and pebble; writes docs/faults.md (minutes)
 	$(BIN)/python benches/fault_table.py $(BENCH)

@@ -143,15 +143,19 @@ def report(taken: dict[str, Samples], options: argparse.Namespace) -> str:
             if samples is not base
         ),
         "",
-        (
-            f"Machine: {len(os.sched_getaffinity(0))} cores ({cpu_model()}), Linux {platform.release()}, "
-            f"CPython {platform.python_version()}, polyloop {version('polyloop')}, "
-            f"aiomultiprocess {version('aiomultiprocess')}. "
-            f"Load before the run: {options.load:.2f}."
-        ),
+        machine(options, "aiomultiprocess"),
         "",
     ]
     return "\n".join(lines)
+
+
+def machine(options: argparse.Namespace, *rivals: str) -> str:
+    """What the figures were taken on."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("polyloop", *rivals))
+    return (
+        f"Machine: {len(os.sched_getaffinity(0))} cores ({cpu_model()}), Linux {platform.release()}, "
+        f"CPython {platform.python_version()}, {versions}. Load before the run: {options.load:.2f}."
+    )
 
 
 def cpu_model() -> str:

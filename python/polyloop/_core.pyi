@@ -4,7 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, final
 
-__all__ = ["LARGE_BYTES", "NO_MAIN_GUARD_EXITCODE", "Done", "Manager", "MapCall", "TaskOptions", "Worker", "die_with_parent"]
+__all__ = [
+    "LARGE_BYTES",
+    "NO_MAIN_GUARD_EXITCODE",
+    "Done",
+    "Manager",
+    "MapCall",
+    "TaskOptions",
+    "Worker",
+    "die_with_parent",
+]
 
 LARGE_BYTES: int
 NO_MAIN_GUARD_EXITCODE: int

@@ -86,7 +86,7 @@ def assert_equal(left: Any, right: Any) -> None:
         assert left == right
 
 
-# -------------------------------------------------------------------------------------------------------------- arriving
+# ------------------------------------------------------------------------------------------------------------- arriving
 
 
 def test_what_is_large_arrives_whole_in_both_directions(start_method: str, run: Run) -> None:
@@ -161,13 +161,11 @@ def test_small_buffers_do_not_travel_apart() -> None:
     asyncio.run(main())
 
 
-# --------------------------------------------------------------------------------------------------------------- retries
+# -------------------------------------------------------------------------------------------------------------- retries
 
 
 @pytest.mark.parametrize("spoil", [targets.spoil_and_die_once, targets.spoil_and_raise_once])
-def test_a_task_that_runs_again_gets_its_arguments_as_they_were(
-    spoil: Callable[..., float], tmp_path: Path
-) -> None:
+def test_a_task_that_runs_again_gets_its_arguments_as_they_were(spoil: Callable[..., float], tmp_path: Path) -> None:
     async def main() -> None:
         async with Pool(1, retries=1, retry_on=(WorkerDied, ConnectionResetError)) as pool:
             assert await pool.apply(spoil, (array(1), str(tmp_path / "marker"))) == SIZE
@@ -184,7 +182,7 @@ def test_a_task_that_may_run_again_changes_a_copy_and_its_last_run_changes_the_o
     asyncio.run(main())
 
 
-# -------------------------------------------------------------------------------------------------------------- lifetime
+# ------------------------------------------------------------------------------------------------------------- lifetime
 
 
 def test_a_result_outlives_its_worker_and_its_pool(start_method: str) -> None:
@@ -246,7 +244,8 @@ def test_a_fork_of_the_client_keeps_the_results_it_has() -> None:
             for n in range(5):  # none of these is written where the child looks
                 await pool.apply(targets.make, (SIZE, n))
             os.write(go_writer, b".")
-            assert os.waitpid(child, 0)[1] == 0
+            _, status = await asyncio.to_thread(os.waitpid, child, 0)
+            assert status == 0
             os.close(go_reader)
             os.close(go_writer)
 
@@ -263,7 +262,7 @@ def test_a_fork_of_a_task_has_its_arguments_and_is_no_second_user_of_them() -> N
     asyncio.run(main())
 
 
-# ----------------------------------------------------------------------------------------------------------- giving back
+# ---------------------------------------------------------------------------------------------------------- giving back
 
 
 def test_thousands_of_rounds_use_the_same_few_blocks() -> None:
@@ -382,7 +381,7 @@ def test_a_result_that_can_not_be_sent_keeps_no_memory() -> None:
     asyncio.run(main())
 
 
-# ---------------------------------------------------------------------------------------------------------------- limits
+# --------------------------------------------------------------------------------------------------------------- limits
 
 
 @pytest.fixture
@@ -423,7 +422,7 @@ def test_a_worker_without_descriptors_says_so_and_goes_on() -> None:
         async with Pool(1) as pool:
             await pool.apply(targets.limit_descriptors)
             for _ in range(3):
-                with pytest.raises(OSError, match="could not be received.*file descriptors"):
+                with pytest.raises(OSError, match=r"could not be received.*file descriptors"):
                     await pool.apply(targets.later, (array(1),))
             assert await pool.apply(abs, (-1,)) == 1
             await until(lambda: targets.state()[:2] == (0, 0))
