@@ -44,7 +44,8 @@ class Verbs:
     ) -> Any:
         """Run `func(*args, **kwds)` on a worker and return what it returns.
 
-        Cancelled, it cancels the task in its worker and goes on when that has ended, or after the pool's grace.
+        Cancelled, it cancels the task in its worker and goes on when that has ended, or after the pool's grace. What
+        blocks the worker's event loop is interrupted: `CancelledError` then comes in the midst of it.
 
         Large buffers, of numpy or Arrow arrays and memoryviews, are copied once, into shared memory, and used there in
         place, also by who gets them as a result; their memory is kept as long as anything looks at it. The task may

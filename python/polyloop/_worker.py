@@ -123,10 +123,15 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> N
     turns.run()
     loop.remove_reader(worker.fileno())
     _close(loop)
+    # The pool may interrupt this process until it knows that all has ended, and an interpreter on its way out takes its
+    # handlers away.
+    signal.signal(worker.interrupt_signal, signal.SIG_IGN)
     if turns.terminated:
         # Whoever sent the signal finds that it did its work.
         _flush()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # Blocked here, it would be another thread's to take, some time after this one has ended the process.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.kill(os.getpid(), signal.SIGTERM)
     if turns.broken:
         leave(BROKEN_EXITCODE)
@@ -196,7 +201,7 @@ class Turns:
             self.loop.call_soon(leave_fork)
 
     def interrupt(self, _signum: int, frame: FrameType | None) -> None:
-        """On the watchdog's signal: end the item that runs, if it is the one whose time is up."""
+        """On the signal of the watchdog or the pool: end the item that runs, if its time is up or it is cancelled."""
         if not self.over and _is_interruptible(frame) and self.worker.interrupts():
             raise asyncio.CancelledError
 

@@ -71,6 +71,8 @@ class WorkerDied(PolyloopError):
 
     >>> print(WorkerDied(pid=71, exitcode=-11, task="app:resize", attempt=2))
     worker 71 was killed by SIGSEGV while it ran app:resize (attempt 2): native code crashed
+    >>> WorkerDied(pid=71, exitcode=3)
+    WorkerDied(pid=71, exitcode=3)
     """
 
     def __init__(
@@ -105,6 +107,12 @@ class WorkerDied(PolyloopError):
         if self.hint:
             parts.append(f": {self.hint}")
         return "".join(parts)
+
+    def __repr__(self) -> str:
+        """The class, the message where one was given, and the attributes that are known."""
+        given = [repr(arg) for arg in self.args]
+        known = [f"{name}={getattr(self, name)!r}" for name in _ATTRIBUTES if getattr(self, name, None) is not None]
+        return f"{type(self).__name__}({', '.join(given + known)})"
 
     def _end(self) -> str:
         if self.signal is not None:
@@ -145,11 +153,19 @@ class RemoteError(PolyloopError):
         self.traceback = traceback
         self.reason = reason
 
+    def __repr__(self) -> str:
+        """The class and the attributes that are set; of the traceback, its last line."""
+        parts = {name: getattr(self, name, "") for name in ("type_name", "repr", "traceback", "reason")}
+        parts["traceback"] = parts["traceback"].rstrip().rpartition("\n")[2]
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in parts.items() if value)})"
+
     def __str__(self) -> str:
         """The `repr` of what was lost, and why."""
         lost = self.repr or self.type_name or "a value"
         return f"{lost} could not be passed between processes" + (f": {self.reason}" if self.reason else "")
 
+
+_ATTRIBUTES = ("pid", "exitcode", "signal", "hint", "task", "attempt")
 
 _HINTS = {
     "SIGKILL": "another process killed it, or the kernel did",

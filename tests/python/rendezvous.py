@@ -110,6 +110,12 @@ class Journal(logging.Handler):
         self.lines.append(line)
         self._unread.put_nowait(line)
 
+    def clear(self) -> None:
+        """Forget what was logged so far."""
+        self.lines.clear()
+        while not self._unread.empty():
+            self._unread.get_nowait()
+
     async def next(self) -> str:
         """Wait for the next line."""
         return await self._unread.get()

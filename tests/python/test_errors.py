@@ -42,6 +42,39 @@ def test_every_error_pickles_with_its_attributes(error: PolyloopError) -> None:
     assert str(copy) == str(error)
 
 
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_the_repr_of_every_error_names_it_and_all_that_is_known_of_it(error: PolyloopError) -> None:
+    text = repr(error)
+    assert text.startswith(f"{type(error).__name__}(")
+    assert all(repr(arg) in text for arg in error.args)
+    known = {name: value for name, value in vars(error).items() if value is not None and name != "__notes__"}
+    assert all(repr(value) in text for value in known.values())
+    assert repr(pickle.loads(pickle.dumps(error))) == text
+
+
+def test_a_repr_can_be_evaluated_and_leaves_out_what_is_not_known() -> None:
+    assert repr(WorkerDied()) == "WorkerDied()"
+    died = WorkerDied(pid=7, exitcode=-9, task="app:fetch", attempt=2)
+    assert repr(died) == (
+        "WorkerDied(pid=7, exitcode=-9, signal='SIGKILL', hint='another process killed it, or the kernel did', "
+        "task='app:fetch', attempt=2)"
+    )
+    assert vars(eval(repr(died))) == vars(died)
+    assert repr(PoisonTask("three times", pid=7)) == "PoisonTask('three times', pid=7)"
+
+
+def test_the_repr_of_a_remote_error_has_the_last_line_of_its_traceback() -> None:
+    error = RemoteError("app.E", "E(1)", "Traceback ...:\n  File ...\napp.E: 1\n", "no")
+    assert repr(error) == "RemoteError(type_name='app.E', repr='E(1)', traceback='app.E: 1', reason='no')"
+    assert repr(RemoteError(reason="ValueError: x")) == "RemoteError(reason='ValueError: x')"
+
+
+def test_an_error_whose_attributes_are_not_set_yet_has_a_repr() -> None:
+    """As whoever looks into a half-built exception, in a debugger or a traceback of its class, may see it."""
+    assert repr(WorkerDied.__new__(WorkerDied)) == "WorkerDied()"
+    assert repr(RemoteError.__new__(RemoteError)) == "RemoteError()"
+
+
 def test_every_public_error_is_below_the_root_and_has_an_example_here() -> None:
     classes = {getattr(errors, name) for name in errors.__all__}
     assert all(issubclass(cls, PolyloopError) for cls in classes)

@@ -259,6 +259,9 @@ def test_what_is_not_iterable_raises_at_the_call(on_pool: OnPool) -> None:
             pool.starmap(targets.later, None)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="'int' object is not iterable"):
             await pool.starmap(targets.later, [1])  # type: ignore[list-item]
+        for characters in ("ab", b"ab"):
+            with pytest.raises(TypeError, match=r"args must be a sequence of arguments, not a \w+: write \(value,\)"):
+                await pool.starmap(targets.add_async, [characters])
 
     on_pool(main)
 

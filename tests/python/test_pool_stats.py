@@ -20,6 +20,8 @@ from rendezvous import Bell, Gate, Journal
 Run = Callable[..., Any]
 pytestmark = pytest.mark.timeout(30)
 
+# On a busy machine, importing a module may take longer than a shorter limit.
+BLOCK_S = 0.4
 NO_RESTARTS = {"died": 0, "recycled": 0, "memory": 0, "age": 0, "overdue": 0, "garbage": 0}
 
 
@@ -148,7 +150,7 @@ def test_a_worker_that_holds_too_much_memory_is_replaced_and_loses_nothing(
     start_method: str, run: Run, bell: Bell, gate: Gate, journal: Journal
 ) -> None:
     async def main() -> None:
-        async with Pool(1, childconcurrency=2, max_memory_per_child=300 << 20) as pool:
+        async with Pool(1, childconcurrency=2, max_memory_per_child=300 << 20, block_warning=None) as pool:
             first = await pool.apply(targets.pid)
             waiting = asyncio.ensure_future(pool.apply(targets.ring_pid_and_wait, (bell.path, gate.path)))
             assert int(await bell.hear()) == first
@@ -248,12 +250,12 @@ def test_a_blocked_loop_is_reported_once_with_its_stack(
     """In the first step, while the worker takes a turn, and in a later one, when it had gone to sleep."""
 
     async def main() -> None:
-        async with Pool(2, block_warning=0.1) as pool:
+        async with Pool(2, block_warning=BLOCK_S) as pool:
             for _ in "ab":
                 call = asyncio.ensure_future(pool.apply(getattr(targets, target), (bell.path, gate.path)))
                 pid = await bell.hear()
                 line = await journal.next()
-                assert line.startswith(f"WARNING worker {pid} has been blocked for 0.")
+                assert line.startswith(f"WARNING worker {pid} has been blocked for ")
                 assert "pool_targets.py" in line
                 assert "in block_at" in line
                 assert "_worker.py" not in line
@@ -267,7 +269,7 @@ def test_a_blocked_loop_is_reported_once_with_its_stack(
 
 def test_native_code_that_holds_the_lock_is_reported(journal: Journal) -> None:
     async def main() -> None:
-        async with Pool(1, block_warning=0.1, grace=0.05) as pool:
+        async with Pool(1, block_warning=BLOCK_S, grace=0.05) as pool:
             call = asyncio.ensure_future(pool.apply(targets.compute_for_ever))
             assert "in compute_for_ever" in await journal.next()
             pool.terminate()
@@ -279,9 +281,10 @@ def test_native_code_that_holds_the_lock_is_reported(journal: Journal) -> None:
 
 def test_coroutines_that_merely_wait_are_not_reported(run: Run, bell: Bell, gate: Gate, journal: Journal) -> None:
     async def main() -> None:
-        async with Pool(2, block_warning=0.05) as pool, Pool(1, block_warning=0.2) as clock:
+        async with Pool(2, block_warning=BLOCK_S) as pool, Pool(1, block_warning=2 * BLOCK_S) as clock:
             waiting = [asyncio.ensure_future(pool.apply(targets.wait_for_ever, (bell.path,))) for _ in "abc"]
             assert [await bell.hear() for _ in waiting] == ["started"] * 3
+            journal.clear()
             call = asyncio.ensure_future(clock.apply(targets.ring_pid_and_block, (bell.path, gate.path)))
             pid = await bell.hear()
             await journal.next()  # of the clock, so time enough has passed for the others
@@ -298,7 +301,7 @@ def test_coroutines_that_merely_wait_are_not_reported(run: Run, bell: Bell, gate
 def test_no_block_is_reported_where_that_is_turned_off(bell: Bell, gate: Gate, journal: Journal) -> None:
     async def main() -> None:
         for off in (None, 0):
-            async with Pool(1, block_warning=off) as quiet, Pool(1, block_warning=0.05) as other:
+            async with Pool(1, block_warning=off) as quiet, Pool(1, block_warning=BLOCK_S) as other:
                 calls = [pool.apply(targets.ring_pid_and_block, (bell.path, gate.path)) for pool in (quiet, other)]
                 running = [asyncio.ensure_future(call) for call in calls]
                 pids = {await bell.hear(), await bell.hear()}
@@ -314,7 +317,7 @@ def test_no_block_is_reported_where_that_is_turned_off(bell: Bell, gate: Gate, j
 
 def test_a_worker_that_cannot_answer_is_reported_without_a_stack(bell: Bell, gate: Gate, journal: Journal) -> None:
     async def main() -> None:
-        async with Pool(1, block_warning=0.05) as pool:
+        async with Pool(1, block_warning=BLOCK_S) as pool:
             call = asyncio.ensure_future(pool.apply(targets.ring_pid_and_wait, (bell.path, gate.path)))
             pid = int(await bell.hear())
             os.kill(pid, signal.SIGSTOP)

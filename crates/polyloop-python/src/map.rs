@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyloop::{CallId, Cut, MapResults, NextResult, Want};
-use pyo3::exceptions::PyStopIteration;
+use pyo3::exceptions::{PyStopIteration, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::errors;
 use crate::manager::{Manager, cancelled, complete};
@@ -214,6 +214,11 @@ impl MapCall {
 
     fn arguments<'py>(&self, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
         if self.star {
+            if item.is_instance_of::<PyString>() || item.is_instance_of::<PyBytes>() {
+                let kind = item.get_type().name()?;
+                let message = format!("args must be a sequence of arguments, not a {kind}: write (value,)");
+                return Err(PyTypeError::new_err(message));
+            }
             Ok(item.py().get_type::<PyTuple>().call1((item,))?.cast_into()?)
         } else {
             PyTuple::new(item.py(), [item])

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,9 @@ use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutin
 const TURN_BUDGET: Duration = Duration::from_millis(1);
 /// Functions remembered by their references.
 const FUNCTIONS_MAX: usize = 256;
+
+/// Bits that are no task's: generations are never 0.
+const NO_TASK: u64 = 0;
 
 /// How a turn ended, as Python sees it.
 const ASLEEP: u8 = 0;
@@ -88,8 +91,10 @@ pub(crate) struct Worker {
     host: OnceLock<Host>,
     functions: Mutex<Functions>,
     running: Mutex<HashMap<TaskId, Py<PyAny>>>,
-    /// The item with a deadline whose function or first step runs.
-    current: Mutex<Option<TaskId>>,
+    /// The item whose function or first step runs, as bits; 0 for none.
+    current: AtomicU64,
+    /// The last item that was interrupted there because it was cancelled, likewise.
+    cancelled: AtomicU64,
     watchdog: OnceLock<Watchdog>,
     /// Items whose time is up, and that have not been interrupted.
     overdue: Arc<Mutex<BTreeSet<TaskId>>>,
@@ -156,7 +161,8 @@ impl Worker {
             host: OnceLock::new(),
             functions: Mutex::default(),
             running: Mutex::default(),
-            current: Mutex::default(),
+            current: AtomicU64::new(NO_TASK),
+            cancelled: AtomicU64::new(NO_TASK),
             watchdog: OnceLock::new(),
             overdue: Arc::default(),
             interrupted: Mutex::default(),
@@ -237,6 +243,7 @@ impl Worker {
     /// Start nothing more and report nothing more: this process is about to end with what it runs.
     fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);
+        lock(&self.link).abandon();
     }
 
     /// Whether this process is the worker, not one that it forked.
@@ -264,14 +271,22 @@ impl Worker {
         polyloop::interrupt_signal()
     }
 
-    /// Whether the item whose code was interrupted has run out of time, and has not been told.
+    /// Whether the item whose code was interrupted has run out of time or is cancelled, and has not been told.
     fn interrupts(&self, py: Python<'_>) -> PyResult<bool> {
-        let current = *lock(&self.current);
+        let current = self.current.load(Ordering::Relaxed);
         let task = match current {
-            Some(task) => Some(task),
-            None => self.task_of_loop(py)?,
+            NO_TASK => self.task_of_loop(py)?,
+            bits => Some(TaskId::from_bits(bits)),
         };
-        Ok(task.is_some_and(|task| self.mark_interrupted(task)))
+        let Some(task) = task else { return Ok(false) };
+        if self.mark_interrupted(task) {
+            return Ok(true);
+        }
+        let is_cancelled = lock(&self.link).overhears_cancel(task);
+        if is_cancelled {
+            self.cancelled.store(current, Ordering::Relaxed);
+        }
+        Ok(is_cancelled)
     }
 
     /// Items that run now.
@@ -364,7 +379,6 @@ impl Worker {
             }
         };
         watchdog.watch(job, timeout);
-        *lock(&self.current) = Some(job.task);
         Ok(())
     }
 
@@ -418,8 +432,9 @@ impl Worker {
 
     fn run(&self, slf: &Bound<'_, Self>, host: &Host, start: Start<'_>, level: Level) -> PyResult<()> {
         self.watch(start.job)?;
+        self.current.store(start.job.task.to_bits(), Ordering::Relaxed);
         let begun = self.begin(slf, host, start, level);
-        *lock(&self.current) = None;
+        self.current.store(NO_TASK, Ordering::Relaxed);
         begun?;
         // A process that this item forked goes no further: the loop shares what it waits for with the worker's.
         if lock(&self.link).is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
@@ -435,7 +450,7 @@ impl Worker {
                 return Ok(());
             }
             Ok(Called::Coroutine(coroutine, function)) => (coroutine, function),
-            Err(error) if self.is_for_time(py, host, job, &error)? => {
+            Err(error) if self.was_interrupted(py, host, job, &error)? => {
                 self.reply(job, Reply::Cancelled);
                 return Ok(());
             }
@@ -490,9 +505,11 @@ impl Worker {
         Ok(Called::Value(result))
     }
 
-    /// Whether a plain function ended because it was interrupted.
-    fn is_for_time(&self, py: Python<'_>, host: &Host, job: Job, error: &PyErr) -> PyResult<bool> {
-        Ok(lock(&self.interrupted).contains(&job.task) && error.matches(py, &host.cancelled_error)?)
+    /// Whether this error of an item is there because it was interrupted.
+    fn was_interrupted(&self, py: Python<'_>, host: &Host, job: Job, error: &PyErr) -> PyResult<bool> {
+        let is_cancelled = self.cancelled.load(Ordering::Relaxed) == job.task.to_bits();
+        let was = is_cancelled || job.timeout.is_some() && lock(&self.interrupted).contains(&job.task);
+        Ok(was && error.matches(py, &host.cancelled_error)?)
     }
 
     /// The function a reference stands for: remembered for all calls if it travels by name, else for its own call.
@@ -525,10 +542,11 @@ impl Worker {
     }
 
     fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = value.py();
         let (mut bytes, mut apart) = (Vec::with_capacity(16), Outbox::default());
         let mut written = self.codec.write(value, &mut bytes, &mut apart);
         if written.is_ok() && !apart.is_empty() {
-            if self.reply_apart(value.py(), job, &bytes, &apart) {
+            if self.reply_apart(py, job, &bytes, &apart) {
                 return Ok(());
             }
             bytes.clear();
@@ -536,6 +554,7 @@ impl Worker {
         }
         match written {
             Ok(()) => self.reply(job, Reply::Value(&bytes)),
+            Err(reason) if self.was_interrupted(py, self.host()?, job, &reason)? => self.reply(job, Reply::Cancelled),
             Err(reason) => {
                 let bytes = self.codec.dump_unsendable(value, &reason)?;
                 self.reply(job, Reply::Raised(&bytes));

@@ -10,6 +10,7 @@ mod blocks;
 mod processes;
 mod rest;
 mod rings;
+mod urge;
 mod watch;
 
 use std::collections::VecDeque;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use polyloop_core::{
     CallId, ControlFrame, Input, Moment, Outcome, Output, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Report,
-    Resting, State, Submission, TaskId, WorkerId, WorkerView,
+    Resting, State, Stop, Submission, TaskId, WorkerId, WorkerView,
 };
 use polyloop_shm::{Geometry, Retract};
 use thiserror::Error;
@@ -161,6 +162,8 @@ pub struct Driver {
     nap: Option<Moment>,
     /// When to look whether a loop is blocked.
     watch_at: Option<Moment>,
+    /// When to look whether workers have heard what was urgent.
+    interrupt_at: Option<Moment>,
     resting: Resting,
     /// The blocks that arguments are in.
     lender: Lender<WorkerId>,
@@ -223,6 +226,7 @@ impl Driver {
             look_wait: RING_AGAIN,
             nap: None,
             watch_at: None,
+            interrupt_at: None,
             resting: Resting::default(),
             lender: Lender::new(BLOCKS_MAX, Arc::clone(&returns)),
             returns,
@@ -244,7 +248,7 @@ impl Driver {
     /// When [`Self::drain`] wants to be called even if the descriptor stays silent. The descriptor becomes readable
     /// then too, so a host may ignore this.
     pub fn deadline(&self) -> Option<Instant> {
-        self.next_moment().map(|at| self.origin + at)
+        self.next_look().map(|at| self.origin + at)
     }
 
     /// Opens a call: tasks that are submitted as room appears, and that queues are fair to as one.
@@ -370,6 +374,7 @@ impl Driver {
         let outcomes = self.read_rings()?;
         self.watch()?;
         self.give_back_idle()?;
+        self.interrupt_deaf()?;
         let now = self.now();
         if self.pool.poll_timeout().is_some_and(|at| at <= now) {
             self.pool.handle(now, Input::Timeout);
@@ -416,13 +421,6 @@ impl Driver {
             return Ok(());
         }
         Err(io::Error::other("this pool belongs to the process that forked this one"))
-    }
-
-    fn next_moment(&self) -> Option<Moment> {
-        [self.pool.poll_timeout(), self.look_again, self.nap, self.watch_at, self.next_idle()]
-            .into_iter()
-            .flatten()
-            .min()
     }
 
     fn now(&self) -> Moment {
@@ -516,7 +514,8 @@ impl Driver {
                 let now = self.now();
                 self.pool.handle(now, input);
             }
-            Output::Cancel { worker, task } => self.send(worker, ControlFrame::Cancel(task))?,
+            Output::Cancel { worker, task } => self.urge(worker, ControlFrame::Cancel(task))?,
+            Output::Stop { worker, stop: Stop::Now } => self.urge(worker, ControlFrame::Stop(Stop::Now))?,
             Output::Stop { worker, stop } => self.send(worker, ControlFrame::Stop(stop))?,
             Output::Kill { worker, gently } => {
                 if let Some(seat) = self.link.get(worker) {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  pool region (manager and all workers):  magic, shape | manager's epoch | a line per seat: epoch, status | boards
-//!  seat region (manager and one worker):   leases | result ring | control ring
+//!  seat region (manager and one worker):   leases | result ring | control ring | heard
 //! ```
 
 use polyloop_shm::{Board, Geometry, Words, ring_words};
@@ -62,7 +62,7 @@ impl Layout {
     }
 
     pub(crate) fn seat_words(&self) -> usize {
-        self.control_start() + ring_words(self.control_words as usize)
+        self.heard_start() + LINE
     }
 
     pub(crate) fn manager_epoch(&self, pool: &Words) -> Words {
@@ -97,6 +97,12 @@ impl Layout {
         seat.slice(start..start + ring_words(self.control_words as usize))
     }
 
+    /// How many urgent words the worker has dealt with; it alone writes it.
+    pub(crate) fn heard(&self, seat: &Words) -> Words {
+        let start = self.heard_start();
+        seat.slice(start..start + 1)
+    }
+
     fn board_start(&self, queue: u16) -> usize {
         let board = self.geometry.board_words().next_multiple_of(LINE);
         SEATS + usize::from(self.seats) * LINE + usize::from(queue) * board
@@ -108,6 +114,10 @@ impl Layout {
 
     fn control_start(&self) -> usize {
         self.result_start() + ring_words(self.result_words as usize).next_multiple_of(LINE)
+    }
+
+    fn heard_start(&self) -> usize {
+        self.control_start() + ring_words(self.control_words as usize).next_multiple_of(LINE)
     }
 }
 
@@ -142,5 +152,6 @@ mod tests {
         assert_eq!(layout.leases(&seat).len(), 5);
         assert!(layout.leases(&seat).as_ptr_range().end <= layout.results(&seat).as_ptr());
         assert!(layout.results(&seat).as_ptr_range().end <= layout.control(&seat).as_ptr());
+        assert!(layout.control(&seat).as_ptr_range().end <= layout.heard(&seat).as_ptr());
     }
 }

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use polyloop_core::{
-    BlockId, ControlFrame, FrameError, Load, Look, LoopWatch, Luggage, Moment, Payload, Place, QueueIndex, ResultFrame,
-    TaskId, Terms, WorkerId,
+    BlockId, ControlFrame, FrameError, HearingWatch, Load, Look, LoopWatch, Luggage, Moment, Payload, Place,
+    QueueIndex, ResultFrame, TaskId, Terms, WorkerId,
 };
 use polyloop_shm::{
     BoardWriter, Corrupt, Doorbell, Entry, LeaseReader, Peer, Phase, Reclaimed, Region, Retract, RingReader,
@@ -81,6 +82,10 @@ pub(crate) struct Seat {
     status: Words,
     activity: Peer,
     watch: LoopWatch,
+    hearing: HearingWatch,
+    /// Urgent words it has dealt with, as it says.
+    heard: Words,
+    /// Replies that come in pieces, as far as they have come.
     pub(crate) pieces: BTreeMap<TaskId, Pieces>,
     borrower: Borrower,
     /// Nothing more is read from a worker that wrote garbage.
@@ -139,6 +144,29 @@ impl Seat {
         let kind = frame.write(&mut bytes);
         self.outgoing.push_back(Outgoing::Frame(kind, bytes));
         self.pump()
+    }
+
+    /// Says what the worker must hear soon, before any bytes that wait for room. Returns when to look whether it has.
+    pub(crate) fn urge(&mut self, frame: ControlFrame<'_>, now: Moment) -> io::Result<Option<Moment>> {
+        let mut bytes = Vec::new();
+        let kind = frame.write(&mut bytes);
+        let is_stream = |outgoing: &Outgoing| matches!(outgoing, Outgoing::Stream(_));
+        let at = self.outgoing.iter().position(is_stream).unwrap_or(self.outgoing.len());
+        self.outgoing.insert(at, Outgoing::Frame(kind, bytes));
+        self.hearing.told(now);
+        self.pump()?;
+        Ok(self.hearing.at())
+    }
+
+    /// Interrupts a worker that has had its time to hear and has not. Returns when to look again.
+    pub(crate) fn interrupt_if_deaf(&mut self, now: Moment) -> io::Result<Option<Moment>> {
+        // A count, which publishes nothing.
+        if self.hearing.look(now, self.heard[0].load(Ordering::Relaxed))
+            && let Some(handle) = self.handle.as_ref().filter(|_| !self.gone)
+        {
+            os::interrupt(handle.as_fd())?;
+        }
+        Ok(self.hearing.at())
     }
 
     pub(crate) fn send_large(&mut self, task: TaskId, bytes: Arc<[u8]>) -> io::Result<()> {
@@ -266,6 +294,8 @@ impl Link {
             ringer: Ringer::new(epoch.clone()),
             activity: Peer::new(epoch, status.clone()),
             watch: LoopWatch::default(),
+            hearing: HearingWatch::default(),
+            heard: self.layout.heard(words),
             status,
             pieces: BTreeMap::new(),
             borrower: Borrower::new(lender_of(worker), Arc::clone(returns)),

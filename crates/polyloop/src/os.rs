@@ -178,6 +178,16 @@ pub(crate) fn kill(handle: BorrowedFd<'_>, gently: bool) -> io::Result<()> {
     }
 }
 
+/// Interrupts what a worker's process does. It may be gone, or have too many signals waiting: one is enough.
+pub(crate) fn interrupt(handle: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: one of the signals that the C library leaves to programs.
+    let signal = unsafe { Signal::from_raw_unchecked(interrupt_signal()) };
+    match pidfd_send_signal(handle, signal) {
+        Err(Errno::SRCH | Errno::AGAIN) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The same for a process known only by its number.
 pub(crate) fn kill_number(pid: u32, gently: bool) -> io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
@@ -190,6 +200,23 @@ pub(crate) fn kill_number(pid: u32, gently: bool) -> io::Result<()> {
 /// The signal that interrupts what a worker's thread waits for or computes.
 pub fn interrupt_signal() -> i32 {
     libc::SIGRTMIN() + 1
+}
+
+/// Has a process that does not handle [`interrupt_signal`] ignore it: by default, it would end.
+pub(crate) fn survive_interrupts() -> io::Result<()> {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: the first call fills in `action`; the second sets a disposition that runs no code.
+    unsafe {
+        if libc::sigaction(interrupt_signal(), std::ptr::null(), action.as_mut_ptr()) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        if action.assume_init().sa_sigaction == libc::SIG_DFL
+            && libc::signal(interrupt_signal(), libc::SIG_IGN) == libc::SIG_ERR
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// A thread that can be signalled.

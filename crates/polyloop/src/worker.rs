@@ -3,6 +3,9 @@
 //! The host runs turns: [`WorkerLink::begin_turn`], control and items until there are none, [`WorkerLink::end_turn`].
 //! Between turns it waits on the link's descriptor, and runs whatever the items left running.
 
+mod blocks;
+mod control;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,26 +13,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    BlockFrame, Cause, ControlFrame, DEFER, Discarded, FrameError, Leave, Moment, PeerView, Reply, ResultFrame, Stop,
-    TaskId, Terms, Worker, WorkerConfig, split_large,
+    Cause, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker, WorkerConfig,
 };
 use polyloop_shm::{
     AttachError, BoardReader, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
-    Ringer, Sleeper, Status, StatusWriter,
+    Ringer, Sleeper, Status, StatusWriter, Words,
 };
 use thiserror::Error;
 
-use crate::blocks::{BlockError, Borrower, Lease, Lender, Memory, Returned, Returns};
+pub use self::blocks::CannotPass;
+use self::blocks::{BLOCKS_MAX, MANAGER};
+use self::control::Said;
+use crate::blocks::{BlockError, Borrower, Lender, Memory, Returns};
 use crate::driver::PROTOCOL;
 use crate::inject::step;
 use crate::layout::Layout;
 use crate::memory::MemoryWatch;
 use crate::os;
-
-/// Blocks of a worker's at a time. Once passed on, they are no descriptors.
-const BLOCKS_MAX: usize = 1024;
-/// How the manager is named as a lender.
-const MANAGER: u64 = 0;
 
 /// Why a worker could not join its pool.
 #[derive(Debug, Error)]
@@ -91,11 +91,6 @@ pub enum Next {
     Nothing,
 }
 
-/// The system did not take memory that was to be passed on.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("the memory could not be passed on")]
-pub struct CannotPass;
-
 /// What the manager says to this worker.
 pub enum Control {
     /// Cancel the item of this task, if it runs here.
@@ -140,6 +135,10 @@ pub struct WorkerLink {
     leases: LeaseWriter,
     results: RingWriter,
     control: RingReader,
+    /// What was taken from the control ring while the host could not be told.
+    overheard: VecDeque<Result<Said, WorkerError>>,
+    /// Urgent words dealt with, for the manager to see.
+    heard: Words,
     sleeper: Sleeper,
     status: StatusWriter,
     bell: Arc<Doorbell>,
@@ -189,6 +188,8 @@ impl WorkerLink {
         let queue = u16::try_from(queue).ok().filter(|queue| *queue < layout.queues).ok_or(ConnectError::Version)?;
         let concurrency = u32::try_from(concurrency).map_err(|_| ConnectError::Version)?;
         let [pool, own, bell, manager_bell] = <[OwnedFd; 4]>::try_from(fds).map_err(|_| ConnectError::Version)?;
+        // From here on the manager may interrupt this process.
+        os::survive_interrupts()?;
         let regions = [Region::attach(pool)?, Region::attach(own)?];
         let [pool, own] = [regions[0].words(), regions[1].words()];
         if pool.len() < layout.pool_words() || own.len() < layout.seat_words() {
@@ -205,6 +206,8 @@ impl WorkerLink {
             leases: LeaseWriter::new(layout.leases(own)),
             results: RingWriter::new(layout.results(own)),
             control: RingReader::new(layout.control(own)),
+            overheard: VecDeque::new(),
+            heard: layout.heard(own),
             sleeper: Sleeper::new(layout.epoch(pool, seat)),
             status: StatusWriter::new(layout.status(pool, seat)),
             bell,
@@ -267,57 +270,6 @@ impl WorkerLink {
         step("silence");
         self.settle_blocks();
         self.retire_if_too_large()
-    }
-
-    /// What the manager has said, one thing at a time. The bytes of [`Control::Start`] are left in `item`.
-    ///
-    /// # Errors
-    /// [`WorkerError`] when the manager can't be understood: leave.
-    pub fn next_control(&mut self, item: &mut Item) -> Result<Option<Control>, WorkerError> {
-        self.check_ours()?;
-        while let Some(record) = self.control.pop(&mut self.payload)? {
-            step("control");
-            if self.control.writer_waits() {
-                step("room");
-                self.manager_bell.ring()?;
-            }
-            match ControlFrame::parse(record.kind, &self.payload)? {
-                ControlFrame::Cancel(task) => {
-                    if let Some(Fetching { job, .. }) = self.fetching.remove(&task) {
-                        self.reply(job, Reply::Cancelled);
-                        continue;
-                    }
-                    return Ok(Some(Control::Cancel(task)));
-                }
-                ControlFrame::Stop(stop) => {
-                    self.core.stop(stop);
-                    return Ok(Some(Control::Stop(stop)));
-                }
-                ControlFrame::Block(frame) => self.block_frame(frame)?,
-                ControlFrame::GiveBack => {
-                    self.lender.give_back_free();
-                    self.tell_discarded();
-                }
-                ControlFrame::Bytes { task, bytes, last } => {
-                    let Some(fetching) = self.fetching.get_mut(&task) else { continue };
-                    fetching.bytes.extend_from_slice(bytes);
-                    step("bytes");
-                    if !last {
-                        continue;
-                    }
-                    if let Some(Fetching { job, bytes, apart }) = self.fetching.remove(&task) {
-                        let large = split_large(&bytes).ok_or(WorkerError::Task)?;
-                        item.function = large.function.to_vec();
-                        item.arguments = large.arguments.to_vec();
-                        let streamed = (!large.apart.is_empty()).then(|| Arc::new(Memory::heap(large.apart)));
-                        // What was published must not wait for this item, which may block.
-                        self.tell()?;
-                        return Ok(Some(Control::Start(job, apart.or(streamed))));
-                    }
-                }
-            }
-        }
-        Ok(None)
     }
 
     /// The next item to start, if this worker has room and there is one. Start it before asking for another.
@@ -404,32 +356,6 @@ impl WorkerLink {
         self.publish_status();
     }
 
-    /// Memory for the large parts of a result, to be filled. `None` when there is none, or as much as may be: then they
-    /// have to go with the other bytes.
-    pub fn take_block(&mut self, bytes: usize) -> Option<Lease> {
-        self.settle_blocks();
-        let now = self.now();
-        self.is_ours().then(|| self.lender.take(now, bytes)).flatten()
-    }
-
-    /// Publishes that an item returned a value whose large parts are in this memory.
-    ///
-    /// # Errors
-    /// Nothing was published when the memory could not be passed on: the parts have to go with the other bytes.
-    pub fn reply_apart(&mut self, job: Job, bytes: &[u8], lease: Lease) -> Result<(), CannotPass> {
-        if !self.is_ours() || self.given_up.contains(&job.task) {
-            return Ok(());
-        }
-        step("pass");
-        self.lender.pass(&lease, (), self.socket.as_fd()).map_err(|_| CannotPass)?;
-        step("passed");
-        self.lender.close_fd(&lease);
-        self.publish(&ResultFrame::Block(lease.frame(job.task)), None);
-        step("lent");
-        self.reply(job, Reply::Value(bytes));
-        Ok(())
-    }
-
     /// Answers for an item that has run out of time and goes on, and takes no more items: the process is to end soon.
     /// The loop is rung, to see whether it turns. Returns the turns so far.
     pub fn give_up(&mut self, job: Job) -> u64 {
@@ -495,7 +421,7 @@ impl WorkerLink {
         step("announced");
         let work = !deferring && self.core.room() > 0 && self.board.has_unclaimed(self.core.is_idle());
         let room = !self.unpublished.is_empty() && self.publish_waiting();
-        if work || room || self.control.is_ready() {
+        if work || room || !self.overheard.is_empty() || self.control.is_ready() {
             step("again");
             self.sleeper.wake();
             return Ok(Rested::Again);
@@ -511,58 +437,6 @@ impl WorkerLink {
     /// Whether it was told to stop.
     pub fn is_stopping(&self) -> bool {
         self.core.is_stopping()
-    }
-
-    /// What the manager says of blocks.
-    fn block_frame(&mut self, frame: BlockFrame) -> Result<(), BlockError> {
-        match frame {
-            BlockFrame::Lent { task, block, bytes } => {
-                step("borrow");
-                let memory = self.borrower.borrow(self.socket.as_fd(), block, bytes)?;
-                step("borrowed");
-                // One that was cancelled meanwhile has no use for it.
-                if let Some(fetching) = self.fetching.get_mut(&task) {
-                    fetching.apart = Some(Arc::new(memory));
-                }
-            }
-            BlockFrame::Forgotten(block) => self.borrower.forget(self.socket.as_fd(), block)?,
-            BlockFrame::Returned { block, reusable } => {
-                let now = self.now();
-                self.lender.give_back(now, block, (), reusable)?;
-                self.tell_discarded();
-            }
-        }
-        Ok(())
-    }
-
-    /// Does what follows from users of blocks that are gone: marks blocks of this worker's as free, and tells the manager
-    /// of its own.
-    fn settle_blocks(&mut self) {
-        for returned in self.returns.take() {
-            match returned {
-                Returned::Lease { block, spoiled } => {
-                    let now = self.now();
-                    self.lender.end_lease(now, block, spoiled);
-                }
-                Returned::Loan { block, reusable, .. } => {
-                    step("return");
-                    self.publish(&ResultFrame::Block(BlockFrame::Returned { block, reusable }), None);
-                }
-            }
-        }
-        self.tell_discarded();
-    }
-
-    fn tell_discarded(&mut self) {
-        for Discarded { block, known_to } in self.lender.take_discarded() {
-            if !known_to.is_empty() {
-                self.publish(&ResultFrame::Block(BlockFrame::Forgotten(block)), None);
-            }
-        }
-    }
-
-    fn now(&self) -> Moment {
-        self.origin.elapsed()
     }
 
     /// Claims nothing more once this process holds more memory than it may.

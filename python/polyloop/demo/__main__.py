@@ -99,7 +99,8 @@ async def on_one_loop(urls: Sequence[str], concurrency: int, run: Run) -> None:
 
 async def on_a_pool(urls: Sequence[str], processes: int, kill: bool, warnings: WarningLine, run: Run) -> None:
     """The same coroutine through a pool. Half-way, the worker that sent the latest result is killed."""
-    async with Pool(processes, childconcurrency=TASKS_PER_PROCESS, retries=1) as pool:
+    # On a busy machine a worker is blocked for a second by importing its HTTP client.
+    async with Pool(processes, childconcurrency=TASKS_PER_PROCESS, retries=1, block_warning=None) as pool:
         async for found in pool.map(visit, urls):
             run.add(found)
             if kill and len(run.visits) == (run.total + 1) // 2:

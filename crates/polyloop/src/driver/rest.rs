@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use polyloop_core::{NAP, QueueIndex, RING_AGAIN, Rest, whom_to_ring};
+use polyloop_core::{Moment, NAP, QueueIndex, RING_AGAIN, Rest, whom_to_ring};
 
 use super::Driver;
 
@@ -60,7 +60,7 @@ impl Driver {
 
     pub(super) fn arm(&mut self) -> io::Result<()> {
         self.plan_watch();
-        let wanted = self.next_moment();
+        let wanted = self.next_look();
         let late = match (wanted, self.armed) {
             (Some(wanted), Some(armed)) => wanted < armed,
             (Some(_), None) => true,
@@ -71,6 +71,12 @@ impl Driver {
             self.timer.set(wanted.map(|at| at.saturating_sub(self.now())))?;
         }
         Ok(())
+    }
+
+    /// When there is something to do although nothing happens.
+    pub(super) fn next_look(&self) -> Option<Moment> {
+        let looks = [self.look_again, self.nap, self.watch_at, self.interrupt_at];
+        looks.into_iter().chain([self.pool.poll_timeout(), self.next_idle()]).flatten().min()
     }
 
     /// Rings sleepers of a queue for so many items. Says whether a sleeper is left that could be rung.

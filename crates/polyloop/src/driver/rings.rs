@@ -69,7 +69,7 @@ impl Driver {
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
         let Some((submission, _)) = self.pool.terms_of(task) else {
             // It has ended meanwhile for its caller.
-            return seat.send(ControlFrame::Cancel(task));
+            return self.urge(worker, ControlFrame::Cancel(task));
         };
         let mut apart = Vec::new();
         if let Some(lease) = submission.arguments.luggage().and_then(|luggage| luggage.get::<Lease>()) {

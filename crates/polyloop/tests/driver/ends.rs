@@ -40,6 +40,20 @@ fn a_terminated_pool_ends_all_tasks_at_once_and_kills_who_does_not_leave_within_
 }
 
 #[test]
+fn a_worker_that_does_not_handle_interruptions_lives_through_them() {
+    let mut rig = Rig::healthy("deaf", DriverConfig { processes: 1, ..SHAPE });
+    let blocking = rig.submit(Work::Block(400), 0, 0);
+    rig.flush();
+    while !rig.starts().contains_key(&blocking) {
+        rig.turn(Duration::from_millis(5));
+    }
+    rig.cancel(blocking);
+    rig.wait_all_done("the blocking task has ended");
+    assert!(matches!(rig.outcome(blocking), Some(Outcome::Value(_))), "{:?}", rig.outcome(blocking));
+    assert_eq!(rig.close().deaths(), (0, 0, 0));
+}
+
+#[test]
 fn a_cancelled_task_ends_where_it_runs_and_a_queued_one_never_starts() {
     let mut rig = Rig::healthy("cancel", DriverConfig { processes: 1, ..SHAPE });
     let (running, queued) = (rig.submit(Work::Nap(3_600_000), 0, 0), rig.submit(Work::Echo, 0, 0));
