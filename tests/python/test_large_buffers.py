@@ -151,6 +151,16 @@ def test_what_is_read_only_stays_read_only() -> None:
     asyncio.run(main())
 
 
+def test_large_text_and_large_pickles_travel_apart() -> None:
+    async def main() -> None:
+        for value in ("ü" * SIZE, list(range(SIZE)), {"key": b"x" * SIZE}):
+            async with Pool(1) as pool:
+                assert await pool.apply(targets.echo, (value,)) == value
+                assert targets.blocks() == 2
+
+    asyncio.run(main())
+
+
 def test_small_buffers_do_not_travel_apart() -> None:
     async def main() -> None:
         async with Pool(1) as pool:

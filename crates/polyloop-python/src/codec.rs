@@ -247,6 +247,10 @@ fn write_simple(
         writer.write(Value::Int(int));
     } else if let Ok(text) = value.cast_exact::<PyString>() {
         let Ok(text) = text.to_str() else { return Ok(false) };
+        // As a pickle it travels apart.
+        if apart.takes(text.len()) {
+            return Ok(false);
+        }
         writer.write(Value::Text(text));
     } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
         if tuple.len() > LEN_MAX {
