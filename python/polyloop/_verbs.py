@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
+from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
 
@@ -14,8 +15,19 @@ if TYPE_CHECKING:
 
 __all__ = ["PoolView", "Verbs"]
 
+P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+
+class _AsItIs:
+    """Stands for an option that is left out, in signatures too."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+_AS_IT_IS: Any = _AsItIs()
 
 
 class Verbs:
@@ -73,6 +85,34 @@ class Verbs:
         return await self._pool._apply(func, args, kwds, self._options)
 
     @overload
+    def submit(self, func: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
+    @overload
+    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
+    def submit(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+        """Start `func(*args, **kwargs)` on a worker, and return a future of what it returns.
+
+        What `apply` raises, the handle raises; what can't be sent is refused here. How the task is run is said by
+        `options`, so that all arguments here are the function's own.
+
+        Parameters:
+            func: a coroutine function or a plain one; lambdas, closures, methods and partials too.
+
+        Raises:
+            PoolClosed: the pool takes no new work.
+            TypeError: the function or an argument can't be sent.
+
+        >>> from polyloop import Pool
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         number = pool.submit(int, "ff", base=16)
+        ...         return await number
+        >>> import asyncio
+        >>> asyncio.run(main())
+        255
+        """
+        return self._pool._submit(func, args, kwargs, self._options)
+
+    @overload
     def map(
         self,
         func: Callable[[T], Awaitable[R]],
@@ -80,6 +120,7 @@ class Verbs:
         *,
         return_exceptions: Literal[False] = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R]: ...
     @overload
     def map(
@@ -89,6 +130,7 @@ class Verbs:
         *,
         return_exceptions: Literal[False] = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R]: ...
     @overload
     def map(
@@ -98,6 +140,7 @@ class Verbs:
         *,
         return_exceptions: bool,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R | BaseException]: ...
     @overload
     def map(
@@ -107,6 +150,7 @@ class Verbs:
         *,
         return_exceptions: bool,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R | BaseException]: ...
     def map(
         self,
@@ -115,6 +159,7 @@ class Verbs:
         *,
         return_exceptions: bool = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[Any]:
         """Run `func(item)` for each item of `iterable`.
 
@@ -124,11 +169,14 @@ class Verbs:
                 raises is raised.
             buffersize: how many items are drawn ahead of the results that have come back, or have been taken where
                 they are taken one by one; None for 2048.
+            chunksize: how many items are handed to the workers together, up to 256; None for as many as suit what they
+                cost, from one that takes long to hundreds that do next to nothing. Whatever it is, a worker takes one
+                item at a time, and each result comes back as its item ends.
 
         Raises:
             PoolClosed: the pool takes no new work.
             TypeError: the function can't be sent, or `iterable` is not one.
-            ValueError: `buffersize` is less than 1.
+            ValueError: `buffersize` or `chunksize` is less than 1.
 
         >>> from polyloop import Pool
         >>> async def main():
@@ -139,7 +187,7 @@ class Verbs:
         >>> asyncio.run(main())
         ([1, 3], [7, ValueError("invalid literal for int() with base 10: 'x'")])
         """
-        return self._pool._map(func, iterable, self._options, False, return_exceptions, buffersize)
+        return self._pool._map(func, iterable, self._options, False, return_exceptions, buffersize, chunksize)
 
     def starmap(
         self,
@@ -148,6 +196,7 @@ class Verbs:
         *,
         return_exceptions: bool = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[Any]:
         """Run `func(*arguments)` for each sequence of arguments in `iterable`; as `map` otherwise.
 
@@ -159,17 +208,32 @@ class Verbs:
         >>> asyncio.run(main())
         [8, 9]
         """
-        return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize)
+        return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize, chunksize)
 
-    def options(self, **options: Any) -> PoolView:
+    def options(
+        self,
+        *,
+        timeout: float | None = _AS_IT_IS,
+        retries: int = _AS_IT_IS,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] = _AS_IT_IS,
+        in_thread: bool = _AS_IT_IS,
+        name: str | None = _AS_IT_IS,
+    ) -> PoolView:
         """A view of the pool with the same verbs, which runs tasks with other options.
 
+        What is left out stays as it is here.
+
         Parameters:
-            timeout, retries, retry_on: as for `Pool`; what is left out stays as it is here.
+            timeout, retries, retry_on: as for `Pool`.
+            in_thread: run plain functions on threads of their worker, as many at once as it runs tasks, while its loop
+                goes on. They see a copy of the task's context. Out of time, or cancelled, they get `CancelledError` at
+                their next step in Python; one that blocks for the pool's grace after that is given up with its worker.
+                Coroutines run on the loop as ever.
+            name: what the tasks are called, in errors and as `asyncio.Task`; None for the name of the function.
 
         Raises:
             ValueError: numbers that make no sense.
-            TypeError: `retry_on` is not made of exceptions, or there is no such option.
+            TypeError: `retry_on` is not made of exceptions, or the name is no text.
 
         >>> import asyncio, time
         >>> from polyloop import Pool, TaskTimeout
@@ -182,7 +246,15 @@ class Verbs:
         >>> asyncio.run(main())
         time:sleep ran longer than 0.1 s
         """
-        return PoolView(self._pool, dataclasses.replace(self._options, **options))
+        given: dict[str, Any] = {
+            "timeout": timeout,
+            "retries": retries,
+            "retry_on": retry_on,
+            "in_thread": in_thread,
+            "name": name,
+        }
+        changed = {option: value for option, value in given.items() if value is not _AS_IT_IS}
+        return PoolView(self._pool, dataclasses.replace(self._options, **changed))
 
 
 class PoolView(Verbs):

@@ -68,20 +68,22 @@ def test_the_main_guard_is_missed_only_while_main_is_imported(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("running", "before", "expected"),
+    ("running", "before", "preload", "expected"),
     [
-        (False, ["__main__"], ["polyloop._worker", "json"]),
-        (False, ["numpy"], ["numpy"]),
-        (True, ["__main__"], ["__main__"]),
+        (False, ["__main__"], [], ["polyloop._worker"]),
+        (False, ["__main__"], ["json"], ["polyloop._preload", "polyloop._worker", "json"]),
+        (False, ["numpy"], [], ["numpy"]),
+        (False, ["numpy"], ["json"], ["polyloop._preload", "polyloop._worker", "numpy", "json"]),
+        (True, ["__main__"], ["json"], ["__main__"]),
     ],
 )
 def test_the_forkserver_preloads_polyloop_unless_the_user_chose(
-    monkeypatch: pytest.MonkeyPatch, running: bool, before: list[str], expected: list[str]
+    monkeypatch: pytest.MonkeyPatch, running: bool, before: list[str], preload: list[str], expected: list[str]
 ) -> None:
     server = multiprocessing.forkserver._forkserver
     monkeypatch.setattr(server, "_preload_modules", before)
     monkeypatch.setattr(server, "_forkserver_pid", 1 if running else None)
-    context._choose_preload(["json"])
+    context._choose_preload(preload)
     assert vars(server)["_preload_modules"] == expected
 
 

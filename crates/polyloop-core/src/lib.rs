@@ -6,6 +6,8 @@
 
 mod bell;
 mod blocks;
+mod chunk;
+mod conduct;
 mod event;
 mod frame;
 mod hearing;
@@ -23,6 +25,7 @@ mod worker;
 
 pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
 pub use blocks::{BLOCK_IDLE, BlockId, BlockTable, Discarded, NotLent, Taken};
+pub use conduct::{Breach, CONTROL_WAITING_MAX, Conduct, Heard, MAX_REPLY, Standing};
 pub use event::{Dead, Input, Output, Place, Refused, Report};
 pub use frame::{BlockFrame, ControlFrame, FrameError, Large, Reply, ResultFrame, Terms, split_large, write_large};
 pub use hearing::HearingWatch;
@@ -32,7 +35,7 @@ pub use payload::{Luggage, Payload};
 pub use pool::{Pool, PoolConfig};
 pub use stats::{Cause, Counts};
 pub use supervise::{Exit, HOPELESS_EXIT, Stage, StartError, State, WorkerView};
-pub use task::{Loss, Outcome, Submission};
+pub use task::{Loss, Outcome, Parcel, Submission};
 pub use value::{Apart, Value, ValueError, ValueReader, ValueWriter, lay_apart};
 pub use watch::{Look, LoopWatch};
 pub use worker::{DEFER, Leave, OVERDUE_EXITCODE, PeerView, Stop, Worker, WorkerConfig};

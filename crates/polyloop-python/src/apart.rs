@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
 /// Buffers of this many bytes and more travel apart. Below, a copy through the rings costs no more than the words that
-/// are to be exchanged about a block: `benches/large_buffers.py --sweep`.
+/// are to be exchanged about a block.
 pub(crate) const LARGE_BYTES: usize = 64 << 10;
 
 /// Buffers that a value mentions, in order, until they are in a block.

@@ -26,9 +26,31 @@ pub(crate) struct Codec {
     not_importable: Py<PyAny>,
 }
 
-/// A function that travels by name, and so means the same in every call.
-pub(crate) fn travels_by_name(reference: &[u8]) -> bool {
-    reference.first() == Some(&b'n')
+/// What a function is called with.
+pub(crate) enum Arguments<'py> {
+    /// One, as nearly always in a map.
+    One(Bound<'py, PyAny>),
+    Many(Bound<'py, PyTuple>),
+    Named(Bound<'py, PyTuple>, Bound<'py, PyDict>),
+}
+
+impl<'py> Arguments<'py> {
+    pub(crate) fn call(self, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::One(argument) => function.call1((argument,)),
+            Self::Many(args) => function.call1(args),
+            Self::Named(args, kwargs) => function.call(args, Some(&kwargs)),
+        }
+    }
+
+    /// As a tuple and keywords.
+    pub(crate) fn into_parts(self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+        Ok(match self {
+            Self::One(argument) => (PyTuple::new(py, [argument])?, None),
+            Self::Many(args) => (args, None),
+            Self::Named(args, kwargs) => (args, Some(kwargs)),
+        })
+    }
 }
 
 impl Codec {
@@ -117,20 +139,41 @@ impl Codec {
         }
     }
 
+    /// One positional argument, as [`Self::write_arguments`] does.
+    pub(crate) fn write_argument(
+        &self,
+        argument: &Bound<'_, PyAny>,
+        out: &mut Vec<u8>,
+        apart: &mut Outbox,
+    ) -> PyResult<()> {
+        let mut writer = ValueWriter::new(out);
+        let (mark, mark_apart) = (writer.mark(), apart.mark());
+        writer.write(Value::Tuple(1));
+        if write_simple(argument, &mut writer, apart, &mut Nesting { depth: 1, ..Nesting::default() })? {
+            return Ok(());
+        }
+        writer.rewind(mark);
+        apart.rewind(mark_apart);
+        self.write_pickled(PyTuple::new(argument.py(), [argument])?.as_any(), &mut writer, apart)
+    }
+
     /// What [`Self::write_arguments`] wrote.
     pub(crate) fn read_arguments<'py>(
         &self,
         py: Python<'py>,
         bytes: &[u8],
         mut apart: Inbox<'_>,
-    ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+    ) -> PyResult<Arguments<'py>> {
         let mut reader = ValueReader::new(bytes);
-        let first = self.read_one(py, &mut reader, &mut apart)?;
-        if !first.is_none() {
-            return Ok((first.cast_into()?, None));
-        }
-        let (args, kwargs) = self.read_one(py, &mut reader, &mut apart)?.extract()?;
-        Ok((args, Some(kwargs)))
+        let first = match step(&mut reader)? {
+            Value::Tuple(1) => return Ok(Arguments::One(self.read_one(py, &mut reader, &mut apart)?)),
+            Value::None => {
+                let (args, kwargs) = self.read_one(py, &mut reader, &mut apart)?.extract()?;
+                return Ok(Arguments::Named(args, kwargs));
+            }
+            first => self.build(py, first, &mut reader, &mut apart)?,
+        };
+        Ok(Arguments::Many(first.cast_into()?))
     }
 
     pub(crate) fn dump_exception(&self, py: Python<'_>, error: &PyErr) -> PyResult<Vec<u8>> {
@@ -176,7 +219,19 @@ impl Codec {
         reader: &mut ValueReader<'_>,
         apart: &mut Inbox<'_>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        Ok(match next(reader)? {
+        let first = step(reader)?;
+        self.build(py, first, reader, apart)
+    }
+
+    /// The value that begins with this step.
+    fn build<'py>(
+        &self,
+        py: Python<'py>,
+        first: Value<'_>,
+        reader: &mut ValueReader<'_>,
+        apart: &mut Inbox<'_>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Ok(match first {
             Value::None => py.None().into_bound(py),
             Value::Bool(value) => PyBool::new(py, value).to_owned().into_any(),
             Value::Int(value) => value.into_pyobject(py)?.into_any(),
@@ -194,7 +249,7 @@ impl Codec {
             Value::Apart(Apart::Other, len) => self.loads.bind(py).call1((apart.view(py, len, true)?,))?,
             Value::Buffers(count) => {
                 let views = PyList::new(py, self.read_many(py, reader, apart, count)?)?;
-                let pickle = match next(reader)? {
+                let pickle = match step(reader)? {
                     Value::Apart(Apart::Other, len) => apart.view(py, len, true)?,
                     Value::Other(bytes) => PyBytes::new(py, bytes).into_any(),
                     _ => return Err(PyValueError::new_err("buffers that belong to nothing")),
@@ -215,7 +270,8 @@ impl Codec {
     }
 }
 
-fn next<'a>(reader: &mut ValueReader<'a>) -> PyResult<Value<'a>> {
+/// The next step of a value.
+fn step<'a>(reader: &mut ValueReader<'a>) -> PyResult<Value<'a>> {
     reader.read().map_err(|error| PyValueError::new_err(error.to_string()))
 }
 

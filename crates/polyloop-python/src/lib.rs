@@ -8,7 +8,10 @@ mod manager;
 mod map;
 mod options;
 mod pending;
+mod queue;
+mod reference;
 mod task;
+mod thread;
 mod worker;
 
 use pyo3::prelude::*;
@@ -32,7 +35,11 @@ mod _core {
     #[pymodule_export]
     use crate::options::TaskOptions;
     #[pymodule_export]
+    use crate::queue::{Queue, QueueWatch};
+    #[pymodule_export]
     use crate::task::Done;
+    #[pymodule_export]
+    use crate::thread::ThreadCall;
     #[pymodule_export]
     use crate::worker::Worker;
 }

@@ -37,7 +37,7 @@ impl Block {
     /// When the operating system refuses.
     pub fn create(bytes: usize) -> io::Result<Self> {
         let fd = sealed_memory(BLOCK_NAME, bytes as u64)?;
-        let mapping = Mapping::new(fd.as_fd(), bytes)?;
+        let mapping = Mapping::new(fd.as_fd(), 0, bytes)?;
         Ok(Self {
             mapping,
             fd: Mutex::new(Some(fd)),
@@ -145,7 +145,7 @@ impl BorrowedBlock {
     pub fn attach(fd: OwnedFd) -> Result<Self, AttachError> {
         let size = sealed_size(fd.as_fd())?.ok_or(AttachError::Unsealed)?;
         let bytes = usize::try_from(size).ok().filter(|bytes| *bytes > 0).ok_or(AttachError::Size(size))?;
-        Ok(Self { mapping: Mapping::new(fd.as_fd(), bytes)?, users: Mutex::new(0) })
+        Ok(Self { mapping: Mapping::new(fd.as_fd(), 0, bytes)?, users: Mutex::new(0) })
     }
 
     /// Its first byte. The memory stays as long as this object, whatever becomes of the process that made it.

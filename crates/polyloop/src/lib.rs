@@ -12,18 +12,20 @@ mod link;
 mod memory;
 mod os;
 mod process;
+mod queue;
 mod watchdog;
 mod worker;
 
 pub use blocks::{BlockError, Lease, Memory, MemoryError};
-pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
+pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
 pub use os::{Thread, forked_generation, interrupt_signal, part_from_parent};
 pub use polyloop_core::{
-    Apart, CallId, Cause, Counts, Cut, DEFER, Exit, HOPELESS_EXIT, Loss, Luggage, MapResults, Moment, NextResult,
-    OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, Stage, StartError, State, Stop, Submission,
-    TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId, WorkerView, lay_apart,
+    Apart, CallId, Cause, Counts, Cut, DEFER, Exit, HOPELESS_EXIT, Loss, Luggage, MAX_REPLY, MapResults, Moment,
+    NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, Stage, StartError, State, Stop,
+    Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId, WorkerView, lay_apart,
 };
-pub use polyloop_shm::Item;
+pub use polyloop_shm::{Item, Side};
 pub use process::{ParentDeathError, die_with_parent};
+pub use queue::{Nap, QueueError, SharedQueue, Watch};
 pub use watchdog::{Interrupt, Watchdog};
 pub use worker::{CannotPass, ConnectError, Control, Job, Next, Rested, WorkerError, WorkerLink};

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use polyloop_core::{
-    BlockId, ControlFrame, FrameError, HearingWatch, Load, Look, LoopWatch, Luggage, Moment, Payload, Place,
-    QueueIndex, ResultFrame, TaskId, Terms, WorkerId,
+    BlockId, Breach, CONTROL_WAITING_MAX, Conduct, ControlFrame, FrameError, Heard, HearingWatch, Load, Look,
+    LoopWatch, Moment, Place, Pool, QueueIndex, ResultFrame, Standing, TaskId, Terms, WorkerId,
 };
 use polyloop_shm::{
     BoardWriter, Corrupt, Doorbell, Entry, LeaseReader, Peer, Phase, Reclaimed, Region, Retract, RingReader,
@@ -30,6 +30,10 @@ pub(crate) enum WorkerGarbage {
     Ring(#[from] Corrupt),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error(transparent)]
+    Breach(#[from] Breach),
+    #[error("{0} orders wait for it, and it reads none")]
+    Deaf(usize),
 }
 
 /// Bytes of a large task on their way to the worker that fetched them.
@@ -39,23 +43,10 @@ struct Stream {
     sent: usize,
 }
 
-/// A reply that comes in several frames, as far as it has come.
-#[derive(Default)]
-pub(crate) struct Pieces {
-    pub(crate) bytes: Vec<u8>,
-    /// The memory its large parts are in.
-    apart: Option<Luggage>,
-}
-
-impl Pieces {
-    pub(crate) fn whole(mut self, last: &[u8]) -> Payload {
-        self.bytes.extend_from_slice(last);
-        Payload::from_vec(self.bytes).with(self.apart)
-    }
-}
-
 enum Outgoing {
     Frame(u32, Vec<u8>),
+    /// A word of a block: there are no more than there are blocks.
+    Note(u32, Vec<u8>),
     Stream(Stream),
 }
 
@@ -82,11 +73,10 @@ pub(crate) struct Seat {
     status: Words,
     activity: Peer,
     watch: LoopWatch,
+    conduct: Conduct,
     hearing: HearingWatch,
     /// Urgent words it has dealt with, as it says.
     heard: Words,
-    /// Replies that come in pieces, as far as they have come.
-    pub(crate) pieces: BTreeMap<TaskId, Pieces>,
     borrower: Borrower,
     /// Nothing more is read from a worker that wrote garbage.
     pub(crate) mute: bool,
@@ -101,16 +91,14 @@ pub(crate) struct NewSeat {
 }
 
 impl Seat {
-    /// Handles the next record of this worker, if there is one.
-    pub(crate) fn next_frame<R>(
-        &mut self,
-        read: impl FnOnce(ResultFrame<'_>) -> R,
-    ) -> Result<Option<R>, WorkerGarbage> {
+    /// What this worker says next, if anything.
+    fn next_frame(&mut self, standing: impl FnOnce(TaskId) -> Standing) -> Result<Option<Heard>, WorkerGarbage> {
         if self.mute {
             return Ok(None);
         }
         let Some(record) = self.results.pop(&mut self.payload)? else { return Ok(None) };
-        Ok(Some(read(ResultFrame::parse(record.kind, &self.payload)?)))
+        let frame = ResultFrame::parse(record.kind, &self.payload)?;
+        Ok(Some(self.conduct.hear(frame, standing)?))
     }
 
     pub(crate) fn has_frames(&mut self) -> bool {
@@ -118,9 +106,9 @@ impl Seat {
     }
 
     /// The worker says that the large parts of a reply to come are in this block of its own.
-    pub(crate) fn borrow(&mut self, task: TaskId, block: BlockId, bytes: u64) -> Result<(), BlockError> {
+    pub(crate) fn borrow(&mut self, block: BlockId, bytes: u64) -> Result<(), BlockError> {
         let memory = self.borrower.borrow(self.socket.as_fd(), block, bytes)?;
-        self.pieces.entry(task).or_default().apart = Some(memory.into_luggage());
+        self.conduct.carry(memory.into_luggage());
         Ok(())
     }
 
@@ -142,8 +130,25 @@ impl Seat {
     pub(crate) fn send(&mut self, frame: ControlFrame<'_>) -> io::Result<()> {
         let mut bytes = Vec::new();
         let kind = frame.write(&mut bytes);
-        self.outgoing.push_back(Outgoing::Frame(kind, bytes));
+        let is_note = matches!(frame, ControlFrame::Block(_) | ControlFrame::GiveBack);
+        self.outgoing.push_back(if is_note { Outgoing::Note(kind, bytes) } else { Outgoing::Frame(kind, bytes) });
         self.pump()
+    }
+
+    /// Bytes kept for this worker: of a reply that is not whole, and of what waits for it to listen.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let waiting = self.outgoing.iter().map(|outgoing| match outgoing {
+            Outgoing::Frame(_, bytes) | Outgoing::Note(_, bytes) => bytes.len(),
+            Outgoing::Stream(stream) => stream.bytes.len(),
+        });
+        self.conduct.kept_bytes() + waiting.sum::<usize>()
+    }
+
+    /// Whether it reads what it is told.
+    pub(crate) fn listens(&self) -> Result<(), WorkerGarbage> {
+        let frames = self.outgoing.iter().filter(|outgoing| matches!(outgoing, Outgoing::Frame(..))).count();
+        let most = CONTROL_WAITING_MAX.saturating_mul(self.leases.capacity());
+        if frames > most { Err(WorkerGarbage::Deaf(frames)) } else { Ok(()) }
     }
 
     /// Says what the worker must hear soon, before any bytes that wait for room. Returns when to look whether it has.
@@ -180,7 +185,7 @@ impl Seat {
         let mut wrote = false;
         while let Some(outgoing) = self.outgoing.front_mut() {
             let done = match outgoing {
-                Outgoing::Frame(kind, bytes) => self.control.push(*kind, bytes).is_ok(),
+                Outgoing::Frame(kind, bytes) | Outgoing::Note(kind, bytes) => self.control.push(*kind, bytes).is_ok(),
                 Outgoing::Stream(stream) => push_stream(&mut self.control, stream, &mut wrote),
             };
             if !done {
@@ -252,6 +257,7 @@ fn push_stream(control: &mut RingWriter, stream: &mut Stream, wrote: &mut bool) 
 /// All shared memory of a pool, from its manager's side.
 pub(crate) struct Link {
     pub(crate) layout: Layout,
+    max_reply: u64,
     pub(crate) region: Region,
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) sleeper: Sleeper,
@@ -260,12 +266,13 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(layout: Layout) -> io::Result<Self> {
+    pub(crate) fn new(layout: Layout, max_reply: u64) -> io::Result<Self> {
         let region = Region::create(layout.pool_words())?;
         let words = region.words();
         let boards = (0..layout.queues).map(|queue| BoardWriter::new(layout.board(words, queue))).collect();
         let sleeper = Sleeper::new(layout.manager_epoch(words));
-        Ok(Self { layout, bell: Arc::new(Doorbell::new()?), sleeper, boards, seats: BTreeMap::new(), region })
+        let (bell, seats) = (Arc::new(Doorbell::new()?), BTreeMap::new());
+        Ok(Self { layout, max_reply, bell, sleeper, boards, seats, region })
     }
 
     /// Makes the memory and the descriptors of a new worker.
@@ -297,7 +304,7 @@ impl Link {
             hearing: HearingWatch::default(),
             heard: self.layout.heard(words),
             status,
-            pieces: BTreeMap::new(),
+            conduct: Conduct::new(worker, self.layout.leases, self.max_reply),
             borrower: Borrower::new(lender_of(worker), Arc::clone(returns)),
             mute: false,
             gone: false,
@@ -305,11 +312,23 @@ impl Link {
             region,
         };
         self.seats.insert(worker.seat, seat);
+        // Workers that read an older number overlook a newcomer for a while, which costs it an item or two.
+        let taken = self.layout.seats_taken(self.region.words());
+        taken[0].fetch_max(u64::from(worker.seat) + 1, Ordering::Relaxed);
         Ok(NewSeat { socket: worker_socket, lifeline })
     }
 
     pub(crate) fn get(&mut self, worker: WorkerId) -> Option<&mut Seat> {
         self.seats.get_mut(&worker.seat).filter(|seat| seat.worker == worker)
+    }
+
+    /// What the worker in a seat says next, if anything.
+    pub(crate) fn next_frame(&mut self, seat: u16, pool: &Pool) -> Result<Option<Heard>, WorkerGarbage> {
+        let Self { seats, boards, .. } = self;
+        let Some(seat) = seats.get_mut(&seat) else { return Ok(None) };
+        let worker = seat.worker;
+        let taken_by = |place: Place| boards[usize::from(place.queue.0)].taken_by(SlotIndex(place.slot), place.index);
+        seat.next_frame(|task| pool.standing(worker, task, taken_by))
     }
 
     pub(crate) fn free_slots(&self, queue: QueueIndex) -> usize {

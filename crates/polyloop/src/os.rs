@@ -34,6 +34,25 @@ impl Poller {
         Ok(Self { fd: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
+    /// That reports each ring of a bell once, though the bell is never silenced.
+    pub(crate) fn of_rings(bell: impl AsFd) -> io::Result<Self> {
+        let poller = Self::new()?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&poller.fd, bell, epoll::EventData::new_u64(0), flags)?;
+        Ok(poller)
+    }
+
+    /// Waits for a ring, for ever or within `timeout`. A signal ends it too.
+    pub(crate) fn hear(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 1];
+        let timeout =
+            timeout.map(|timeout| Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ });
+        match epoll::wait(&self.fd, &mut events[..], timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub(crate) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
     }
@@ -162,6 +181,23 @@ fn receive_with(socket: BorrowedFd<'_>, flags: RecvFlags) -> io::Result<Option<M
 pub(crate) fn process_handle(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// The process that a handle is of, by its number here; `None` if it is gone and its number, too.
+///
+/// # Errors
+/// When this is no handle of a process, or of one that has no number here.
+pub(crate) fn process_of(handle: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    use std::os::fd::AsRawFd;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", handle.as_raw_fd()))?;
+    // The first has a number for each namespace, ours last; without namespaces there is the second alone.
+    let numbers = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
+    let number = numbers("NSpid:").or_else(|| numbers("Pid:")).and_then(|numbers| numbers.split_whitespace().last());
+    match number.and_then(|number| number.parse::<i64>().ok()) {
+        Some(-1) => Ok(None),
+        Some(number @ 1..) => u32::try_from(number).map(Some).map_err(|_| io::ErrorKind::InvalidData.into()),
+        Some(_) | None => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// Whether a process handle says that its process has ended.

@@ -10,14 +10,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
     Cause, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker, WorkerConfig,
 };
 use polyloop_shm::{
-    AttachError, BoardReader, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
-    Ringer, Sleeper, Status, StatusWriter, Words,
+    AttachError, BoardReader, Claim, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader,
+    RingWriter, Ringer, Sleeper, Status, StatusWriter, Words,
 };
 use thiserror::Error;
 
@@ -77,6 +78,8 @@ pub struct Job {
     pub timeout: Option<Duration>,
     /// Its arguments are to stay as they are: it may be run again.
     pub kept: bool,
+    /// Which run of the task this is, from 1; counted up to 255.
+    pub attempt: u8,
     lease: LeaseIndex,
 }
 
@@ -130,6 +133,7 @@ struct Fetching {
 /// A worker's side of its pool.
 pub struct WorkerLink {
     core: Worker,
+    seat: u16,
     queue: u16,
     board: BoardReader,
     leases: LeaseWriter,
@@ -145,6 +149,8 @@ pub struct WorkerLink {
     manager: Ringer,
     manager_bell: Doorbell,
     peers: Vec<Peer>,
+    /// How many of the first seats were ever taken.
+    seats_taken: Words,
     memory: MemoryWatch,
     /// Until when items are left to a peer.
     defers_until: Option<Instant>,
@@ -160,6 +166,7 @@ pub struct WorkerLink {
     /// Items that were answered for although they go on.
     given_up: BTreeSet<TaskId>,
     grace: Duration,
+    max_reply: u64,
     turns: u64,
     /// Something was published since the manager was last looked at.
     news: bool,
@@ -175,12 +182,21 @@ impl WorkerLink {
     /// # Errors
     /// [`ConnectError`] when the pool is gone, of another version, or the system refuses.
     pub fn connect(socket: OwnedFd) -> Result<Self, ConnectError> {
+        let handle = os::process_handle(std::process::id())?;
+        Self::connect_as(socket, handle.as_fd())
+    }
+
+    /// The same with a handle of this process that somebody else has opened: under a tool that counts instructions, the
+    /// process itself may be unable to.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    #[doc(hidden)]
+    pub fn connect_as(socket: OwnedFd, handle: BorrowedFd<'_>) -> Result<Self, ConnectError> {
         os::close_inherited_blocks()?;
-        let pid = std::process::id();
-        let handle = os::process_handle(pid)?;
-        os::send(socket.as_fd(), &[PROTOCOL, pid.into()], &[handle.as_fd()])?;
+        os::send(socket.as_fd(), &[PROTOCOL, std::process::id().into()], &[handle])?;
         let (numbers, fds) = os::receive(socket.as_fd())?.ok_or(ConnectError::Gone)?;
-        let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros], fields) =
+        let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros, max_reply], fields) =
             numbers.split_first_chunk().ok_or(ConnectError::Version)?;
         let fields = fields.first_chunk::<{ Layout::FIELDS }>().ok_or(ConnectError::Version)?;
         let layout = Layout::from_fields(*fields).filter(|_| version == PROTOCOL).ok_or(ConnectError::Version)?;
@@ -201,6 +217,7 @@ impl WorkerLink {
         let peer = |peer| Peer::new(layout.epoch(pool, peer), layout.status(pool, peer));
         Ok(Self {
             core: Worker::new(WorkerConfig { concurrency, max_tasks }),
+            seat,
             queue,
             board: BoardReader::new(layout.board(pool, queue), seat),
             leases: LeaseWriter::new(layout.leases(own)),
@@ -214,6 +231,7 @@ impl WorkerLink {
             manager: Ringer::new(layout.manager_epoch(pool)),
             manager_bell: Doorbell::from_fd(manager_bell),
             peers: peers.map(peer).collect(),
+            seats_taken: layout.seats_taken(pool),
             memory: MemoryWatch::new(max_memory),
             defers_until: None,
             unpublished: VecDeque::new(),
@@ -224,6 +242,7 @@ impl WorkerLink {
             origin: Instant::now(),
             given_up: BTreeSet::new(),
             grace: Duration::from_micros(grace_micros),
+            max_reply,
             turns: 0,
             news: false,
             payload: Vec::new(),
@@ -236,6 +255,11 @@ impl WorkerLink {
     /// Whether this process is the worker, not one that it forked: such a child has no part in the pool.
     pub fn is_ours(&self) -> bool {
         self.generation == os::forked_generation()
+    }
+
+    /// This worker's place among the pool's.
+    pub fn seat(&self) -> u16 {
+        self.seat
     }
 
     /// Tells the manager that this worker takes work.
@@ -264,7 +288,7 @@ impl WorkerLink {
     pub fn begin_turn(&mut self) -> io::Result<()> {
         self.check_ours()?;
         self.turns += 1;
-        self.sleeper.wake();
+        self.sleeper.turn();
         step("wake");
         self.bell.silence()?;
         step("silence");
@@ -279,33 +303,27 @@ impl WorkerLink {
     pub fn next_item(&mut self, item: &mut Item) -> Result<Next, WorkerError> {
         // The item before may have forked.
         self.check_ours()?;
-        // What was published must not wait for the next item, which may block.
-        self.tell()?;
         loop {
-            if self.core.room() == 0 || self.leases.room() == 0 {
-                return Ok(Next::Nothing);
-            }
-            let has_choice = !self.core.is_idle() && self.board.has_unclaimed(false);
-            if let Some(left) = has_choice.then(|| self.leaves_it_to_a_peer()).flatten() {
-                step("defer");
-                return Ok(Next::Defer(left));
-            }
-            step("claim");
-            let Some(claim) = self.board.claim(self.core.is_idle()) else { return Ok(Next::Nothing) };
+            let claim = match self.claim() {
+                Ok(claim) => claim,
+                Err(next) => {
+                    self.tell()?;
+                    self.publish_status();
+                    return Ok(next);
+                }
+            };
             step("claimed");
             self.board.read(&claim, item).ok_or(WorkerError::Task)?;
             step("read");
             let lease = self.leases.record(item.task).ok_or(WorkerError::Task)?;
             step("leased");
-            let manager_may_post = self.board.take(claim);
+            self.news |= self.board.take(claim);
             step("taken");
-            if manager_may_post {
-                self.news = true;
-                self.tell()?;
-            }
+            // Also of what was published before: it must not wait for this item, which may block.
+            self.tell_fenced()?;
             let terms = Terms::from_bits(item.extra);
-            let Terms { timeout, kept, .. } = terms;
-            let job = Job { task: TaskId::from_bits(item.task), lease, timeout, kept };
+            let Terms { timeout, attempt, kept, .. } = terms;
+            let job = Job { task: TaskId::from_bits(item.task), timeout, attempt, kept, lease };
             let last = self.core.claimed(terms.alone);
             // Peers and the manager see at once that this worker is busy, should the item block.
             self.publish_status();
@@ -324,6 +342,20 @@ impl WorkerLink {
             self.tell()?;
             step("fetched");
         }
+    }
+
+    /// The next item for this worker, or what it does instead of taking one.
+    fn claim(&mut self) -> Result<Claim, Next> {
+        if self.core.room() == 0 || self.leases.room() == 0 {
+            return Err(Next::Nothing);
+        }
+        let has_choice = !self.core.is_idle() && self.board.has_unclaimed(false);
+        if let Some(left) = has_choice.then(|| self.leaves_it_to_a_peer()).flatten() {
+            step("defer");
+            return Err(Next::Defer(left));
+        }
+        step("claim");
+        self.board.claim(self.core.is_idle()).ok_or(Next::Nothing)
     }
 
     /// Publishes how an item ended; in a process that this worker forked, nothing happens. The manager is rung by the next call that starts or ends something.
@@ -351,9 +383,9 @@ impl WorkerLink {
             Reply::Rejected(bytes) => Reply::Rejected(&bytes[send(bytes)..]),
             Reply::Cancelled | Reply::TimedOut => reply,
         };
-        self.publish(&ResultFrame::Reply { task, reply }, Some(job.lease));
+        self.publish_reply(job, reply);
+        // Its load is told by what comes next: the next item, or the end of the turn.
         self.core.finished();
-        self.publish_status();
     }
 
     /// Answers for an item that has run out of time and goes on, and takes no more items: the process is to end soon.
@@ -363,8 +395,8 @@ impl WorkerLink {
         self.given_up.insert(job.task);
         if self.core.retire() {
             self.publish(&ResultFrame::Retiring(Cause::Overdue), None);
-            self.publish_status();
         }
+        self.publish_status();
         self.flush();
         // The process ends whether or not its loop hears of it.
         let _ = self.bell.ring();
@@ -374,6 +406,11 @@ impl WorkerLink {
     /// How long whoever is asked to end may take.
     pub fn grace(&self) -> Duration {
         self.grace
+    }
+
+    /// Bytes that a reply may have. A worker that publishes more is killed.
+    pub fn max_reply(&self) -> u64 {
+        self.max_reply
     }
 
     /// Turns taken so far.
@@ -462,16 +499,33 @@ impl WorkerLink {
         if let Some(left) = self.defers_until.and_then(|until| until.checked_duration_since(now)) {
             return Some(left);
         }
-        let views = self.peers.iter().map(|peer| {
+        // But for this worker's own.
+        let peers = self.seats_taken[0].load(Ordering::Relaxed).saturating_sub(1);
+        let views = self.peers.iter().take(usize::try_from(peers).unwrap_or(usize::MAX)).map(|peer| {
             let Status { in_flight, room, queue } = peer.status();
             PeerView { state: peer.state(), in_flight, room: if queue == self.queue { room } else { 0 } }
         });
-        self.defers_until = self.core.defers(views).then(|| now + DEFER);
+        let board = &mut self.board;
+        self.defers_until = self.core.defers(views, |limit| board.unclaimed(limit)).then(|| now + DEFER);
         self.defers_until.map(|_| DEFER)
     }
 
     fn publish_status(&mut self) {
         self.status.publish(Status { in_flight: self.core.in_flight(), room: self.core.room(), queue: self.queue });
+    }
+
+    /// Puts a reply into the ring as it is, or as any other frame if it has to wait for room.
+    fn publish_reply(&mut self, job: Job, reply: Reply<'_>) {
+        let (kind, bytes) = reply.parts();
+        step("publish");
+        if self.unpublished.is_empty() && self.results.push_tagged(kind, job.task.to_bits(), bytes).is_ok() {
+            step("published");
+            self.leases.clear(job.lease);
+            step("cleared");
+            self.news = true;
+        } else {
+            self.publish(&ResultFrame::Reply { task: job.task, reply }, Some(job.lease));
+        }
     }
 
     /// Puts a frame into the ring, or behind those that already wait for room.
@@ -516,11 +570,18 @@ impl WorkerLink {
 
     /// Rings the manager if something was published and it sleeps.
     fn tell(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.news) && self.manager.must_ring() {
-            step("ring");
-            self.manager_bell.ring()?;
-            step("rung");
-        }
+        if std::mem::take(&mut self.news) && self.manager.must_ring() { self.ring_manager() } else { Ok(()) }
+    }
+
+    /// The same right after an item was taken, which orders what was published before what is read here.
+    fn tell_fenced(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.news) && self.manager.must_ring_fenced() { self.ring_manager() } else { Ok(()) }
+    }
+
+    fn ring_manager(&self) -> io::Result<()> {
+        step("ring");
+        self.manager_bell.ring()?;
+        step("rung");
         Ok(())
     }
 }

@@ -47,7 +47,7 @@ impl Driver {
         let now = self.now();
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
         let heard = match frame {
-            BlockFrame::Lent { task, block, bytes } => seat.borrow(task, block, bytes),
+            BlockFrame::Lent { block, bytes, .. } => seat.borrow(block, bytes),
             BlockFrame::Forgotten(block) => seat.forget(block),
             BlockFrame::Returned { block, reusable } => {
                 self.lender.give_back(now, block, worker, reusable).map_err(BlockError::from)

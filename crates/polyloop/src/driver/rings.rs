@@ -1,22 +1,23 @@
 //! Reading the workers' result rings: frames in, the core's inputs out.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use polyloop_core::{
-    BlockFrame, ControlFrame, Input, Large, Outcome, Payload, Reply, ResultFrame, TaskId, WorkerId, write_large,
-};
+use std::os::fd::AsFd;
 
-use super::Driver;
+use polyloop_core::{CallId, ControlFrame, Heard, Input, Large, Outcome, Parcel, TaskId, WorkerId, write_large};
+
+use super::{Driver, Event};
 use crate::blocks::Lease;
-use crate::link::Pieces;
 
+/// Room that is made for each value.
+const SMALL_VALUE_BYTES: usize = 16;
 /// How long one drain may hold the host's loop.
 const DRAIN_BUDGET: Duration = Duration::from_millis(2);
 /// Records read between two looks at the clock.
 const RECORDS_PER_LOOK: usize = 64;
+/// Values are given to the host in batches that end beyond this many bytes, so that none takes long to read.
+const VALUES_BYTES: usize = 16 * 1024;
 
 impl Driver {
     /// Reads all rings, one share of each in turn, until they are empty or the time is up.
@@ -41,24 +42,46 @@ impl Driver {
         }
     }
 
+    /// Reads a share of what one worker has written. Says how many frames that was.
     pub(super) fn read_worker(&mut self, index: u16, limit: usize) -> io::Result<usize> {
         let (mut read, now) = (0, self.now());
+        let Some(worker) = self.link.seats.get(&index).map(|seat| seat.worker) else { return Ok(0) };
         while read < limit {
-            let Some(seat) = self.link.seats.get_mut(&index) else { return Ok(read) };
-            let worker = seat.worker;
-            let mut pieces = std::mem::take(&mut seat.pieces);
-            let frame = seat.next_frame(|frame| input(worker, frame, &mut pieces));
-            seat.pieces = pieces;
-            match frame {
+            let mut values = Values::default();
+            let other = loop {
+                let heard = self.link.next_frame(index, &self.pool);
+                read += usize::from(!matches!(heard, Ok(None)));
+                match heard {
+                    Ok(Some(Heard::Input(Input::Outcome { task, outcome: Outcome::Value(bytes), .. })))
+                        if bytes.len() <= VALUES_BYTES && bytes.luggage().is_none() =>
+                    {
+                        if let Some((call, token)) = self.pool.returned(worker, task) {
+                            values.push(call, token, &bytes);
+                        }
+                        if read >= limit || values.bytes.len() >= VALUES_BYTES {
+                            break Ok(Some(Heard::Piece));
+                        }
+                    }
+                    other => break other,
+                }
+            };
+            // What came before the other is told before it.
+            if !values.is_empty() {
+                self.events.push_back(Event::Returned(values));
+            }
+            match other {
                 Ok(None) => break,
-                Ok(Some(Some(Read::Input(input)))) => self.pool.handle(now, input),
-                Ok(Some(Some(Read::Fetch(task)))) => self.fetch(worker, task)?,
-                Ok(Some(Some(Read::Block(frame)))) => self.block_frame(worker, frame)?,
-                Ok(Some(None)) => (),
+                Ok(Some(Heard::Input(input))) => {
+                    self.pool.handle(now, input);
+                    self.carry_out_all()?;
+                }
+                Ok(Some(Heard::Fetch(task))) => self.fetch(worker, task)?,
+                Ok(Some(Heard::Block(frame))) => self.block_frame(worker, frame)?,
+                Ok(Some(Heard::Piece)) => (),
                 Err(error) => self.garbage(worker, &error.to_string())?,
             }
-            read += 1;
         }
+        self.pool.returned_all(now);
         if let Some(seat) = self.link.seats.get_mut(&index) {
             seat.give_room()?;
         }
@@ -67,53 +90,52 @@ impl Driver {
 
     pub(super) fn fetch(&mut self, worker: WorkerId, task: TaskId) -> io::Result<()> {
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
-        let Some((submission, _)) = self.pool.terms_of(task) else {
+        let Some(Parcel { function, arguments, .. }) = self.pool.parcel_of(task) else {
+            // It has ended meanwhile for its caller.
             // It has ended meanwhile for its caller.
             return self.urge(worker, ControlFrame::Cancel(task));
         };
         let mut apart = Vec::new();
-        if let Some(lease) = submission.arguments.luggage().and_then(|luggage| luggage.get::<Lease>()) {
+        if let Some(lease) = arguments.luggage().and_then(|luggage| luggage.get::<Lease>()) {
             match self.lender.pass(lease, worker, seat.socket.as_fd()) {
                 Ok(()) => seat.send(ControlFrame::Block(lease.frame(task)))?,
                 Err(_) => apart = lease.read(),
             }
         }
-        let (function, arguments) = (&submission.function, &submission.arguments);
         seat.send_large(task, write_large(Large { function, arguments, apart: &apart }).into())
     }
 }
 
-enum Read {
-    Input(Input),
-    Fetch(TaskId),
-    Block(BlockFrame),
+/// What tasks have returned, many at once: the bytes of one after the other.
+#[derive(Debug, Default)]
+pub struct Values {
+    bytes: Vec<u8>,
+    ends: Vec<(CallId, u64, usize)>,
 }
 
-/// What a worker's frame means to the core; `None` for a piece of something that is still to come.
-fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId, Pieces>) -> Option<Read> {
-    Some(Read::Input(match frame {
-        ResultFrame::Reply { task, reply } => {
-            let mut whole = |bytes: &[u8]| match pieces.remove(&task) {
-                None => Payload::from_slice(bytes),
-                Some(pieces) => pieces.whole(bytes),
-            };
-            let outcome = match reply {
-                Reply::Value(bytes) => Outcome::Value(whole(bytes)),
-                Reply::Raised(bytes) => Outcome::Raised(whole(bytes)),
-                Reply::Rejected(bytes) => Outcome::Rejected(whole(bytes)),
-                Reply::Cancelled => Outcome::Cancelled,
-                Reply::TimedOut => Outcome::TimedOut,
-            };
-            Input::Outcome { worker, task, outcome }
+impl Values {
+    /// The call, the token and the value, as the worker's codec wrote it, of each.
+    pub fn iter(&self) -> impl Iterator<Item = (CallId, u64, &[u8])> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|(.., end)| *end));
+        self.ends.iter().zip(starts).map(|((call, token, end), start)| (*call, *token, &self.bytes[start..*end]))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    fn push(&mut self, call: CallId, token: u64, bytes: &[u8]) {
+        if self.is_empty() {
+            self.bytes.reserve(RECORDS_PER_LOOK * SMALL_VALUE_BYTES);
+            self.ends.reserve(RECORDS_PER_LOOK);
         }
-        ResultFrame::Piece { task, bytes } => {
-            pieces.entry(task).or_default().bytes.extend_from_slice(bytes);
-            return None;
-        }
-        ResultFrame::Ready => Input::Ready(worker),
-        ResultFrame::Failed(error) => Input::Failed { worker, error: error.to_vec() },
-        ResultFrame::Retiring(cause) => Input::Retiring { worker, cause },
-        ResultFrame::Fetch(task) => return Some(Read::Fetch(task)),
-        ResultFrame::Block(frame) => return Some(Read::Block(frame)),
-    }))
+        self.bytes.extend_from_slice(bytes);
+        self.ends.push((call, token, self.bytes.len()));
+    }
 }

@@ -22,7 +22,8 @@ impl Fetching {
     fn whole(self) -> Option<Said> {
         let Self { job, bytes, apart } = self;
         let large = split_large(&bytes)?;
-        let item = Item { function: large.function.to_vec(), arguments: large.arguments.to_vec(), ..Item::default() };
+        let mut item = Item::default();
+        item.load(large.function, large.arguments);
         let streamed = (!large.apart.is_empty()).then(|| Arc::new(Memory::heap(large.apart)));
         Some(Said::Start(job, item, apart.or(streamed)))
     }
