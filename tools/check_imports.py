@@ -43,12 +43,12 @@ PYO3_CRATE = "polyloop-python"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_checks", "_core", "_lazy", "_preload", "_progress", "errors", "_exceptions", "_limits", "scheduler"}),
     frozenset({"_codec", "_stats", "context", "current", "handle", "options", "results"}),
-    frozenset({"_bridge", "_launch", "_lifespan", "_room", "_stacks", "_threads", "_verbs"}),
+    frozenset({"_bridge", "_launch", "_lifespan", "_room", "_select", "_stacks", "_threads", "_verbs"}),
     frozenset({"_worker"}),
     frozenset({"_roster", "process", "queue"}),
     frozenset({"_staff"}),
     frozenset({"pool"}),
-    frozenset({"executor"}),
+    frozenset({"executor", "_frozen"}),
     frozenset({"__init__"}),
     frozenset({"demo", "ext", "compat"}),
 )

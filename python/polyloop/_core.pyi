@@ -1,17 +1,20 @@
 """Types of the extension module. Not public: use the classes of `polyloop`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from contextvars import Context
 from typing import Any, NoReturn, final
 
 __all__ = [
     "LARGE_BYTES",
     "NO_MAIN_GUARD_EXITCODE",
+    "ApplyCall",
     "Done",
     "Manager",
     "MapCall",
     "Queue",
     "QueueWatch",
+    "Select",
     "TaskOptions",
     "ThreadCall",
     "Worker",
@@ -22,6 +25,20 @@ LARGE_BYTES: int
 NO_MAIN_GUARD_EXITCODE: int
 
 def die_with_parent(lifeline: int | None, parent_pid: int, is_direct_child: bool) -> None: ...
+
+@final
+class ApplyCall:
+    _asyncio_future_blocking: bool
+    def get_loop(self) -> asyncio.AbstractEventLoop: ...
+    def add_done_callback(self, callback: Callable[[ApplyCall], object], *, context: Context | None = None) -> None: ...
+    def remove_done_callback(self, callback: Callable[[ApplyCall], object]) -> int: ...
+    def cancel(self, msg: Any = None) -> bool: ...
+    def cancelled(self) -> bool: ...
+    def done(self) -> bool: ...
+    def result(self) -> Any: ...
+    def __await__(self) -> Generator[ApplyCall, None, Any]: ...
+    def __iter__(self) -> Generator[ApplyCall, None, Any]: ...
+    def __next__(self) -> ApplyCall: ...
 
 @final
 class Manager:
@@ -37,6 +54,7 @@ class Manager:
         overlap: bool,
         block_warning_s: float | None,
         grace_s: float,
+        event_loop: asyncio.AbstractEventLoop,
         call_flush_soon: Callable[[], object],
         max_reply: int | None = None,
     ) -> Manager: ...
@@ -62,6 +80,13 @@ class Manager:
         future: asyncio.Future[Any],
         keeps: object = None,
     ) -> int: ...
+    def apply(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        options: TaskOptions,
+    ) -> ApplyCall: ...
     def open_map(
         self,
         func: Callable[..., Any],
@@ -72,10 +97,11 @@ class Manager:
         chunk: int | None,
         keeps_errors: bool,
     ) -> MapCall: ...
-    def cancel(self, token: int, future: asyncio.Future[Any], ended: asyncio.Future[None]) -> bool: ...
+    def cancel(self, call: ApplyCall, ended: asyncio.Future[None]) -> bool: ...
     def request_cancel(self, token: int, future: asyncio.Future[Any]) -> bool: ...
     def flush(self) -> None: ...
     def drain(self) -> list[tuple[Any, ...]]: ...
+    def wake(self) -> None: ...
     def events(self) -> list[tuple[Any, ...]]: ...
     def started(self, key: int, pid: int, is_direct_child: bool, sentinel: int) -> None: ...
     def not_started(self, key: int, reason: str) -> None: ...
@@ -154,6 +180,18 @@ class TaskOptions:
     ) -> TaskOptions: ...
 
 @final
+class Select:
+    def __new__(
+        cls,
+        worker: Worker,
+        event_loop: asyncio.AbstractEventLoop,
+        epoll_fd: int,
+        keys: dict[int, Any],
+        handle: asyncio.Handle,
+    ) -> Select: ...
+    def __call__(self, timeout: float | None = None) -> list[tuple[Any, int]]: ...
+
+@final
 class ThreadCall:
     def __new__(cls, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> ThreadCall: ...
     def run(self) -> None: ...
@@ -183,7 +221,7 @@ class Worker:
     def start(
         self,
         event_loop: asyncio.AbstractEventLoop,
-        take_turn: Callable[[], object],
+        take_turn: Callable[[], object] | None,
         wait_for: Callable[[Awaitable[Any]], Awaitable[Any]],
         run_in_thread: Callable[..., Awaitable[Any]],
         exception_handler: Callable[[BaseException], object] | None,

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from . import _core
 from ._limits import OomKills
@@ -187,14 +186,3 @@ def _cgroup_cpus() -> int | None:
         return max(1, -(-int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup v2, or no quota ("max")
         return None
-
-
-def as_arguments(args: Any) -> tuple[Any, ...]:
-    """The positional arguments of a call, refusing what is surely a slip.
-
-    Raises:
-        TypeError: not a sequence of arguments.
-    """
-    if isinstance(args, (str, bytes)):
-        raise TypeError(f"args must be a sequence of arguments, not a {type(args).__name__}: write (value,)")
-    return tuple(args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
@@ -13,7 +14,7 @@ from .results import PoolResult
 if TYPE_CHECKING:
     from .pool import Pool
 
-__all__ = ["PoolView", "Verbs"]
+__all__ = ["PoolView", "Verbs", "as_arguments"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,7 +83,23 @@ class Verbs:
         >>> asyncio.run(main())
         255
         """
-        return await self._pool._apply(func, args, kwds, self._options)
+        pool = self._pool
+        pool._check_usable()
+        room = pool._room
+        if room is not None:
+            await room.wait()
+        try:
+            if type(args) is not tuple:
+                args = () if args is None else as_arguments(args)
+            call = pool._manager.apply(func, args, dict(kwds) if kwds else None, self._options.core)
+            try:
+                return await call
+            except asyncio.CancelledError:
+                await pool._cancel(call)
+                raise
+        finally:
+            if room is not None:
+                room.leave()
 
     @overload
     def submit(self, func: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
@@ -270,3 +287,14 @@ class PoolView(Verbs):
 
     def __repr__(self) -> str:
         return f"<PoolView of {self._viewed!r} with {self._options}>"
+
+
+def as_arguments(args: Any) -> tuple[Any, ...]:
+    """The positional arguments of a call, refusing what is surely a slip.
+
+    Raises:
+        TypeError: not a sequence of arguments.
+    """
+    if isinstance(args, (str, bytes)):
+        raise TypeError(f"args must be a sequence of arguments, not a {type(args).__name__}: write (value,)")
+    return tuple(args)

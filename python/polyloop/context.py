@@ -52,7 +52,7 @@ __all__ = [
 DEFAULT_START_METHOD = "forkserver"
 # Of a child's main module, multiprocessing says nothing before it is imported but its process's name.
 CHILD_NAME = "polyloop-"
-PRELOADED = ("polyloop._worker",)
+PRELOADED = ("polyloop._frozen",)
 PATH_FINDER = "polyloop._preload"
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import multiprocessing.util
 import operator
 import warnings
 import weakref
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence, Sized
+from collections.abc import AsyncIterable, Callable, Sequence, Sized
 from contextlib import AbstractAsyncContextManager
 from multiprocessing.context import BaseContext
 from types import TracebackType
@@ -23,7 +23,7 @@ from . import _core, _worker
 from ._checks import check_lifespan, check_positive, check_synchronous
 from ._limits import check_descriptors, explain_file_size
 from ._room import Room
-from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cpus
+from ._roster import Roster, WorkerProcess, forget_ends, usable_cpus
 from ._staff import Staff
 from ._stats import PoolStats, pool_stats
 from ._verbs import Verbs
@@ -47,6 +47,7 @@ PROCESSES_MAX = 32_766
 BLOCK_WARNING_S = 1.0
 MAP_WINDOW = 2048  # items drawn ahead
 CHUNK_MAX = 256  # items that go to the workers together
+_OTHER_LOOP = "this pool belongs to another event loop: make one on the loop that uses it"
 EXIT_PRIORITY = 100  # before multiprocessing waits for processes that nobody ended
 
 R = TypeVar("R")
@@ -177,6 +178,7 @@ class Pool(Verbs):
                 overlap=lifespan is None,
                 block_warning_s=block_warning,
                 grace_s=grace,
+                event_loop=self._loop,
                 call_flush_soon=_flusher(self),
             )
         except OSError as error:
@@ -389,33 +391,6 @@ class Pool(Verbs):
         """
         return pool_stats(self._manager, list(self.queues))
 
-    async def _apply(
-        self, func: Callable[..., Any], args: Sequence[Any] | None, kwds: Mapping[str, Any] | None, options: Options
-    ) -> Any:
-        self._check_usable()
-        if self._room is not None:
-            return await self._apply_in_turn(self._room, func, args, kwds, options)
-        return await self._apply_now(func, args, kwds, options)
-
-    async def _apply_in_turn(self, room: Room, *call: Any) -> Any:
-        await room.wait()
-        try:
-            return await self._apply_now(*call)
-        finally:
-            room.leave()
-
-    async def _apply_now(
-        self, func: Callable[..., Any], args: Sequence[Any] | None, kwds: Mapping[str, Any] | None, options: Options
-    ) -> Any:
-        future: asyncio.Future[Any] = self._loop.create_future()
-        positional = as_arguments(args) if args is not None else ()
-        token = self._manager.submit(func, positional, dict(kwds) if kwds else None, options.core, future)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            await self._cancel(token, future)
-            raise
-
     def _submit(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
     ) -> TaskHandle[Any]:
@@ -464,10 +439,10 @@ class Pool(Verbs):
         for result in list(self._maps):
             result._pool_ended()
 
-    async def _cancel(self, token: int, future: asyncio.Future[Any]) -> None:
+    async def _cancel(self, call: _core.ApplyCall) -> None:
         """Cancel a task, and wait until it has ended. Being cancelled again ends only the waiting."""
         ended: asyncio.Future[None] = self._loop.create_future()
-        if self._manager.cancel(token, future, ended):
+        if self._manager.cancel(call, ended):
             await ended
 
     def _check_usable(self) -> None:
@@ -475,11 +450,12 @@ class Pool(Verbs):
             raise PoolClosed("pool is closed")
         if not self._manager.is_ours:
             raise RuntimeError("this pool belongs to the process that forked this one: make a pool of its own here")
-        self._check_loop()
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(_OTHER_LOOP)
 
     def _check_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError("this pool belongs to another event loop: make one on the loop that uses it")
+            raise RuntimeError(_OTHER_LOOP)
 
     def _register_queues(self, *, custom_scheduler: bool) -> None:
         for index in range(self.queue_count):
@@ -492,8 +468,11 @@ class Pool(Verbs):
             self._manager.set_scheduler(self.scheduler.schedule_task, self.scheduler.complete_task, qids)
 
     def _drain(self) -> None:
-        for kind, *details in self._manager.drain():
-            _ORDERS[kind](self, *details)
+        try:
+            for kind, *details in self._manager.drain():
+                _ORDERS[kind](self, *details)
+        finally:
+            self._manager.wake()
 
     def _on_start(self, key: int, queue: int, socket: int, lifeline: int, our_ends: list[int]) -> None:
         worker = self._roster.start(key, socket, lifeline, our_ends)

@@ -1,6 +1,7 @@
 //! The extension module `polyloop._core`: registration only.
 
 mod apart;
+mod apply;
 mod codec;
 mod errors;
 mod lazy;
@@ -10,6 +11,7 @@ mod options;
 mod pending;
 mod queue;
 mod reference;
+mod select;
 mod task;
 mod thread;
 mod worker;
@@ -27,6 +29,8 @@ mod _core {
     const LARGE_BYTES: usize = crate::apart::LARGE_BYTES;
 
     #[pymodule_export]
+    use crate::apply::ApplyCall;
+    #[pymodule_export]
     use crate::errors::die_with_parent;
     #[pymodule_export]
     use crate::manager::Manager;
@@ -36,6 +40,8 @@ mod _core {
     use crate::options::TaskOptions;
     #[pymodule_export]
     use crate::queue::{Queue, QueueWatch};
+    #[pymodule_export]
+    use crate::select::Select;
     #[pymodule_export]
     use crate::task::Done;
     #[pymodule_export]

@@ -1,6 +1,6 @@
 //! The client's side for Python: takes tasks in, and completes futures and maps as outcomes come back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::apart::{Inbox, Outbox};
+use crate::apply::ApplyCall;
 use crate::codec::Codec;
 use crate::errors;
 use crate::map::{MapCall, Opening, is_stop_iteration};
@@ -30,6 +31,15 @@ const DELIVERIES_PER_LOOK: usize = 32;
 const BUFFER_MAX: usize = 4096;
 /// Functions whose references are remembered.
 const REFERENCES_MAX: usize = 256;
+
+/// Applies that are submitted together.
+const PORTION: usize = 256;
+
+#[derive(Default)]
+struct FlushDue {
+    scheduled: bool,
+    submitted: usize,
+}
 
 /// An item of a map, ready to be submitted.
 pub(crate) struct Prepared {
@@ -72,6 +82,7 @@ struct Scheduler {
 ///     overlap: whether the successor of a worker may be started before that is gone.
 ///     block_warning_s: how long a worker's loop may be blocked before that is told, in seconds; None for ever.
 ///     grace_s: how long whoever is asked to end may take, in seconds.
+///     event_loop: the loop that calls `drain`, and that whoever submits runs on.
 ///     call_flush_soon: called when tasks have been submitted; it has `flush` called before the loop waits again.
 #[pyclass(frozen, weakref, module = "polyloop._core")]
 pub(crate) struct Manager {
@@ -84,9 +95,13 @@ pub(crate) struct Manager {
     references: Mutex<HashMap<usize, (Py<PyAny>, Reference)>>,
     scheduler: OnceLock<Scheduler>,
     last_scheduled: Mutex<u64>,
+    event_loop: Py<PyAny>,
     call_flush_soon: Py<PyAny>,
+    /// Calls that have ended and whose coroutines are to go on.
+    woken: Mutex<VecDeque<Py<ApplyCall>>>,
     last_scope: Mutex<u64>,
-    flush_due: Mutex<bool>,
+    /// Whether a flush is to come, and how many applies have been submitted since the last.
+    flush_due: Mutex<FlushDue>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -132,7 +147,7 @@ impl Manager {
     #[new]
     #[pyo3(signature = (
         *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, overlap, block_warning_s, grace_s,
-        call_flush_soon, max_reply=None,
+        event_loop, call_flush_soon, max_reply=None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn new(
@@ -146,6 +161,7 @@ impl Manager {
         overlap: bool,
         block_warning_s: Option<f64>,
         grace_s: f64,
+        event_loop: Py<PyAny>,
         call_flush_soon: Py<PyAny>,
         max_reply: Option<u64>,
     ) -> PyResult<Self> {
@@ -176,9 +192,11 @@ impl Manager {
             references: Mutex::default(),
             scheduler: OnceLock::new(),
             last_scheduled: Mutex::new(0),
+            event_loop,
             call_flush_soon,
+            woken: Mutex::default(),
             last_scope: Mutex::new(0),
-            flush_due: Mutex::new(false),
+            flush_due: Mutex::default(),
         })
     }
 
@@ -253,17 +271,23 @@ impl Manager {
         future: Py<PyAny>,
         keeps: Option<Py<PyAny>>,
     ) -> PyResult<usize> {
-        let this = slf.get();
-        let function = options.get().manner().put_on(this.reference(func, 0)?);
-        let arguments = this.arguments(args, kwargs)?;
-        let (queue, scheduled_as) = this.schedule(func, args, kwargs)?;
-        let call = CallId::SINGLES;
-        let submission = submission(call, queue, function, arguments, options.get());
-        let function = Some(func.clone().unbind());
-        let pending = Pending { target: Target::Future(future, keeps), function, task: None, options, scheduled_as };
-        let token = this.accept(slf.py(), pending, submission)?;
-        this.schedule_flush(slf.py())?;
-        Ok(token)
+        slf.get().enter(func, args, kwargs, options, Target::Future(future, keeps))
+    }
+
+    /// Submit `func(*args, **kwargs)`. Await what this returns for what comes of it.
+    #[pyo3(signature = (func, args, kwargs, options))]
+    fn apply(
+        slf: &Bound<'_, Self>,
+        func: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+        options: Py<TaskOptions>,
+    ) -> PyResult<Py<ApplyCall>> {
+        let (this, py) = (slf.get(), slf.py());
+        let call = Py::new(py, ApplyCall::new(this.event_loop.clone_ref(py)))?;
+        let token = this.enter(func, args, kwargs, options, Target::Apply(call.clone_ref(py)))?;
+        call.get().set_token(token);
+        Ok(call)
     }
 
     /// Open a map of `func` over what `source` (an iterator) gives, or over what is pushed if it is None. `window` is
@@ -294,11 +318,11 @@ impl Manager {
     }
 
     /// Cancel a task; `ended` is set once it has ended. False if it has ended already.
-    fn cancel(&self, token: usize, future: Py<PyAny>, ended: Py<PyAny>) -> PyResult<bool> {
+    fn cancel(&self, call: &Bound<'_, ApplyCall>, ended: Py<PyAny>) -> PyResult<bool> {
         let task = {
             let mut pending = lock(&self.pending);
-            let Some(pending) = pending.get_mut(token) else { return Ok(false) };
-            if !matches!(&pending.target, Target::Future(target, _) if target.is(&future)) {
+            let Some(pending) = pending.get_mut(call.get().token()) else { return Ok(false) };
+            if !matches!(&pending.target, Target::Apply(target) if target.is(call)) {
                 return Ok(false);
             }
             pending.target = Target::Ended(ended);
@@ -324,7 +348,7 @@ impl Manager {
 
     /// Give the workers what was submitted.
     fn flush(&self) -> PyResult<()> {
-        *lock(&self.flush_due) = false;
+        *lock(&self.flush_due) = FlushDue::default();
         self.drive(Driver::flush)
     }
 
@@ -336,6 +360,18 @@ impl Manager {
         let (this, py) = (slf.get(), slf.py());
         lock(&this.driver).drain()?;
         this.events(py)
+    }
+
+    /// Has whoever waited for what was drained go on, here and now. To be called by the loop.
+    fn wake(&self, py: Python<'_>) -> PyResult<()> {
+        loop {
+            let Some(call) = lock(&self.woken).pop_front() else { return Ok(()) };
+            if let Err(error) = ApplyCall::wake(call.bind(py)) {
+                // It ends the program, or this run of the loop: then the others go on in the next.
+                lock(&self.driver).call_again()?;
+                return Err(error);
+            }
+        }
     }
 
     /// What Python must do, as `drain` gives it, without looking at anything new.
@@ -465,12 +501,47 @@ impl Manager {
         Ok(())
     }
 
+    /// Has the workers get what was submitted: at once where waiting for more gains nothing, else with what else is
+    /// submitted before the loop waits again, but in portions, so that they need not wait for the last of thousands.
+    fn flush_in_time(&self, py: Python<'_>) -> PyResult<()> {
+        let full = {
+            let mut due = lock(&self.flush_due);
+            due.submitted += 1;
+            due.submitted >= PORTION
+        };
+        if !full && !lock(&self.driver).is_quiet() {
+            return self.schedule_flush(py);
+        }
+        lock(&self.flush_due).submitted = 0;
+        self.drive(Driver::flush)
+    }
+
     /// Has what was submitted flushed before the loop waits again.
     pub(crate) fn schedule_flush(&self, py: Python<'_>) -> PyResult<()> {
-        if std::mem::replace(&mut *lock(&self.flush_due), true) {
+        if std::mem::replace(&mut lock(&self.flush_due).scheduled, true) {
             return Ok(());
         }
         self.call_flush_soon.bind(py).call0().map(drop)
+    }
+
+    /// Submits a call of its own, to whoever waits for it.
+    fn enter(
+        &self,
+        func: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+        options: Py<TaskOptions>,
+        target: Target,
+    ) -> PyResult<usize> {
+        let py = func.py();
+        let function = options.get().manner().put_on(self.reference(func, 0)?);
+        let arguments = self.arguments(args, kwargs)?;
+        let (queue, scheduled_as) = self.schedule(func, args, kwargs)?;
+        let submission = submission(CallId::SINGLES, queue, function, arguments, options.get());
+        let pending = Pending { target, function: Some(func.clone().unbind()), task: None, options, scheduled_as };
+        let token = self.accept(py, pending, submission)?;
+        self.flush_in_time(py)?;
+        Ok(token)
     }
 
     /// What an item of a map needs to be submitted. Runs the caller's code.
@@ -751,6 +822,11 @@ impl Manager {
         if matches!(outcome, Outcome::Cancelled) && !matches!(pending.target, Target::Item(..)) {
             self.tell_scheduler(py, pending.scheduled_as);
             match pending.target {
+                Target::Apply(call) => {
+                    if call.get().complete_cancelled() {
+                        lock(&self.woken).push_back(call);
+                    }
+                }
                 Target::Future(future, _) => complete(py, future.bind(py), intern!(py, "cancel"), None),
                 Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
                 Target::Item(..) => (),
@@ -769,6 +845,11 @@ impl Manager {
                 touch(maps, map);
             }
             Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
+            Target::Apply(call) => {
+                if call.get().complete(result) {
+                    lock(&self.woken).push_back(call);
+                }
+            }
             Target::Future(future, _) => {
                 let future = future.bind(py);
                 match result {

@@ -3,11 +3,14 @@
 use polyloop::TaskId;
 use pyo3::prelude::*;
 
+use crate::apply::ApplyCall;
 use crate::map::MapCall;
 use crate::options::TaskOptions;
 
 /// Who waits for a task.
 pub(crate) enum Target {
+    /// The coroutine of an `apply`.
+    Apply(Py<ApplyCall>),
     /// A future, and what must not be collected before it is done.
     #[expect(dead_code, reason = "kept, not used")]
     Future(Py<PyAny>, Option<Py<PyAny>>),

@@ -90,7 +90,8 @@ impl TurnClock {
 struct Host {
     tasks: TaskStarter,
     event_loop: Py<PyAny>,
-    take_turn: Py<PyAny>,
+    /// What the loop is to call soon; `None` where it looks by itself whether a turn is due.
+    take_turn: Option<Py<PyAny>>,
     exception_handler: Option<Py<PyAny>>,
     wait_for: Py<PyAny>,
     run_in_thread: Py<PyAny>,
@@ -218,14 +219,14 @@ impl Worker {
 
     /// The descriptor to watch: take a turn when it is readable.
     fn fileno(&self) -> RawFd {
-        lock(&self.link).as_fd().as_raw_fd()
+        self.bell_fd()
     }
 
     /// Tell the pool that this worker takes work, and how it is to run it.
     ///
     /// Parameters:
     ///     event_loop: the loop that turns are taken on.
-    ///     take_turn: what the loop is to call soon when an item has ended.
+    ///     take_turn: what the loop is to call soon when an item has ended; None if it looks for that by itself.
     ///     wait_for: a coroutine function that awaits its argument.
     ///     run_in_thread: a coroutine function that calls a function with these arguments on a thread.
     ///     exception_handler: called with each exception that an item raises, or None.
@@ -236,7 +237,7 @@ impl Worker {
     fn start(
         &self,
         event_loop: &Bound<'_, PyAny>,
-        take_turn: Py<PyAny>,
+        take_turn: Option<Py<PyAny>>,
         wait_for: Py<PyAny>,
         run_in_thread: Py<PyAny>,
         exception_handler: Option<Py<PyAny>>,
@@ -379,14 +380,25 @@ impl Worker {
 }
 
 impl Worker {
+    pub(crate) fn bell_fd(&self) -> RawFd {
+        lock(&self.link).as_fd().as_raw_fd()
+    }
+
+    /// Whether a turn is to be taken soon, whatever the bell says.
+    pub(crate) fn is_turn_due(&self) -> bool {
+        self.scheduled.load(Ordering::Relaxed)
+    }
+
     /// An item's task has ended.
     pub(crate) fn ended(&self, job: Job, task: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = task.py();
         lock(&self.running).remove(&job.task);
         self.report(job, task)?;
-        if !self.scheduled.swap(true, Ordering::Relaxed) {
-            let host = self.host()?;
-            host.event_loop.bind(py).call_method1(intern!(py, "call_soon"), (&host.take_turn,))?;
+        let host = self.host()?;
+        if !self.scheduled.swap(true, Ordering::Relaxed)
+            && let Some(take_turn) = &host.take_turn
+        {
+            host.event_loop.bind(py).call_method1(intern!(py, "call_soon"), (take_turn,))?;
         }
         Ok(())
     }

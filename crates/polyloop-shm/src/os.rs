@@ -201,10 +201,11 @@ impl Doorbell {
         }
     }
 
-    /// Takes the rings received so far, so that the descriptor can be waited on again.
-    pub fn silence(&self) -> io::Result<()> {
+    /// Takes the rings received so far, so that the descriptor can be waited on again. Says whether there were any.
+    pub fn silence(&self) -> io::Result<bool> {
         match rustix::io::read(&self.fd, &mut [0; 8]) {
-            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(Errno::AGAIN) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -51,6 +51,9 @@ const RESULT_WORDS: u32 = 32 * 1024;
 const RECORDS_MAX: usize = RESULT_WORDS as usize;
 const CONTROL_WORDS: u32 = 16 * 1024;
 
+/// The longest time for which rings of the bell keep the other descriptors from being looked at.
+const POLL_EVERY: Duration = Duration::from_millis(1);
+
 /// What a descriptor is stands in the upper bits of its token; below, whose it is.
 const KIND_SHIFT: u32 = 48;
 const BELL: u64 = 0;
@@ -181,6 +184,8 @@ pub struct Driver {
     look_again: Option<Moment>,
     look_wait: Duration,
     nap: Option<Moment>,
+    /// When every descriptor was last looked at.
+    polled_at: Moment,
     /// When to look whether a loop is blocked.
     watch_at: Option<Moment>,
     /// When to look whether workers have heard what was urgent.
@@ -251,6 +256,7 @@ impl Driver {
             look_again: None,
             look_wait: RING_AGAIN,
             nap: None,
+            polled_at: Moment::ZERO,
             watch_at: None,
             interrupt_at: None,
             resting: Resting::default(),
@@ -441,6 +447,12 @@ impl Driver {
         self.events.pop_front()
     }
 
+    /// Whether no more is under way than would have a worker each: then waiting for more to be submitted before a
+    /// [`Self::flush`] gains nothing.
+    pub fn is_quiet(&self) -> bool {
+        self.pool.unfinished() <= usize::from(self.config.processes)
+    }
+
     /// Tasks that have not ended.
     pub fn unfinished(&self) -> usize {
         self.pool.unfinished()
@@ -488,13 +500,19 @@ impl Driver {
         Ok(())
     }
 
-    /// Looks at every descriptor.
+    /// Looks at the bell, and at every descriptor if that was silent, or has been all that was looked at for long.
     fn poll(&mut self) -> io::Result<()> {
+        let now = self.now();
+        if self.link.bell.silence()? && now.saturating_sub(self.polled_at) < POLL_EVERY {
+            // Whatever else is readable keeps our own descriptor so.
+            return Ok(());
+        }
+        self.polled_at = now;
         let mut tokens = std::mem::take(&mut self.tokens);
         self.poller.ready(Duration::ZERO, &mut tokens)?;
         for token in tokens.drain(..) {
             match kind_of(token) {
-                BELL => self.link.bell.silence()?,
+                BELL => _ = self.link.bell.silence()?,
                 TIMER => {
                     self.timer.silence()?;
                     self.armed = None;

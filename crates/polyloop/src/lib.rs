@@ -18,7 +18,7 @@ mod worker;
 
 pub use blocks::{BlockError, Lease, Memory, MemoryError};
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
-pub use os::{Thread, forked_generation, interrupt_signal, part_from_parent};
+pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
 pub use polyloop_core::{
     Apart, CallId, Cause, Counts, Cut, DEFER, Exit, HOPELESS_EXIT, Loss, Luggage, MAX_REPLY, MapResults, Moment,
     NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, Stage, StartError, State, Stop,

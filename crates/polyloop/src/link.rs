@@ -207,6 +207,12 @@ impl Seat {
         self.watch.look(now, self.activity.state(), self.activity.status().in_flight, limit)
     }
 
+    /// It has said something, so what it runs now is not what it ran at the last look, however equal its state: it may have
+    /// taken the next item without a sleep in between.
+    pub(crate) fn has_spoken(&mut self) {
+        self.watch = LoopWatch::default();
+    }
+
     /// Rings the worker whether it sleeps or not: its loop answers by waking.
     pub(crate) fn ask(&self) -> io::Result<()> {
         self.bell.ring()

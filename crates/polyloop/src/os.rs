@@ -80,6 +80,30 @@ impl AsFd for Poller {
     }
 }
 
+/// Flags of [`wait_for_events`]: a descriptor can be read.
+pub const READABLE: u32 = epoll::EventFlags::IN.bits();
+/// A descriptor can be written.
+pub const WRITABLE: u32 = epoll::EventFlags::OUT.bits();
+
+/// What a host's own set of descriptors has to tell, within `timeout` or whenever it comes: descriptors and flags, where
+/// the host gave each descriptor itself as its data.
+///
+/// # Errors
+/// When the operating system refuses, or a signal came.
+pub fn wait_for_events(epoll: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<Vec<(RawFd, u32)>> {
+    let mut events = [MaybeUninit::<epoll::Event>::uninit(); 64];
+    let timeout = timeout.and_then(|timeout| {
+        let tv_sec = i64::try_from(timeout.as_secs()).ok()?;
+        Some(Timespec { tv_sec, tv_nsec: timeout.subsec_nanos().into() })
+    });
+    let (ready, _) = epoll::wait(epoll, &mut events[..], timeout.as_ref())?;
+    let event = |event: &epoll::Event| {
+        let flags = event.flags;
+        (event.data.u64() as u32 as RawFd, flags.bits())
+    };
+    Ok(ready.iter().map(event).collect())
+}
+
 /// A descriptor that becomes readable at a moment.
 pub(crate) struct Timer {
     fd: OwnedFd,

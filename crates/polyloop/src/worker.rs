@@ -303,11 +303,13 @@ impl WorkerLink {
     pub fn next_item(&mut self, item: &mut Item) -> Result<Next, WorkerError> {
         // The item before may have forked.
         self.check_ours()?;
+        // What was published must not wait for the next item, which may block. Nor is an item to wait for this, taken and
+        // not started, as whoever is rung may take the processor.
+        self.tell()?;
         loop {
             let claim = match self.claim() {
                 Ok(claim) => claim,
                 Err(next) => {
-                    self.tell()?;
                     self.publish_status();
                     return Ok(next);
                 }
@@ -317,10 +319,11 @@ impl WorkerLink {
             step("read");
             let lease = self.leases.record(item.task).ok_or(WorkerError::Task)?;
             step("leased");
-            self.news |= self.board.take(claim);
+            let manager_may_post = self.board.take(claim);
             step("taken");
-            // Also of what was published before: it must not wait for this item, which may block.
-            self.tell_fenced()?;
+            if manager_may_post && self.manager.must_ring_fenced() {
+                self.ring_manager()?;
+            }
             let terms = Terms::from_bits(item.extra);
             let Terms { timeout, attempt, kept, .. } = terms;
             let job = Job { task: TaskId::from_bits(item.task), timeout, attempt, kept, lease };
@@ -571,11 +574,6 @@ impl WorkerLink {
     /// Rings the manager if something was published and it sleeps.
     fn tell(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.news) && self.manager.must_ring() { self.ring_manager() } else { Ok(()) }
-    }
-
-    /// The same right after an item was taken, which orders what was published before what is read here.
-    fn tell_fenced(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.news) && self.manager.must_ring_fenced() { self.ring_manager() } else { Ok(()) }
     }
 
     fn ring_manager(&self) -> io::Result<()> {

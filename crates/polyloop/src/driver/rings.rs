@@ -83,6 +83,9 @@ impl Driver {
         }
         self.pool.returned_all(now);
         if let Some(seat) = self.link.seats.get_mut(&index) {
+            if read > 0 {
+                seat.has_spoken();
+            }
             seat.give_room()?;
         }
         Ok(read)

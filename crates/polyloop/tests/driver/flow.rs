@@ -15,6 +15,9 @@ const TEN_MB: usize = 10 << 20;
 const SETTLING_MAX: u32 = 20;
 /// What the rings of four workers take, and more than is read in the time of one drain.
 const OUTCOMES: usize = 40_000;
+/// A task, and how often a driver that looks every 20 ms does so while it runs.
+const LONG_MS: u64 = 600;
+const LOOKS: u32 = 30;
 const IDLE: Duration = Duration::from_secs(2);
 /// Wake-ups of a driver whose workers stand still, in that time.
 const WAKES_MAX: u32 = 100;
@@ -66,6 +69,21 @@ fn an_idle_pool_wakes_nobody() {
     assert_eq!(rig.driver.deadline(), None);
     assert!(!rig.turn(IDLE), "the driver's descriptor became readable");
     assert_eq!(switches(&pids), before, "a worker woke up");
+    rig.close();
+}
+
+#[test]
+fn a_driver_that_watches_a_long_task_wakes_up_to_look_and_not_in_between() {
+    let block_warning = Some(Duration::from_millis(40));
+    let mut rig = Rig::healthy("watch", DriverConfig { block_warning, ..SHAPE });
+    rig.wait_all_ready();
+    rig.submit(Work::Nap(LONG_MS), 0, 0);
+    rig.flush();
+    let mut wake_ups = 0;
+    while rig.driver.unfinished() > 0 {
+        wake_ups += u32::from(rig.turn(WATCHDOG));
+        assert!(wake_ups < 2 * LOOKS + SETTLING_MAX, "it does not come to rest between two looks");
+    }
     rig.close();
 }
 
