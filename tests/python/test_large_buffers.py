@@ -244,12 +244,12 @@ def test_what_a_task_keeps_in_its_worker_stays_as_it_was() -> None:
 def test_a_fork_of_the_client_keeps_the_results_it_has() -> None:
     async def main() -> None:
         async with Pool(1) as pool:
-            result = await pool.apply(targets.make, (SIZE, 4))
+            result = await pool.apply(targets.make, (SIZE, 9))
             go_reader, go_writer = os.pipe()
             child = os.fork()
             if child == 0:
                 os.read(go_reader, 1)
-                os._exit(0 if int(result.sum()) == 4 * SIZE else 1)
+                os._exit(0 if int(result.sum()) == 9 * SIZE else 1)
             del result
             for n in range(5):  # none of these is written where the child looks
                 await pool.apply(targets.make, (SIZE, n))
