@@ -10,6 +10,7 @@ use pyo3::exceptions::{PyStopIteration, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
 
 use crate::errors;
 use crate::manager::{ItemResult, Manager, Prepared, cancelled, complete};
@@ -401,6 +402,14 @@ fn close_input(source: &Bound<'_, PyAny>) {
 
 #[pymethods]
 impl MapCall {
+    /// A failure's traceback leads to whoever awaits this map, and so back here. The rest of such a circle can be cleared.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self.state.try_lock() {
+            Ok(state) => state.results.failure().map_or(Ok(()), |failure| visit.call(failure)),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Draw what input there is room for. Input that fails is reported as a result that failed.
     #[pyo3(name = "draw")]
     fn py_draw(slf: &Bound<'_, Self>) -> PyResult<()> {
