@@ -79,6 +79,8 @@ lint: build ## Format, clippy, ruff, types, stubs, and the rule of who may impor
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	@$(MAKE) --silent --no-print-directory $(VENV)/pyright
+	$(BIN)/basedpyright --level error
 	$(BIN)/python -m mypy.stubtest polyloop._core --mypy-config-file pyproject.toml
 	$(BIN)/python tools/check_imports.py
 
@@ -154,7 +156,7 @@ fault-table: build ## Faults on polyloop, aiomultiprocess, ProcessPoolExecutor a
 lock: ## Resolve requirements/*.in again into locked files
 	$(need_python)
 	@$(MAKE) --silent --no-print-directory $(VENV)/lock-tools
-	@for name in dev lock; do \
+	@for name in dev lock pyright; do \
 		(cd requirements && UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile --quiet --universal --upgrade \
 			--python-version $(firstword $(SUPPORTED)) --generate-hashes --no-emit-index-url $$name.in -o $$name.txt); \
 	done
@@ -174,6 +176,11 @@ clean: ## Remove everything built
 
 .venv-%/lock-tools: requirements/lock.txt .venv-%/installed
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	@touch $@
+
+# Only for lint, as it brings a JavaScript engine along.
+.venv-%/pyright: requirements/pyright.txt .venv-%/installed
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/pyright.txt
 	@touch $@
 
 .PRECIOUS: .venv-%/installed

@@ -63,6 +63,7 @@ pub fn run(bytes: &[u8]) {
         max_tasks: 0,
         max_memory: 0,
         max_age: None,
+        overlap: true,
         block_warning: None,
         grace: Duration::ZERO,
     };

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._stats import PoolStats, WorkerStats
     from .context import get_context, set_context, set_start_method
+    from .current import CurrentTask, CurrentWorker, current_worker
     from .errors import (
         PoisonTask,
         PolyloopError,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         WorkerDied,
         WorkerStartError,
     )
+    from .handle import TaskHandle
     from .pool import Pool, WorkerProcess
     from .process import Process, Worker
     from .results import Outcome, PoolResult
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CurrentTask",
+    "CurrentWorker",
     "Outcome",
     "PoisonTask",
     "PolyloopError",
@@ -44,6 +48,7 @@ __all__ = [
     "RemoteError",
     "RoundRobin",
     "Scheduler",
+    "TaskHandle",
     "TaskID",
     "TaskTimeout",
     "Worker",
@@ -51,6 +56,7 @@ __all__ = [
     "WorkerProcess",
     "WorkerStartError",
     "WorkerStats",
+    "current_worker",
     "get_context",
     "set_context",
     "set_start_method",
@@ -59,6 +65,7 @@ __all__ = [
 _HOMES = {
     "_stats": ("PoolStats", "WorkerStats"),
     "context": ("get_context", "set_context", "set_start_method"),
+    "current": ("CurrentTask", "CurrentWorker", "current_worker"),
     "errors": (
         "PoisonTask",
         "PolyloopError",
@@ -70,6 +77,7 @@ _HOMES = {
         "WorkerDied",
         "WorkerStartError",
     ),
+    "handle": ("TaskHandle",),
     "pool": ("Pool", "WorkerProcess"),
     "process": ("Process", "Worker"),
     "results": ("Outcome", "PoolResult"),

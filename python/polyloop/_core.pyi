@@ -4,7 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, final
 
-__all__ = ["NO_MAIN_GUARD_EXITCODE", "Done", "Manager", "MapCall", "TaskOptions", "Worker", "die_with_parent"]
+__all__ = [
+    "NO_MAIN_GUARD_EXITCODE",
+    "Done",
+    "Manager",
+    "MapCall",
+    "TaskOptions",
+    "ThreadCall",
+    "Worker",
+    "die_with_parent",
+]
 
 NO_MAIN_GUARD_EXITCODE: int
 
@@ -21,6 +30,7 @@ class Manager:
         max_tasks: int,
         max_memory: int,
         max_age_s: float | None,
+        overlap: bool,
         block_warning_s: float | None,
         grace_s: float,
         call_flush_soon: Callable[[], object],
@@ -45,6 +55,7 @@ class Manager:
         kwargs: Mapping[str, Any] | None,
         options: TaskOptions,
         future: asyncio.Future[Any],
+        keeps: object = None,
     ) -> int: ...
     def open_map(
         self,
@@ -56,6 +67,7 @@ class Manager:
         keeps_errors: bool,
     ) -> MapCall: ...
     def cancel(self, token: int, future: asyncio.Future[Any], ended: asyncio.Future[None]) -> bool: ...
+    def request_cancel(self, token: int, future: asyncio.Future[Any]) -> bool: ...
     def flush(self) -> None: ...
     def drain(self) -> list[tuple[Any, ...]]: ...
     def events(self) -> list[tuple[Any, ...]]: ...
@@ -100,7 +112,16 @@ class TaskOptions:
         retry_deaths: bool,
         retry_on: tuple[type[BaseException], ...] | None,
         timeout_s: float | None,
+        in_thread: bool,
+        name: str | None,
     ) -> TaskOptions: ...
+
+@final
+class ThreadCall:
+    def __new__(cls, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> ThreadCall: ...
+    def run(self) -> None: ...
+    def interrupt(self, error: type[BaseException]) -> None: ...
+    def result(self) -> Any: ...
 
 @final
 class Done:
@@ -117,6 +138,9 @@ class Worker:
     def is_stopping(self) -> bool: ...
     @property
     def in_flight(self) -> int: ...
+    @property
+    def index(self) -> int: ...
+    def current_item(self) -> tuple[int, str, int] | None: ...
     def part_from_parent(self, leave: Callable[[], NoReturn]) -> None: ...
     def fileno(self) -> int: ...
     def start(
@@ -124,6 +148,7 @@ class Worker:
         event_loop: asyncio.AbstractEventLoop,
         take_turn: Callable[[], object],
         wait_for: Callable[[Awaitable[Any]], Awaitable[Any]],
+        run_in_thread: Callable[..., Awaitable[Any]],
         exception_handler: Callable[[BaseException], object] | None,
         tasks: str,
     ) -> None: ...

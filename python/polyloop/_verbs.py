@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
+from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
 
@@ -14,8 +15,19 @@ if TYPE_CHECKING:
 
 __all__ = ["PoolView", "Verbs"]
 
+P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+
+class _AsItIs:
+    """Stands for an option that is left out, in signatures too."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+_AS_IT_IS: Any = _AsItIs()
 
 
 class Verbs:
@@ -66,6 +78,34 @@ class Verbs:
         255
         """
         return await self._pool._apply(func, args, kwds, self._options)
+
+    @overload
+    def submit(self, func: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
+    @overload
+    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
+    def submit(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+        """Start `func(*args, **kwargs)` on a worker, and return a future of what it returns.
+
+        What `apply` raises, the handle raises; what can't be sent is refused here. How the task is run is said by
+        `options`, so that all arguments here are the function's own.
+
+        Parameters:
+            func: a coroutine function or a plain one; lambdas, closures, methods and partials too.
+
+        Raises:
+            PoolClosed: the pool takes no new work.
+            TypeError: the function or an argument can't be sent.
+
+        >>> from polyloop import Pool
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         number = pool.submit(int, "ff", base=16)
+        ...         return await number
+        >>> import asyncio
+        >>> asyncio.run(main())
+        255
+        """
+        return self._pool._submit(func, args, kwargs, self._options)
 
     @overload
     def map(
@@ -156,15 +196,30 @@ class Verbs:
         """
         return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize)
 
-    def options(self, **options: Any) -> PoolView:
+    def options(
+        self,
+        *,
+        timeout: float | None = _AS_IT_IS,
+        retries: int = _AS_IT_IS,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] = _AS_IT_IS,
+        in_thread: bool = _AS_IT_IS,
+        name: str | None = _AS_IT_IS,
+    ) -> PoolView:
         """A view of the pool with the same verbs, which runs tasks with other options.
 
+        What is left out stays as it is here.
+
         Parameters:
-            timeout, retries, retry_on: as for `Pool`; what is left out stays as it is here.
+            timeout, retries, retry_on: as for `Pool`.
+            in_thread: run plain functions on threads of their worker, as many at once as it runs tasks, while its loop
+                goes on. They see a copy of the task's context. Out of time, or cancelled, they get `CancelledError` at
+                their next step in Python; one that blocks for the pool's grace after that is given up with its worker.
+                Coroutines run on the loop as ever.
+            name: what the tasks are called, in errors and as `asyncio.Task`; None for the name of the function.
 
         Raises:
             ValueError: numbers that make no sense.
-            TypeError: `retry_on` is not made of exceptions, or there is no such option.
+            TypeError: `retry_on` is not made of exceptions, or the name is no text.
 
         >>> import asyncio, time
         >>> from polyloop import Pool, TaskTimeout
@@ -177,7 +232,15 @@ class Verbs:
         >>> asyncio.run(main())
         time:sleep ran longer than 0.1 s
         """
-        return PoolView(self._pool, dataclasses.replace(self._options, **options))
+        given: dict[str, Any] = {
+            "timeout": timeout,
+            "retries": retries,
+            "retry_on": retry_on,
+            "in_thread": in_thread,
+            "name": name,
+        }
+        changed = {option: value for option, value in given.items() if value is not _AS_IT_IS}
+        return PoolView(self._pool, dataclasses.replace(self._options, **changed))
 
 
 class PoolView(Verbs):

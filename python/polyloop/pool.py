@@ -15,6 +15,7 @@ import operator
 import warnings
 import weakref
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from ._verbs import Verbs
 from ._worker import Plan
 from .context import check_main_guard, get_context
 from .errors import PoolClosed, WorkerDied
+from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
 from .scheduler import QueueID, RoundRobin, Scheduler
@@ -69,11 +71,16 @@ class Pool(Verbs):
         max_memory_per_child: bytes of memory of its own (not shared pages) that a worker may hold. One found to hold
             more, after a task, at most every 100 ms, finishes what it runs, and another takes its place.
         max_age_per_child: seconds after which another worker takes its place likewise, or up to a tenth sooner.
+        lifespan: makes an asynchronous context manager that each worker enters before it takes work, and leaves when it
+            has run its last task, also on SIGTERM; killed if that takes longer than `grace`. What it yields is
+            `current_worker().state`, and the context variables it sets are seen by every task. A worker with a lifespan
+            is gone before its successor starts, so that what they hold never exists twice.
         block_warning: seconds that a worker's event loop may be blocked by one call before that is logged in the
             client, once, with the stack of the call; None or 0 to log nothing. Workers are asked for the stack by the
             signal `SIGRTMIN+3`.
 
     Raises:
+        TypeError: `retry_on` or `lifespan` is not what it should be.
         ValueError: impossible numbers, a coroutine function as initializer, or more processes than this one may have
             file descriptors for.
         OSError: no memory; or RLIMIT_FSIZE is lower than a pool's shared memory is large.
@@ -105,11 +112,13 @@ class Pool(Verbs):
         grace: float = GRACE_S,
         max_memory_per_child: int | None = None,
         max_age_per_child: float | None = None,
+        lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
         block_warning: float | None = BLOCK_WARNING_S,
         _oom_file: str | None = None,
     ) -> None:
         _check_synchronous("initializer", initializer)
         _check_synchronous("loop_initializer", loop_initializer)
+        _check_lifespan(lifespan)
         _check_positive("max_memory_per_child", max_memory_per_child)
         _check_positive("max_age_per_child", max_age_per_child)
         check_main_guard()
@@ -141,13 +150,16 @@ class Pool(Verbs):
                 max_tasks=self.maxtasksperchild,
                 max_memory=max_memory_per_child or 0,
                 max_age_s=max_age_per_child,
+                overlap=lifespan is None,
                 block_warning_s=block_warning,
                 grace_s=grace,
                 call_flush_soon=_flusher(self),
             )
         except OSError as error:
             raise explain_file_size(error) from None
-        plan = Plan(initializer, tuple(initargs), loop_initializer, exception_handler, grace)
+        plan = Plan(
+            initializer, tuple(initargs), loop_initializer, exception_handler, grace, self.childconcurrency, lifespan
+        )
         self._roster = Roster(self._manager, self._loop, plan, _oom_file)
         self._register_queues(custom_scheduler=scheduler is not None)
         self._loop.add_reader(self._manager.fileno(), _on_readable, weakref.ref(self))
@@ -271,6 +283,15 @@ class Pool(Verbs):
         except asyncio.CancelledError:
             await self._cancel(token, future)
             raise
+
+    def _submit(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    ) -> TaskHandle[Any]:
+        self._check_usable()
+        handle: TaskHandle[Any] = TaskHandle(loop=self._loop)
+        handle._manager = self._manager
+        handle._token = self._manager.submit(func, args, kwargs or None, options.core, handle, self)
+        return handle
 
     def _map(
         self,
@@ -433,6 +454,18 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 def _check_synchronous(name: str, function: Callable[..., Any] | None) -> None:
     if function is not None and inspect.iscoroutinefunction(function):
         raise ValueError(f"{name} must be synchronous function")
+
+
+def _check_lifespan(lifespan: Any) -> None:
+    if lifespan is None:
+        return
+    if not callable(lifespan) or hasattr(type(lifespan), "__aenter__"):
+        raise TypeError(
+            "lifespan must be a function that makes an asynchronous context manager: "
+            f"write lifespan=f, not lifespan=f(), if that is what made {lifespan!r}"
+        )
+    if inspect.isasyncgenfunction(lifespan) or inspect.iscoroutinefunction(lifespan):
+        raise TypeError(f"lifespan must make an asynchronous context manager: put @asynccontextmanager on {lifespan!r}")
 
 
 def _check_positive(name: str, value: float | None) -> None:

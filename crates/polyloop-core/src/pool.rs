@@ -41,6 +41,8 @@ pub struct PoolConfig {
     pub grace: Duration,
     /// How old a worker may become before it is replaced; up to a tenth earlier.
     pub max_age: Option<Duration>,
+    /// Whether the successor of a worker may be started before that is gone.
+    pub overlap: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,7 +106,7 @@ impl Pool {
             calls: BTreeMap::from([(CallId::SINGLES, singles)]),
             last_call: 0,
             queues: (0..config.queues).map(|_| Queue::new(config.slots)).collect(),
-            workers: Supervisor::new(config.processes, config.queues, config.seats),
+            workers: Supervisor::new(config.processes, config.queues, config.seats, config.overlap),
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
             unanswered: 0,

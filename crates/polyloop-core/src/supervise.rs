@@ -128,6 +128,8 @@ pub(crate) struct Supervisor {
     generations: Vec<u32>,
     /// Workers wanted for each queue.
     targets: Vec<u16>,
+    /// Whether a worker's successor may be started before it is gone.
+    overlap: bool,
     failures: u32,
     ever_ready: bool,
     not_before: Moment,
@@ -141,12 +143,13 @@ pub(crate) enum Verdict {
 }
 
 impl Supervisor {
-    pub(crate) fn new(processes: u16, queues: u16, seats: u16) -> Self {
+    pub(crate) fn new(processes: u16, queues: u16, seats: u16, overlap: bool) -> Self {
         let target = |queue| processes / queues + u16::from(queue < processes % queues);
         Self {
             seats: (0..seats).map(|_| None).collect(),
             generations: vec![0; usize::from(seats)],
             targets: (0..queues).map(target).collect(),
+            overlap,
             failures: 0,
             ever_ready: false,
             not_before: Moment::ZERO,
@@ -233,8 +236,11 @@ impl Supervisor {
     }
 
     fn serving(&self, queue: QueueIndex) -> u16 {
-        let stays =
-            |worker: &&Worker| matches!(worker.stage, Stage::Starting | Stage::Ready) && !worker.waits_for_successor;
+        let stays = |worker: &&Worker| match worker.stage {
+            Stage::Starting | Stage::Ready => !worker.waits_for_successor,
+            Stage::Retiring => !self.overlap,
+            Stage::Stopping => false,
+        };
         let serves = |worker: &&Worker| worker.queue == queue && stays(worker);
         self.iter().filter(serves).count() as u16
     }
@@ -246,7 +252,7 @@ mod tests {
 
     #[test]
     fn workers_are_spread_over_the_queues() {
-        let mut supervisor = Supervisor::new(5, 2, 10);
+        let mut supervisor = Supervisor::new(5, 2, 10, true);
         while supervisor.start_next(Moment::ZERO, |_| true).is_some() {}
         let of = |queue| supervisor.iter().filter(|worker| worker.queue == QueueIndex(queue)).count();
         assert_eq!((of(0), of(1)), (3, 2));
@@ -254,14 +260,14 @@ mod tests {
 
     #[test]
     fn an_initialiser_that_raises_before_any_healthy_worker_ends_the_pool() {
-        let mut supervisor = Supervisor::new(1, 1, 2);
+        let mut supervisor = Supervisor::new(1, 1, 2, true);
         let error = StartError::Raised(Arc::from(*b"boom"));
         assert_eq!(supervisor.failed(Moment::ZERO, error.clone()), Verdict::GiveUp(error));
     }
 
     #[test]
     fn a_silent_death_before_any_healthy_worker_is_tried_again_a_few_times() {
-        let mut supervisor = Supervisor::new(1, 1, 2);
+        let mut supervisor = Supervisor::new(1, 1, 2, true);
         let error = StartError::Exited(Exit::Signal(9));
         assert_eq!(supervisor.failed(Moment::ZERO, error.clone()), Verdict::TryAgain);
         assert_eq!(supervisor.failed(Moment::ZERO, error.clone()), Verdict::TryAgain);
@@ -270,14 +276,14 @@ mod tests {
 
     #[test]
     fn a_program_that_cannot_run_in_a_worker_is_tried_once() {
-        let mut supervisor = Supervisor::new(1, 1, 2);
+        let mut supervisor = Supervisor::new(1, 1, 2, true);
         let error = StartError::Exited(Exit::Code(HOPELESS_EXIT));
         assert_eq!(supervisor.failed(Moment::ZERO, error.clone()), Verdict::GiveUp(error));
     }
 
     #[test]
     fn later_failures_back_off_for_ever_up_to_a_cap() {
-        let mut supervisor = Supervisor::new(1, 1, 2);
+        let mut supervisor = Supervisor::new(1, 1, 2, true);
         let id = supervisor.start_next(Moment::ZERO, |_| true).unwrap();
         assert!(!supervisor.ready(id));
         supervisor.remove(id);

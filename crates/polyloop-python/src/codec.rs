@@ -24,11 +24,6 @@ pub(crate) struct Codec {
     not_importable: Py<PyAny>,
 }
 
-/// A function that travels by name, and so means the same in every call.
-pub(crate) fn travels_by_name(reference: &[u8]) -> bool {
-    reference.first() == Some(&b'n')
-}
-
 impl Codec {
     pub(crate) fn new(py: Python<'_>) -> PyResult<Self> {
         let module = py.import(intern!(py, "polyloop._codec"))?;

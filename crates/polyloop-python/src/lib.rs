@@ -7,7 +7,9 @@ mod manager;
 mod map;
 mod options;
 mod pending;
+mod reference;
 mod task;
+mod thread;
 mod worker;
 
 use pyo3::prelude::*;
@@ -28,6 +30,8 @@ mod _core {
     use crate::options::TaskOptions;
     #[pymodule_export]
     use crate::task::Done;
+    #[pymodule_export]
+    use crate::thread::ThreadCall;
     #[pymodule_export]
     use crate::worker::Worker;
 }

@@ -14,11 +14,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::codec::{Codec, travels_by_name};
+use crate::codec::Codec;
 use crate::errors;
 use crate::map::{MapCall, Opening, is_stop_iteration};
 use crate::options::TaskOptions;
 use crate::pending::{Pending, PendingTable, Target};
+use crate::reference::travels_by_name;
 
 /// How long one drain may spend on completing what has come back.
 const DELIVERY_BUDGET: Duration = Duration::from_millis(2);
@@ -57,6 +58,7 @@ struct Scheduler {
 ///     processes, queues, concurrency, max_tasks: the pool's shape; max_tasks 0 means no limit.
 ///     max_memory: bytes of its own that a worker may hold before it is replaced; 0 means no limit.
 ///     max_age_s: how old a worker may become before it is replaced, in seconds; None for no limit.
+///     overlap: whether the successor of a worker may be started before that is gone.
 ///     block_warning_s: how long a worker's loop may be blocked before that is told, in seconds; None for ever.
 ///     grace_s: how long whoever is asked to end may take, in seconds.
 ///     call_flush_soon: called when tasks have been submitted; it has `flush` called before the loop waits again.
@@ -115,7 +117,8 @@ fn worker_id(key: u64) -> WorkerId {
 impl Manager {
     #[new]
     #[pyo3(signature = (
-        *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, block_warning_s, grace_s, call_flush_soon
+        *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, overlap, block_warning_s, grace_s,
+        call_flush_soon
     ))]
     #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn new(
@@ -126,6 +129,7 @@ impl Manager {
         max_tasks: u64,
         max_memory: u64,
         max_age_s: Option<f64>,
+        overlap: bool,
         block_warning_s: Option<f64>,
         grace_s: f64,
         call_flush_soon: Py<PyAny>,
@@ -140,6 +144,7 @@ impl Manager {
             max_tasks,
             max_memory,
             max_age,
+            overlap,
             block_warning: block_warning.filter(|limit| !limit.is_zero()),
             grace,
         };
@@ -219,8 +224,9 @@ impl Manager {
             .map_err(|_| PyRuntimeError::new_err("the pool has a scheduler already"))
     }
 
-    /// Submit `func(*args, **kwargs)`; `future` gets what comes of it. Returns a token for `cancel`.
-    #[pyo3(signature = (func, args, kwargs, options, future))]
+    /// Submit `func(*args, **kwargs)`; `future` gets what comes of it, and `keeps` is kept alive until then. Returns a
+    /// token for `cancel` and `request_cancel`.
+    #[pyo3(signature = (func, args, kwargs, options, future, keeps = None))]
     fn submit(
         slf: &Bound<'_, Self>,
         func: &Bound<'_, PyAny>,
@@ -228,15 +234,16 @@ impl Manager {
         kwargs: Option<&Bound<'_, PyDict>>,
         options: Py<TaskOptions>,
         future: Py<PyAny>,
+        keeps: Option<Py<PyAny>>,
     ) -> PyResult<usize> {
         let this = slf.get();
-        let function = this.reference(func, 0)?;
+        let function = options.get().manner().put_on(this.reference(func, 0)?);
         let arguments = this.arguments(args, kwargs)?;
         let (queue, scheduled_as) = this.schedule(func, args, kwargs)?;
         let call = CallId::SINGLES;
         let submission = submission(call, queue, function, arguments, options.get());
         let function = Some(func.clone().unbind());
-        let pending = Pending { target: Target::Future(future), function, task: None, options, scheduled_as };
+        let pending = Pending { target: Target::Future(future, keeps), function, task: None, options, scheduled_as };
         let token = this.accept(slf.py(), pending, submission)?;
         this.schedule_flush(slf.py())?;
         Ok(token)
@@ -259,7 +266,7 @@ impl Manager {
             *last += 1;
             *last
         };
-        let reference = this.reference(func, scope)?;
+        let reference = options.get().manner().put_on(this.reference(func, scope)?);
         let call = lock(&this.driver).open_call().map_err(|error| errors::refused(py, &this.codec, &error))?;
         let function = func.clone().unbind();
         let opening = Opening { function, reference, scope, call, options, star, window, keeps_errors };
@@ -271,11 +278,23 @@ impl Manager {
         let task = {
             let mut pending = lock(&self.pending);
             let Some(pending) = pending.get_mut(token) else { return Ok(false) };
-            if !matches!(&pending.target, Target::Future(target) if target.is(&future)) {
+            if !matches!(&pending.target, Target::Future(target, _) if target.is(&future)) {
                 return Ok(false);
             }
             pending.target = Target::Ended(ended);
             pending.task
+        };
+        if let Some(task) = task {
+            self.drive(|driver| driver.cancel(task))?;
+        }
+        Ok(true)
+    }
+
+    /// Ask for a task to be cancelled; `future` gets what comes of it all the same. False if it has ended already.
+    fn request_cancel(&self, token: usize, future: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let task = match lock(&self.pending).get_mut(token) {
+            Some(Pending { target: Target::Future(target, _), task, .. }) if target.is(future) => *task,
+            _ => return Ok(false),
         };
         if let Some(task) = task {
             self.drive(|driver| driver.cancel(task))?;
@@ -456,8 +475,11 @@ impl Manager {
         }
     }
 
-    /// What a person calls a task's function: "module:name" where it travels by name.
-    fn function_name(&self, py: Python<'_>, pending: &Pending) -> Option<String> {
+    /// What a person calls a task: as its options do, or its function, "module:name" where it travels by name.
+    fn name(&self, py: Python<'_>, pending: &Pending) -> Option<String> {
+        if let Some(name) = &pending.options.get().name {
+            return Some(name.clone());
+        }
         let function = pending.function(py)?;
         if let Ok(reference) = self.reference(&function, 0)
             && let Some((b'n', name)) = reference.split_first()
@@ -563,7 +585,7 @@ impl Manager {
         if matches!(outcome, Outcome::Cancelled) && !matches!(pending.target, Target::Item(..)) {
             self.tell_scheduler(py, pending.scheduled_as);
             match pending.target {
-                Target::Future(future) => complete(py, future.bind(py), intern!(py, "cancel"), None),
+                Target::Future(future, _) => complete(py, future.bind(py), intern!(py, "cancel"), None),
                 Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
                 Target::Item(..) => (),
             }
@@ -589,7 +611,7 @@ impl Manager {
                 }
             }
             Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
-            Target::Future(future) => {
+            Target::Future(future, _) => {
                 let future = future.bind(py);
                 match result {
                     Ok(value) => complete(py, future, intern!(py, "set_result"), Some(value)),
@@ -602,7 +624,7 @@ impl Manager {
     /// The value, or the exception that stands for everything else.
     fn result(&self, py: Python<'_>, pending: &Pending, outcome: Outcome) -> Result<Py<PyAny>, Py<PyAny>> {
         let is_named = matches!(outcome, Outcome::Lost(_) | Outcome::TimedOut);
-        let name = if is_named { self.function_name(py, pending) } else { None };
+        let name = if is_named { self.name(py, pending) } else { None };
         let result = match outcome {
             Outcome::Value(bytes) => match self.codec.read(py, &bytes) {
                 Ok(value) => return Ok(value.unbind()),
@@ -625,7 +647,8 @@ impl Manager {
         }
         let by_value = |function: &Bound<'_, PyAny>, scope| {
             self.remember(function, Reference::ByValue);
-            self.codec.function_by_value(function, scope).ok().map(Arc::from)
+            let reference = self.codec.function_by_value(function, scope).ok()?;
+            Some(pending.options.get().manner().put_on(reference.into()))
         };
         let Target::Item(map, _) = &pending.target else {
             return by_value(pending.function.as_ref()?.bind(py), 0);

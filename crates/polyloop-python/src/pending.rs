@@ -8,8 +8,9 @@ use crate::options::TaskOptions;
 
 /// Who waits for a task.
 pub(crate) enum Target {
-    /// A future.
-    Future(Py<PyAny>),
+    /// A future, and what must not be collected before it is done.
+    #[expect(dead_code, reason = "kept, not used")]
+    Future(Py<PyAny>, Option<Py<PyAny>>),
     /// An item of a map.
     Item(Py<MapCall>, u64),
     /// A future that is set, to nothing, once the cancelled task has ended.

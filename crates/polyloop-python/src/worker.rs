@@ -11,8 +11,9 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::codec::{Codec, travels_by_name, with_traceback};
+use crate::codec::{Codec, with_traceback};
 use crate::errors;
+use crate::reference::{self, travels_by_name};
 use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutine};
 
 /// How long a turn may keep the loop from everything else.
@@ -31,6 +32,8 @@ const LEAVE: u8 = 3;
 
 struct Function {
     call: Py<PyAny>,
+    /// What a person calls it: "module:name" where it has both.
+    name: String,
     /// A coroutine function runs nothing when it is called.
     is_coroutine: bool,
     /// A coroutine of it was once not over after its first step.
@@ -55,6 +58,10 @@ impl Functions {
         Some(function)
     }
 
+    fn last_name(&self) -> Option<String> {
+        self.last.as_ref().map(|(_, function)| function.name.clone())
+    }
+
     fn insert(&mut self, reference: &[u8], function: Arc<Function>) {
         if self.all.len() >= FUNCTIONS_MAX {
             self.all.clear();
@@ -70,6 +77,7 @@ struct Host {
     take_turn: Py<PyAny>,
     exception_handler: Option<Py<PyAny>>,
     wait_for: Py<PyAny>,
+    run_in_thread: Py<PyAny>,
     cancelled_error: Py<PyAny>,
 }
 
@@ -87,11 +95,15 @@ pub(crate) struct Worker {
     codec: Codec,
     host: OnceLock<Host>,
     functions: Mutex<Functions>,
-    running: Mutex<HashMap<TaskId, Py<PyAny>>>,
+    running: Mutex<HashMap<TaskId, Running>>,
     /// The item whose function or first step runs, as bits; 0 for none.
     current: AtomicU64,
     /// The last item that was interrupted there because it was cancelled, likewise.
     cancelled: AtomicU64,
+    /// What is said of items that are not like most: named, or run again.
+    remarks: Mutex<HashMap<TaskId, Remark>>,
+    /// Whether there was ever such an item.
+    any_remarks: AtomicBool,
     watchdog: OnceLock<Watchdog>,
     /// Items whose time is up, and that have not been interrupted.
     overdue: Arc<Mutex<BTreeSet<TaskId>>>,
@@ -102,6 +114,18 @@ pub(crate) struct Worker {
     abandoned: AtomicBool,
     /// The pool has said to end now, and everything that ran has been cancelled.
     stopping: AtomicBool,
+}
+
+/// An item that was not over after its first step.
+struct Running {
+    task: Py<PyAny>,
+    function: Arc<Function>,
+}
+
+#[derive(Clone)]
+struct Remark {
+    name: Option<String>,
+    attempt: u8,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -152,6 +176,8 @@ impl Worker {
             running: Mutex::default(),
             current: AtomicU64::new(NO_TASK),
             cancelled: AtomicU64::new(NO_TASK),
+            remarks: Mutex::default(),
+            any_remarks: AtomicBool::new(false),
             watchdog: OnceLock::new(),
             overdue: Arc::default(),
             interrupted: Mutex::default(),
@@ -172,6 +198,7 @@ impl Worker {
     ///     event_loop: the loop that turns are taken on.
     ///     take_turn: what the loop is to call soon when an item has ended.
     ///     wait_for: a coroutine function that awaits its argument.
+    ///     run_in_thread: a coroutine function that calls a function with these arguments on a thread.
     ///     exception_handler: called with each exception that an item raises, or None.
     ///     tasks: "lazy", "eager" or "plain": how items get their Tasks, if loop and interpreter allow it.
     ///
@@ -182,6 +209,7 @@ impl Worker {
         event_loop: &Bound<'_, PyAny>,
         take_turn: Py<PyAny>,
         wait_for: Py<PyAny>,
+        run_in_thread: Py<PyAny>,
         exception_handler: Option<Py<PyAny>>,
         tasks: &str,
     ) -> PyResult<()> {
@@ -192,6 +220,7 @@ impl Worker {
             take_turn,
             exception_handler,
             wait_for,
+            run_in_thread,
             cancelled_error: py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.unbind(),
         };
         if self.host.set(host).is_err() {
@@ -278,6 +307,27 @@ impl Worker {
         Ok(is_cancelled)
     }
 
+    /// This worker's place among the pool's.
+    #[getter]
+    fn index(&self) -> u16 {
+        lock(&self.link).seat()
+    }
+
+    /// The item that is running: its number, its name, and which run of it this is, from 1. None between items.
+    fn current_item(&self, py: Python<'_>) -> PyResult<Option<(u64, String, u8)>> {
+        let current = self.current.load(Ordering::Relaxed);
+        let (task, function) = match current {
+            NO_TASK => {
+                let Some(task) = self.task_of_loop(py)? else { return Ok(None) };
+                (task, lock(&self.running).get(&task).map(|running| running.function.name.clone()))
+            }
+            bits => (TaskId::from_bits(bits), lock(&self.functions).last_name()),
+        };
+        let remark = lock(&self.remarks).get(&task).cloned();
+        let (name, attempt) = remark.map_or((None, 1), |remark| (remark.name, remark.attempt));
+        Ok(Some((task.to_bits(), name.or(function).unwrap_or_default(), attempt)))
+    }
+
     /// Items that run now.
     #[getter]
     fn in_flight(&self) -> u32 {
@@ -286,7 +336,7 @@ impl Worker {
 
     /// Cancel every item that runs.
     fn cancel_all(&self, py: Python<'_>) -> PyResult<()> {
-        let tasks: Vec<_> = lock(&self.running).values().map(|task| task.clone_ref(py)).collect();
+        let tasks: Vec<_> = lock(&self.running).values().map(|running| running.task.clone_ref(py)).collect();
         tasks.iter().try_for_each(|task| cancel(task.bind(py)))
     }
 
@@ -328,7 +378,7 @@ impl Worker {
         }
         let overdue: Vec<_> = lock(&self.overdue).iter().copied().collect();
         for id in overdue {
-            let task = lock(&self.running).get(&id).map(|task| task.clone_ref(py));
+            let task = lock(&self.running).get(&id).map(|running| running.task.clone_ref(py));
             match task {
                 Some(task) if self.mark_interrupted(id) => cancel(task.bind(py))?,
                 Some(_) => (),
@@ -351,7 +401,7 @@ impl Worker {
     fn task_of_loop(&self, py: Python<'_>) -> PyResult<Option<TaskId>> {
         let asyncio = py.import(intern!(py, "asyncio"))?;
         let current = asyncio.call_method1(intern!(py, "current_task"), (&self.host()?.event_loop,))?;
-        Ok(lock(&self.running).iter().find(|(_, task)| current.is(*task)).map(|(id, _)| *id))
+        Ok(lock(&self.running).iter().find(|(_, running)| current.is(&running.task)).map(|(id, _)| *id))
     }
 
     /// Has the item's time counted from now.
@@ -393,7 +443,7 @@ impl Worker {
                 }
                 Some(Control::Stop(Stop::WhenDone)) => (),
                 Some(Control::Cancel(task)) => {
-                    let task = lock(&self.running).get(&task).map(|task| task.clone_ref(py));
+                    let task = lock(&self.running).get(&task).map(|running| running.task.clone_ref(py));
                     if let Some(task) = task {
                         cancel(task.bind(py))?;
                     }
@@ -429,6 +479,12 @@ impl Worker {
 
     fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
         let py = slf.py();
+        let (manner, _) = reference::split(&item.function);
+        if manner.name.is_some() || job.attempt > 1 {
+            let remark = Remark { name: manner.name.map(str::to_owned), attempt: job.attempt };
+            lock(&self.remarks).insert(job.task, remark);
+            self.any_remarks.store(true, Ordering::Relaxed);
+        }
         let (coroutine, function) = match self.call(py, host, item) {
             Ok(Called::Value(value)) => return self.reply_value(job, &value),
             Ok(Called::Rejected(error)) => {
@@ -443,7 +499,7 @@ impl Worker {
             }
             Err(error) => return self.reply_error(py, job, &error),
         };
-        match host.tasks.start(&coroutine, level, &function.suspends) {
+        match host.tasks.start(&coroutine, level, &function.suspends, manner.name) {
             Err(error) => {
                 // It may not have begun, when a signal came first; then it is closed without a warning.
                 coroutine.call_method0(intern!(py, "close"))?;
@@ -457,7 +513,7 @@ impl Worker {
             Ok(Started::Ended(Err(error))) => self.reply_error(py, job, &error),
             Ok(Started::Task(task)) if task.call_method0(intern!(py, "done"))?.is_truthy()? => self.report(job, &task),
             Ok(Started::Task(task)) => {
-                lock(&self.running).insert(job.task, task.clone().unbind());
+                lock(&self.running).insert(job.task, Running { task: task.clone().unbind(), function });
                 let done = Done::new(slf.clone().unbind(), job);
                 task.call_method1(intern!(py, "add_done_callback"), (done,))?;
                 Ok(())
@@ -466,7 +522,8 @@ impl Worker {
     }
 
     fn call<'py>(&self, py: Python<'py>, host: &Host, item: &Item) -> PyResult<Called<'py>> {
-        let function = match self.function(py, &item.function) {
+        let (manner, reference) = reference::split(&item.function);
+        let function = match self.function(py, reference) {
             Ok(function) => function,
             Err(error) if self.codec.is_not_importable(py, &error) => return Ok(Called::Rejected(error)),
             Err(error) => return Err(error),
@@ -475,6 +532,10 @@ impl Worker {
         let call = function.call.bind(py);
         if function.is_coroutine {
             let coroutine = call.call(args, kwargs.as_ref())?;
+            return Ok(Called::Coroutine(coroutine, function));
+        }
+        if manner.in_thread {
+            let coroutine = host.run_in_thread.bind(py).call1((call, args, kwargs))?;
             return Ok(Called::Coroutine(coroutine, function));
         }
         let (result, _) = in_own_context(py, |_| call.call(args, kwargs.as_ref()))?;
@@ -504,10 +565,16 @@ impl Worker {
         let call = self.codec.load_function(py, reference)?;
         let inspect = py.import(intern!(py, "inspect"))?;
         let is_coroutine = inspect.call_method1(intern!(py, "iscoroutinefunction"), (&call,))?.is_truthy()?;
-        let function = Arc::new(Function { call: call.unbind(), is_coroutine, suspends: AtomicBool::new(false) });
+        let name = name_of(&call)?;
+        let function = Arc::new(Function { call: call.unbind(), name, is_coroutine, suspends: AtomicBool::new(false) });
+        let mut functions = lock(&self.functions);
         if is_remembered(reference) {
-            lock(&self.functions).insert(reference, Arc::clone(&function));
+            functions.insert(reference, Arc::clone(&function));
         }
+        // Under no reference, as another call may mean another by the same.
+        let before = functions.last.replace((Vec::new(), Arc::clone(&function)));
+        drop(functions);
+        drop(before);
         Ok(function)
     }
 
@@ -552,6 +619,9 @@ impl Worker {
     }
 
     fn reply(&self, job: Job, reply: Reply<'_>) {
+        if self.any_remarks.load(Ordering::Relaxed) {
+            lock(&self.remarks).remove(&job.task);
+        }
         let reply = match reply {
             Reply::Cancelled if job.timeout.is_some() && self.forget(job) => Reply::TimedOut,
             reply => {
@@ -578,6 +648,18 @@ impl Worker {
 /// References by name mean the same for ever; by value they are remembered where they carry the number of a call.
 fn is_remembered(reference: &[u8]) -> bool {
     travels_by_name(reference) || reference.get(1..9).is_some_and(|scope| scope != [0; 8])
+}
+
+/// "module:name" of a function that has both, else what it shows of itself.
+fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {
+    let py = function.py();
+    let module = function.getattr_opt(intern!(py, "__module__"))?.and_then(|module| module.extract::<String>().ok());
+    let name = function.getattr_opt(intern!(py, "__qualname__"))?.and_then(|name| name.extract::<String>().ok());
+    match (module, name) {
+        (Some(module), Some(name)) => Ok(format!("{module}:{name}")),
+        (None, Some(name)) => Ok(name),
+        (_, None) => function.repr()?.extract(),
+    }
 }
 
 fn cancel(task: &Bound<'_, PyAny>) -> PyResult<()> {

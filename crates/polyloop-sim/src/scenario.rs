@@ -134,7 +134,7 @@ impl Scenario {
         let habits = habits(&mut rng);
         let (result_words, control_words) = (rng.pick(&[16, 16, 32, 64, 1024]), rng.pick(&[16, 16, 32, 512]));
         let max_age = rng.once_in(3).then(|| rng.micros(500..=horizon));
-        let pool = PoolConfig { max_age, ..pool };
+        let pool = PoolConfig { max_age, overlap: !rng.once_in(3), ..pool };
         Self { pool, worker, result_words, control_words, tasks, calls, actions, faults, habits }
     }
 }
@@ -153,6 +153,7 @@ fn shape(rng: &mut Rng) -> (PoolConfig, WorkerConfig) {
         inline_bytes: rng.pick(&[16, 32, slot_bytes]),
         grace: rng.micros(1_000..=10_000),
         max_age: None,
+        overlap: true,
     };
     let max_tasks = if rng.once_in(2) { 0 } else { rng.within(1..=5) };
     let concurrency = rng.pick(&[1, 1, 2, 3, 4, 16]);

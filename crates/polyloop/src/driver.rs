@@ -60,6 +60,8 @@ pub struct DriverConfig {
     pub max_memory: u64,
     /// How old a worker may become before it is replaced; up to a tenth earlier.
     pub max_age: Option<Duration>,
+    /// Whether the successor of a worker may be started before that is gone.
+    pub overlap: bool,
     /// How long a worker's loop may be blocked before that is told.
     pub block_warning: Option<Duration>,
     /// How long whoever is asked to end may take.
@@ -193,6 +195,7 @@ impl Driver {
             inline_bytes: INLINE_BYTES,
             grace: config.grace,
             max_age: config.max_age,
+            overlap: config.overlap,
         });
         let layout = Layout {
             seats,

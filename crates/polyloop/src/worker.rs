@@ -67,6 +67,8 @@ pub struct Job {
     pub task: TaskId,
     /// How long it may run.
     pub timeout: Option<Duration>,
+    /// Which run of the task this is, from 1; counted up to 255.
+    pub attempt: u8,
     lease: LeaseIndex,
 }
 
@@ -113,6 +115,7 @@ struct Unpublished {
 /// A worker's side of its pool.
 pub struct WorkerLink {
     core: Worker,
+    seat: u16,
     queue: u16,
     board: BoardReader,
     leases: LeaseWriter,
@@ -175,6 +178,7 @@ impl WorkerLink {
         let peer = |peer| Peer::new(layout.epoch(pool, peer), layout.status(pool, peer));
         Ok(Self {
             core: Worker::new(WorkerConfig { concurrency, max_tasks }),
+            seat,
             queue,
             board: BoardReader::new(layout.board(pool, queue), seat),
             leases: LeaseWriter::new(layout.leases(own)),
@@ -206,6 +210,11 @@ impl WorkerLink {
     /// Whether this process is the worker, not one that it forked: such a child has no part in the pool.
     pub fn is_ours(&self) -> bool {
         self.generation == os::forked_generation()
+    }
+
+    /// This worker's place among the pool's.
+    pub fn seat(&self) -> u16 {
+        self.seat
     }
 
     /// Tells the manager that this worker takes work.
@@ -273,7 +282,8 @@ impl WorkerLink {
                 self.tell()?;
             }
             let terms = Terms::from_bits(item.extra);
-            let job = Job { task: TaskId::from_bits(item.task), lease, timeout: terms.timeout };
+            let Terms { timeout, attempt, .. } = terms;
+            let job = Job { task: TaskId::from_bits(item.task), timeout, attempt, lease };
             let last = self.core.claimed(terms.alone);
             // Peers and the manager see at once that this worker is busy, should the item block.
             self.publish_status();

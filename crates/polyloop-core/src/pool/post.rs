@@ -39,7 +39,8 @@ impl Pool {
     pub fn terms_of(&self, id: TaskId) -> Option<(&Submission, Terms)> {
         let Task { submission, suspect, .. } = self.tasks.get(id)?;
         let large = !self.config.is_inline(submission);
-        Some((submission, Terms { large, alone: *suspect, timeout: submission.timeout }))
+        let attempt = submission.attempt.min(u8::MAX.into()) as u8;
+        Some((submission, Terms { large, alone: *suspect, attempt, timeout: submission.timeout }))
     }
 
     /// Packs one slot full of a call's waiting tasks.

@@ -54,16 +54,16 @@ impl Pool {
         }
     }
 
-    /// A worker is as old as it may become: it goes on until its successor is ready, if there is a seat for one.
+    /// A worker is as old as it may become: it goes on until its successor is ready, if there may and can be one.
     pub(super) fn aged(&mut self, now: Moment, id: WorkerId) {
         if !matches!(self.mode, Mode::Open | Mode::Closing) {
             return;
         }
-        let has_seat = self.workers.has_free_seat();
+        let has_seat = self.config.overlap && self.workers.has_free_seat();
         let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.stage == Stage::Ready) else {
             return;
         };
-        worker.waits_for_successor = true;
+        worker.waits_for_successor = has_seat;
         if has_seat {
             self.start_workers(now);
         } else {

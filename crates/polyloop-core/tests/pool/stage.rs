@@ -20,6 +20,7 @@ pub(crate) const CONFIG: PoolConfig = PoolConfig {
     inline_bytes: 32,
     grace: GRACE,
     max_age: None,
+    overlap: true,
 };
 
 pub(crate) const FIRST: WorkerId = WorkerId { seat: 0, generation: 1 };

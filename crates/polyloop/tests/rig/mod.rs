@@ -35,6 +35,7 @@ pub(crate) const SHAPE: DriverConfig = DriverConfig {
     max_tasks: 0,
     max_memory: 0,
     max_age: None,
+    overlap: true,
     block_warning: None,
     grace: Duration::from_secs(5),
 };
