@@ -41,8 +41,9 @@ PYO3_CRATE = "polyloop-python"
 # A module imports from layers above its own line only, never from its own. Packages count as one module.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_core", "_lazy", "errors", "_exceptions", "_limits", "scheduler"}),
-    frozenset({"_codec", "_stats", "context", "current", "handle", "options", "results"}),
+    frozenset({"_codec", "_stats", "context", "current", "handle", "options", "results", "stream"}),
     frozenset({"_launch", "_lifespan", "_stacks", "_threads", "_verbs"}),
+    frozenset({"_produce"}),
     frozenset({"_worker"}),
     frozenset({"_roster", "process", "queue"}),
     frozenset({"pool"}),

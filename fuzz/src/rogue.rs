@@ -100,6 +100,7 @@ impl Stage {
             retries: 1,
             retry_deaths: true,
             judged: true,
+            is_stream: token == 2,
             attempt: 1,
             timeout: None,
             token,
@@ -137,6 +138,7 @@ impl Stage {
         self.driver.drain().expect("the system refuses nothing");
         while let Some(event) = self.driver.next_event() {
             match event {
+                Event::Yield { task, .. } => self.driver.taken(task).expect("the system refuses nothing"),
                 Event::Start(order) => {
                     let worker = order.worker;
                     let process =

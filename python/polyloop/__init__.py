@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .process import Process, Worker
     from .results import Outcome, PoolResult
     from .scheduler import QueueID, RoundRobin, Scheduler, TaskID
+    from .stream import Stream
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ __all__ = [
     "RemoteError",
     "RoundRobin",
     "Scheduler",
+    "Stream",
     "TaskHandle",
     "TaskID",
     "TaskTimeout",
@@ -82,6 +84,7 @@ _HOMES = {
     "process": ("Process", "Worker"),
     "results": ("Outcome", "PoolResult"),
     "scheduler": ("QueueID", "RoundRobin", "Scheduler", "TaskID"),
+    "stream": ("Stream",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

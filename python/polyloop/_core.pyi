@@ -6,9 +6,13 @@ from typing import Any, NoReturn, final
 
 __all__ = [
     "NO_MAIN_GUARD_EXITCODE",
+    "STREAM_BYTES",
+    "STREAM_VALUES",
     "Done",
     "Manager",
     "MapCall",
+    "StreamCall",
+    "StreamPort",
     "TaskOptions",
     "ThreadCall",
     "Worker",
@@ -16,6 +20,8 @@ __all__ = [
 ]
 
 NO_MAIN_GUARD_EXITCODE: int
+STREAM_BYTES: int
+STREAM_VALUES: int
 
 def die_with_parent(lifeline: int | None, parent_pid: int, is_direct_child: bool) -> None: ...
 
@@ -57,6 +63,13 @@ class Manager:
         future: asyncio.Future[Any],
         keeps: object = None,
     ) -> int: ...
+    def open_stream(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        options: TaskOptions,
+    ) -> StreamCall: ...
     def open_map(
         self,
         func: Callable[..., Any],
@@ -105,6 +118,18 @@ class MapCall:
     def cancel(self) -> bool: ...
 
 @final
+class StreamCall:
+    def take(self) -> tuple[int, Any]: ...
+    def wait(self, future: asyncio.Future[None]) -> None: ...
+    def wait_for_end(self, future: asyncio.Future[None]) -> None: ...
+    def leave(self) -> None: ...
+
+@final
+class StreamPort:
+    def give(self, value: Any) -> bool: ...
+    def room(self) -> asyncio.Future[None]: ...
+
+@final
 class TaskOptions:
     def __new__(
         cls,
@@ -149,6 +174,7 @@ class Worker:
         take_turn: Callable[[], object],
         wait_for: Callable[[Awaitable[Any]], Awaitable[Any]],
         run_in_thread: Callable[..., Awaitable[Any]],
+        produce: Callable[..., Awaitable[None]],
         exception_handler: Callable[[BaseException], object] | None,
         tasks: str,
     ) -> None: ...

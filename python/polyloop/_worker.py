@@ -27,6 +27,7 @@ from polyloop import _core
 from . import _codec, current
 from ._launch import Launch
 from ._lifespan import Lifespan, run_until_done
+from ._produce import produce
 from ._stacks import answer_by_stack
 from ._threads import Threads
 from .context import PassedFd, Setup
@@ -147,7 +148,8 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan, life
     os.register_at_fork(after_in_child=turns.forked)
     loop.add_reader(worker.fileno(), turns.take)
     threads = Threads(plan.concurrency, turns.check_not_forked)
-    worker.start(loop, turns.take, _wait_for, threads.run, plan.exception_handler, _tasks())
+    producer = functools.partial(produce, threads)
+    worker.start(loop, turns.take, _wait_for, threads.run, producer, plan.exception_handler, _tasks())
     loop.call_soon(turns.take)
     if lifespan is not None:
         lifespan.on_early_end(turns.give_up)

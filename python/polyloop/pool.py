@@ -31,6 +31,7 @@ from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
 from .scheduler import QueueID, RoundRobin, Scheduler
+from .stream import Stream
 
 __all__ = ["Pool", "WorkerProcess"]
 
@@ -292,6 +293,12 @@ class Pool(Verbs):
         handle._manager = self._manager
         handle._token = self._manager.submit(func, args, kwargs or None, options.core, handle, self)
         return handle
+
+    def _stream(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    ) -> Stream[Any]:
+        self._check_usable()
+        return Stream(self._manager.open_stream(func, args, kwargs or None, options.core), self)
 
     def _map(
         self,

@@ -60,6 +60,7 @@ const CANCELLED: u32 = 3;
 const REJECTED: u32 = 4;
 const TIMED_OUT: u32 = 6;
 const PIECE: u32 = 5;
+const YIELD: u32 = 7;
 const READY: u32 = 16;
 const FAILED: u32 = 17;
 const RETIRING: u32 = 18;
@@ -69,6 +70,7 @@ const CANCEL: u32 = 32;
 const STOP: u32 = 33;
 const BYTES: u32 = 34;
 const LAST_BYTES: u32 = 35;
+const CREDIT: u32 = 36;
 
 const TASK: usize = 8;
 
@@ -113,7 +115,14 @@ pub enum ResultFrame<'a> {
         /// How.
         reply: Reply<'a>,
     },
-    /// A piece of a reply too large for one record.
+    /// A value of an item that is a stream; earlier pieces come before these bytes.
+    Yield {
+        /// Which task.
+        task: TaskId,
+        /// The value, as the host's codec wrote it.
+        bytes: &'a [u8],
+    },
+    /// A piece of a reply or a value too large for one record.
     Piece {
         /// Which task.
         task: TaskId,
@@ -145,6 +154,7 @@ impl<'a> ResultFrame<'a> {
             Self::Reply { task, reply: Reply::Cancelled } => with_task(task, CANCELLED, &[]),
             Self::Reply { task, reply: Reply::TimedOut } => with_task(task, TIMED_OUT, &[]),
             Self::Reply { task, reply: Reply::Rejected(bytes) } => with_task(task, REJECTED, bytes),
+            Self::Yield { task, bytes } => with_task(task, YIELD, bytes),
             Self::Piece { task, bytes } => with_task(task, PIECE, bytes),
             Self::Fetch(task) => with_task(task, FETCH, &[]),
             Self::Ready => READY,
@@ -173,6 +183,7 @@ impl<'a> ResultFrame<'a> {
             CANCELLED => reply(|_| Reply::Cancelled),
             TIMED_OUT => reply(|_| Reply::TimedOut),
             REJECTED => reply(Reply::Rejected),
+            YIELD => split_task(kind, payload).map(|(task, bytes)| Self::Yield { task, bytes }),
             PIECE => split_task(kind, payload).map(|(task, bytes)| Self::Piece { task, bytes }),
             FETCH => split_task(kind, payload).map(|(task, _)| Self::Fetch(task)),
             READY => Ok(Self::Ready),
@@ -193,6 +204,13 @@ pub enum ControlFrame<'a> {
     Cancel(TaskId),
     /// Stop.
     Stop(Stop),
+    /// So many values of a stream have been taken: as many more may be given.
+    Credit {
+        /// Which task.
+        task: TaskId,
+        /// How many.
+        values: u32,
+    },
     /// Bytes of a task that was fetched.
     Bytes {
         /// Which task.
@@ -217,6 +235,11 @@ impl<'a> ControlFrame<'a> {
                 out.push(u8::from(stop == Stop::Now));
                 STOP
             }
+            Self::Credit { task, values } => {
+                out.extend_from_slice(&task.to_bits().to_le_bytes());
+                out.extend_from_slice(&values.to_le_bytes());
+                CREDIT
+            }
             Self::Bytes { task, bytes, last } => {
                 out.extend_from_slice(&task.to_bits().to_le_bytes());
                 out.extend_from_slice(bytes);
@@ -237,6 +260,11 @@ impl<'a> ControlFrame<'a> {
                 [_, ..] => Ok(Self::Stop(Stop::Now)),
                 [] => Err(FrameError::Short { kind, len: 0 }),
             },
+            CREDIT => {
+                let (task, values) = split_task(kind, payload)?;
+                let values = values.first_chunk().ok_or(FrameError::Short { kind, len: payload.len() })?;
+                Ok(Self::Credit { task, values: u32::from_le_bytes(*values) })
+            }
             BYTES | LAST_BYTES => {
                 split_task(kind, payload).map(|(task, bytes)| Self::Bytes { task, bytes, last: kind == LAST_BYTES })
             }
@@ -279,6 +307,7 @@ mod tests {
             ResultFrame::Reply { task: T, reply: Reply::Raised(b"e") },
             ResultFrame::Reply { task: T, reply: Reply::Cancelled },
             ResultFrame::Reply { task: T, reply: Reply::Rejected(b"") },
+            ResultFrame::Yield { task: T, bytes: b"y" },
             ResultFrame::Piece { task: T, bytes: b"p" },
             ResultFrame::Ready,
             ResultFrame::Failed(b"f"),
@@ -308,6 +337,7 @@ mod tests {
             ControlFrame::Cancel(T),
             ControlFrame::Stop(Stop::Now),
             ControlFrame::Stop(Stop::WhenDone),
+            ControlFrame::Credit { task: T, values: 7 },
             ControlFrame::Bytes { task: T, bytes: b"abc", last: false },
             ControlFrame::Bytes { task: T, bytes: b"", last: true },
         ];

@@ -18,6 +18,7 @@ mod cancel;
 mod post;
 mod recycle;
 mod staff;
+mod streams;
 mod undertake;
 
 /// The shape of a pool. Fixed for its life.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
+use crate::stream::Intake;
 use crate::supervise::{Exit, StartError};
 
 /// Arguments or an outcome as bytes. Most are short, and a task that allocates nothing is a good deal cheaper.
@@ -34,6 +35,8 @@ pub struct Submission {
     pub retry_deaths: bool,
     /// Whether the host judges, too, when it raises or runs out of time.
     pub judged: bool,
+    /// Whether it gives values while it runs.
+    pub is_stream: bool,
     /// Which run of it this is, from 1.
     pub attempt: u32,
     /// How long a run may take.
@@ -112,6 +115,8 @@ pub(crate) struct Task {
     pub(crate) submission: Submission,
     pub(crate) state: TaskState,
     pub(crate) wish: Wish,
+    /// Of a stream.
+    pub(crate) intake: Intake,
     /// A worker died while running it, so it runs alone from then on.
     pub(crate) suspect: bool,
     /// Workers that died while running nothing else.
@@ -120,7 +125,8 @@ pub(crate) struct Task {
 
 impl Task {
     pub(crate) fn new(submission: Submission) -> Self {
-        Self { submission, state: TaskState::Waiting, wish: Wish::Run, suspect: false, deaths_alone: 0 }
+        let (state, wish, intake) = (TaskState::Waiting, Wish::Run, Intake::default());
+        Self { submission, state, wish, intake, suspect: false, deaths_alone: 0 }
     }
 
     /// Whether the host has a say in whether it ends so.
@@ -212,6 +218,7 @@ mod tests {
             retries: 0,
             retry_deaths: true,
             judged: false,
+            is_stream: false,
             attempt: 1,
             timeout: None,
             token: 0,

@@ -6,6 +6,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
+use crate::options::Verb;
+
 /// How deep simple values may nest.
 const DEPTH_MAX: u32 = 4;
 /// How many values a simple sequence may hold; beyond, pickle is as good.
@@ -118,18 +120,21 @@ impl Codec {
         error.is_instance(py, self.not_importable.bind(py))
     }
 
-    pub(crate) fn function_ref(&self, function: &Bound<'_, PyAny>, scope: u64) -> PyResult<Vec<u8>> {
-        self.reference(&self.function_ref, function, scope)
+    pub(crate) fn function_ref(&self, function: &Bound<'_, PyAny>, scope: u64, verb: Verb) -> PyResult<Vec<u8>> {
+        self.reference(&self.function_ref, function, scope, verb)
     }
 
     pub(crate) fn function_by_value(&self, function: &Bound<'_, PyAny>, scope: u64) -> PyResult<Vec<u8>> {
-        self.reference(&self.function_by_value, function, scope)
+        self.reference(&self.function_by_value, function, scope, Verb::Call)
     }
 
-    fn reference(&self, by: &Py<PyAny>, function: &Bound<'_, PyAny>, scope: u64) -> PyResult<Vec<u8>> {
+    fn reference(&self, by: &Py<PyAny>, function: &Bound<'_, PyAny>, scope: u64, verb: Verb) -> PyResult<Vec<u8>> {
         let py = function.py();
         let kwargs = PyDict::new(py);
         kwargs.set_item(intern!(py, "scope"), scope)?;
+        if verb == Verb::Stream {
+            kwargs.set_item(intern!(py, "allow_async_generator"), true)?;
+        }
         by.bind(py).call((function,), Some(&kwargs))?.extract()
     }
 

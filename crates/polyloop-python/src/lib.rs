@@ -7,7 +7,9 @@ mod manager;
 mod map;
 mod options;
 mod pending;
+mod port;
 mod reference;
+mod stream;
 mod task;
 mod thread;
 mod worker;
@@ -20,6 +22,14 @@ mod _core {
     #[pymodule_export]
     const NO_MAIN_GUARD_EXITCODE: i32 = polyloop::HOPELESS_EXIT;
 
+    /// How many values of a stream may be under way.
+    #[pymodule_export]
+    const STREAM_VALUES: usize = polyloop::STREAM_VALUES;
+
+    /// Bytes of values after which no other is given until some were taken.
+    #[pymodule_export]
+    const STREAM_BYTES: usize = polyloop::STREAM_BYTES;
+
     #[pymodule_export]
     use crate::errors::die_with_parent;
     #[pymodule_export]
@@ -28,6 +38,10 @@ mod _core {
     use crate::map::MapCall;
     #[pymodule_export]
     use crate::options::TaskOptions;
+    #[pymodule_export]
+    use crate::port::StreamPort;
+    #[pymodule_export]
+    use crate::stream::StreamCall;
     #[pymodule_export]
     use crate::task::Done;
     #[pymodule_export]

@@ -17,9 +17,10 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use crate::codec::Codec;
 use crate::errors;
 use crate::map::{MapCall, Opening, is_stop_iteration};
-use crate::options::TaskOptions;
+use crate::options::{TaskOptions, Verb};
 use crate::pending::{Pending, PendingTable, Target};
 use crate::reference::travels_by_name;
+use crate::stream::StreamCall;
 
 /// How long one drain may spend on completing what has come back.
 const DELIVERY_BUDGET: Duration = Duration::from_millis(2);
@@ -68,7 +69,8 @@ pub(crate) struct Manager {
     codec: Codec,
     pending: Mutex<PendingTable>,
     buffer: Mutex<Vec<u8>>,
-    references: Mutex<HashMap<usize, (Py<PyAny>, Reference)>>,
+    /// By the function's address, and what it is sent for.
+    references: Mutex<HashMap<(usize, Verb), (Py<PyAny>, Reference)>>,
     scheduler: OnceLock<Scheduler>,
     last_scheduled: Mutex<u64>,
     call_flush_soon: Py<PyAny>,
@@ -237,16 +239,22 @@ impl Manager {
         keeps: Option<Py<PyAny>>,
     ) -> PyResult<usize> {
         let this = slf.get();
-        let function = options.get().manner().put_on(this.reference(func, 0)?);
-        let arguments = this.arguments(args, kwargs)?;
-        let (queue, scheduled_as) = this.schedule(func, args, kwargs)?;
-        let call = CallId::SINGLES;
-        let submission = submission(call, queue, function, arguments, options.get());
-        let function = Some(func.clone().unbind());
-        let pending = Pending { target: Target::Future(future, keeps), function, task: None, options, scheduled_as };
-        let token = this.accept(slf.py(), pending, submission)?;
-        this.schedule_flush(slf.py())?;
-        Ok(token)
+        this.submit_single(func, args, kwargs, options, Target::Future(future, keeps))
+    }
+
+    /// Open a stream of what `func(*args, **kwargs)` yields.
+    fn open_stream(
+        slf: &Bound<'_, Self>,
+        func: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+        options: Py<TaskOptions>,
+    ) -> PyResult<Py<StreamCall>> {
+        let (this, py) = (slf.get(), slf.py());
+        let call = Py::new(py, StreamCall::new(slf.clone().unbind()))?;
+        let token = this.submit_single(func, args, kwargs, options, Target::Stream(call.clone_ref(py)))?;
+        call.get().opened(token);
+        Ok(call)
     }
 
     /// Open a map of `func` over what `source` (an iterator) gives, or over what is pushed if it is None. `window` is
@@ -266,7 +274,7 @@ impl Manager {
             *last += 1;
             *last
         };
-        let reference = options.get().manner().put_on(this.reference(func, scope)?);
+        let reference = options.get().manner(Verb::Call).put_on(this.reference(func, scope, Verb::Call)?);
         let call = lock(&this.driver).open_call().map_err(|error| errors::refused(py, &this.codec, &error))?;
         let function = func.clone().unbind();
         let opening = Opening { function, reference, scope, call, options, star, window, keeps_errors };
@@ -328,6 +336,7 @@ impl Manager {
             let Some(event) = lock(&self.driver).next_event() else { break };
             match event {
                 Event::Deliver { token, outcome, .. } => self.deliver(py, token as usize, outcome, &mut maps),
+                Event::Yield { token, value, .. } => self.yielded(py, token as usize, value),
                 Event::Judge { task, token, outcome } => {
                     self.judge(py, task, token as usize, outcome, &mut maps);
                     judged = true;
@@ -395,6 +404,54 @@ impl Manager {
 
     pub(crate) fn cancel_call(&self, call: CallId) -> PyResult<()> {
         self.drive(|driver| driver.cancel_call(call))
+    }
+
+    /// Submits a task that is no item of a map.
+    fn submit_single(
+        &self,
+        func: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+        options: Py<TaskOptions>,
+        target: Target,
+    ) -> PyResult<usize> {
+        let function = Some(func.clone().unbind());
+        let mut pending = Pending { target, function, task: None, options, scheduled_as: 0 };
+        let (verb, options) = (pending.verb(), pending.options.get());
+        let reference = options.manner(verb).put_on(self.reference(func, 0, verb)?);
+        let arguments = self.arguments(args, kwargs)?;
+        let (queue, scheduled_as) = self.schedule(func, args, kwargs)?;
+        let mut submission = submission(CallId::SINGLES, queue, reference, arguments, options);
+        submission.is_stream = verb == Verb::Stream;
+        pending.scheduled_as = scheduled_as;
+        let token = self.accept(func.py(), pending, submission)?;
+        self.schedule_flush(func.py())?;
+        Ok(token)
+    }
+
+    /// The next value of a stream has been taken.
+    pub(crate) fn taken(&self, call: &Bound<'_, StreamCall>) -> PyResult<()> {
+        let task = lock(&self.pending).of_stream(call);
+        task.map_or(Ok(()), |task| self.drive(|driver| driver.taken(task)))
+    }
+
+    /// Cancels a stream, unless it has ended, or its pool is another process's.
+    pub(crate) fn cancel_stream(&self, call: &Bound<'_, StreamCall>) -> PyResult<()> {
+        let task = lock(&self.pending).of_stream(call);
+        task.filter(|_| self.is_ours()).map_or(Ok(()), |task| self.drive(|driver| driver.cancel(task)))
+    }
+
+    pub(crate) fn read<'py>(&self, py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        self.codec.read(py, value)
+    }
+
+    /// Hands a value to whoever takes those of its stream.
+    fn yielded(&self, py: Python<'_>, token: usize, value: Payload) {
+        let call = match lock(&self.pending).get_mut(token) {
+            Some(Pending { target: Target::Stream(call), .. }) => call.clone_ref(py),
+            _ => return,
+        };
+        call.get().push(py, value);
     }
 
     /// Does something with the driver; what comes of it is fetched by the drain that this makes the loop call.
@@ -481,7 +538,7 @@ impl Manager {
             return Some(name.clone());
         }
         let function = pending.function(py)?;
-        if let Ok(reference) = self.reference(&function, 0)
+        if let Ok(reference) = self.reference(&function, 0, pending.verb())
             && let Some((b'n', name)) = reference.split_first()
         {
             return Some(String::from_utf8_lossy(name).into_owned());
@@ -492,26 +549,26 @@ impl Manager {
     }
 
     /// A function's reference; remembered where it is the same in every call.
-    fn reference(&self, function: &Bound<'_, PyAny>, scope: u64) -> PyResult<Arc<[u8]>> {
-        match lock(&self.references).get(&(function.as_ptr() as usize)) {
+    fn reference(&self, function: &Bound<'_, PyAny>, scope: u64, verb: Verb) -> PyResult<Arc<[u8]>> {
+        match lock(&self.references).get(&(function.as_ptr() as usize, verb)) {
             Some((_, Reference::ByName(reference))) => return Ok(Arc::clone(reference)),
             Some((_, Reference::ByValue)) => return Ok(self.codec.function_by_value(function, scope)?.into()),
             None => (),
         }
-        let reference: Arc<[u8]> = self.codec.function_ref(function, scope)?.into();
+        let reference: Arc<[u8]> = self.codec.function_ref(function, scope, verb)?.into();
         if travels_by_name(&reference) {
-            self.remember(function, Reference::ByName(Arc::clone(&reference)));
+            self.remember(function, verb, Reference::ByName(Arc::clone(&reference)));
         }
         Ok(reference)
     }
 
     /// Remembers a reference by the function itself, which is kept alive so that no other takes its address.
-    fn remember(&self, function: &Bound<'_, PyAny>, reference: Reference) {
+    fn remember(&self, function: &Bound<'_, PyAny>, verb: Verb, reference: Reference) {
         let forgotten = {
             let mut references = lock(&self.references);
             let full = references.len() >= REFERENCES_MAX;
             let forgotten = if full { std::mem::take(&mut *references) } else { HashMap::new() };
-            references.insert(function.as_ptr() as usize, (function.clone().unbind(), reference));
+            references.insert((function.as_ptr() as usize, verb), (function.clone().unbind(), reference));
             forgotten
         };
         // Not under the lock: a function may be the last to hold something that uses this pool as it goes.
@@ -582,12 +639,12 @@ impl Manager {
 
     /// Gives an outcome to whoever waits for it.
     fn end(&self, py: Python<'_>, pending: Pending, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
-        if matches!(outcome, Outcome::Cancelled) && !matches!(pending.target, Target::Item(..)) {
+        if matches!(outcome, Outcome::Cancelled) && matches!(pending.target, Target::Future(..) | Target::Ended(_)) {
             self.tell_scheduler(py, pending.scheduled_as);
             match pending.target {
                 Target::Future(future, _) => complete(py, future.bind(py), intern!(py, "cancel"), None),
                 Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
-                Target::Item(..) => (),
+                Target::Item(..) | Target::Stream(_) => (),
             }
             return;
         }
@@ -610,6 +667,7 @@ impl Manager {
                     maps.push(map);
                 }
             }
+            Target::Stream(call) => call.get().end(py, result),
             Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
             Target::Future(future, _) => {
                 let future = future.bind(py);
@@ -646,9 +704,9 @@ impl Manager {
             return None;
         }
         let by_value = |function: &Bound<'_, PyAny>, scope| {
-            self.remember(function, Reference::ByValue);
+            self.remember(function, pending.verb(), Reference::ByValue);
             let reference = self.codec.function_by_value(function, scope).ok()?;
-            Some(pending.options.get().manner().put_on(reference.into()))
+            Some(pending.options.get().manner(pending.verb()).put_on(reference.into()))
         };
         let Target::Item(map, _) = &pending.target else {
             return by_value(pending.function.as_ref()?.bind(py), 0);
@@ -692,7 +750,7 @@ impl Manager {
             }
             Event::Report(Report::Recovered) => ("recovered",).into_pyobject(py)?.into_any(),
             Event::Report(Report::Terminated(count)) => ("terminated", count).into_pyobject(py)?.into_any(),
-            Event::Deliver { .. } | Event::Judge { .. } => {
+            Event::Deliver { .. } | Event::Yield { .. } | Event::Judge { .. } => {
                 return Err(PyRuntimeError::new_err("an outcome is no order"));
             }
         };
@@ -708,8 +766,20 @@ fn submission(
     options: &TaskOptions,
 ) -> Submission {
     let TaskOptions { retries, retry_deaths, timeout, .. } = *options;
-    let judged = options.judges();
-    Submission { call, queue, function, arguments, retries, retry_deaths, judged, attempt: 1, timeout, token: 0 }
+    let (judged, is_stream) = (options.judges(), false);
+    Submission {
+        call,
+        queue,
+        function,
+        arguments,
+        retries,
+        retry_deaths,
+        judged,
+        is_stream,
+        attempt: 1,
+        timeout,
+        token: 0,
+    }
 }
 
 /// Completes a future, unless its owner has given up on it meanwhile.

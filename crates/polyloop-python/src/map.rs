@@ -21,11 +21,11 @@ const DRAW_BUDGET: Duration = Duration::from_millis(1);
 const DRAWS_PER_LOOK: usize = 8;
 
 /// What `take` says of the next result.
-const PENDING: u8 = 0;
-const VALUE: u8 = 1;
+pub(crate) const PENDING: u8 = 0;
+pub(crate) const VALUE: u8 = 1;
 const ERROR: u8 = 2;
-const FAILED: u8 = 3;
-const END: u8 = 4;
+pub(crate) const FAILED: u8 = 3;
+pub(crate) const END: u8 = 4;
 
 struct State {
     results: MapResults<Py<PyAny>>,

@@ -4,13 +4,16 @@ use polyloop::TaskId;
 use pyo3::prelude::*;
 
 use crate::map::MapCall;
-use crate::options::TaskOptions;
+use crate::options::{TaskOptions, Verb};
+use crate::stream::StreamCall;
 
 /// Who waits for a task.
 pub(crate) enum Target {
     /// A future, and what must not be collected before it is done.
     #[expect(dead_code, reason = "kept, not used")]
     Future(Py<PyAny>, Option<Py<PyAny>>),
+    /// Whoever takes the values of a stream.
+    Stream(Py<StreamCall>),
     /// An item of a map.
     Item(Py<MapCall>, u64),
     /// A future that is set, to nothing, once the cancelled task has ended.
@@ -29,6 +32,11 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// What its function was sent for.
+    pub(crate) fn verb(&self) -> Verb {
+        if matches!(self.target, Target::Stream(_)) { Verb::Stream } else { Verb::Call }
+    }
+
     /// The function.
     pub(crate) fn function<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         match (&self.target, &self.function) {
@@ -60,6 +68,12 @@ impl PendingTable {
 
     pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut Pending> {
         self.entries.get_mut(index)?.as_mut()
+    }
+
+    /// The task of a stream, unless it has ended.
+    pub(crate) fn of_stream(&self, call: &Bound<'_, StreamCall>) -> Option<TaskId> {
+        let pending = self.entries.get(call.get().token()?)?.as_ref()?;
+        if matches!(&pending.target, Target::Stream(of) if of.is(call)) { pending.task } else { None }
     }
 
     /// The tasks of a map's items after this one.

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 
 use crate::codec::{Codec, with_traceback};
 use crate::errors;
+use crate::port::StreamPort;
 use crate::reference::{self, travels_by_name};
 use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutine};
 
@@ -78,6 +79,7 @@ struct Host {
     exception_handler: Option<Py<PyAny>>,
     wait_for: Py<PyAny>,
     run_in_thread: Py<PyAny>,
+    produce: Py<PyAny>,
     cancelled_error: Py<PyAny>,
 }
 
@@ -104,6 +106,10 @@ pub(crate) struct Worker {
     remarks: Mutex<HashMap<TaskId, Remark>>,
     /// Whether there was ever such an item.
     any_remarks: AtomicBool,
+    /// Where the values of streams leave.
+    ports: Mutex<HashMap<TaskId, Py<StreamPort>>>,
+    /// Whether there was ever a stream.
+    any_ports: AtomicBool,
     watchdog: OnceLock<Watchdog>,
     /// Items whose time is up, and that have not been interrupted.
     overdue: Arc<Mutex<BTreeSet<TaskId>>>,
@@ -178,6 +184,8 @@ impl Worker {
             cancelled: AtomicU64::new(NO_TASK),
             remarks: Mutex::default(),
             any_remarks: AtomicBool::new(false),
+            ports: Mutex::default(),
+            any_ports: AtomicBool::new(false),
             watchdog: OnceLock::new(),
             overdue: Arc::default(),
             interrupted: Mutex::default(),
@@ -199,17 +207,21 @@ impl Worker {
     ///     take_turn: what the loop is to call soon when an item has ended.
     ///     wait_for: a coroutine function that awaits its argument.
     ///     run_in_thread: a coroutine function that calls a function with these arguments on a thread.
+    ///     produce: a coroutine function that calls a function and gives what it yields to a port; its last argument is
+    ///         whether that is done on a thread.
     ///     exception_handler: called with each exception that an item raises, or None.
     ///     tasks: "lazy", "eager" or "plain": how items get their Tasks, if loop and interpreter allow it.
     ///
     /// Raises:
     ///     ValueError: `tasks` is none of these.
+    #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn start(
         &self,
         event_loop: &Bound<'_, PyAny>,
         take_turn: Py<PyAny>,
         wait_for: Py<PyAny>,
         run_in_thread: Py<PyAny>,
+        produce: Py<PyAny>,
         exception_handler: Option<Py<PyAny>>,
         tasks: &str,
     ) -> PyResult<()> {
@@ -221,6 +233,7 @@ impl Worker {
             exception_handler,
             wait_for,
             run_in_thread,
+            produce,
             cancelled_error: py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.unbind(),
         };
         if self.host.set(host).is_err() {
@@ -348,6 +361,19 @@ impl Worker {
 }
 
 impl Worker {
+    pub(crate) fn codec(&self) -> &Codec {
+        &self.codec
+    }
+
+    pub(crate) fn create_future(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.host()?.event_loop.call_method0(py, intern!(py, "create_future"))
+    }
+
+    /// Sends a value of a stream.
+    pub(crate) fn give(&self, job: Job, value: &[u8]) -> PyResult<()> {
+        if self.is_abandoned() { Ok(()) } else { Ok(lock(&self.link).give(job, value)?) }
+    }
+
     /// An item's task has ended.
     pub(crate) fn ended(&self, job: Job, task: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = task.py();
@@ -442,6 +468,12 @@ impl Worker {
                     self.stopping.store(true, Ordering::Relaxed);
                 }
                 Some(Control::Stop(Stop::WhenDone)) => (),
+                Some(Control::Credit(task, values)) => {
+                    let port = lock(&self.ports).get(&task).map(|port| port.clone_ref(py));
+                    if let Some(port) = port {
+                        port.get().credit(py, values);
+                    }
+                }
                 Some(Control::Cancel(task)) => {
                     let task = lock(&self.running).get(&task).map(|running| running.task.clone_ref(py));
                     if let Some(task) = task {
@@ -485,7 +517,7 @@ impl Worker {
             lock(&self.remarks).insert(job.task, remark);
             self.any_remarks.store(true, Ordering::Relaxed);
         }
-        let (coroutine, function) = match self.call(py, host, item) {
+        let (coroutine, function) = match self.call(slf, host, job, item) {
             Ok(Called::Value(value)) => return self.reply_value(job, &value),
             Ok(Called::Rejected(error)) => {
                 let bytes = self.codec.dump_exception(py, &error)?;
@@ -521,7 +553,8 @@ impl Worker {
         }
     }
 
-    fn call<'py>(&self, py: Python<'py>, host: &Host, item: &Item) -> PyResult<Called<'py>> {
+    fn call<'py>(&self, slf: &Bound<'py, Self>, host: &Host, job: Job, item: &Item) -> PyResult<Called<'py>> {
+        let py = slf.py();
         let (manner, reference) = reference::split(&item.function);
         let function = match self.function(py, reference) {
             Ok(function) => function,
@@ -530,6 +563,13 @@ impl Worker {
         };
         let (args, kwargs) = self.codec.read_arguments(py, &item.arguments)?;
         let call = function.call.bind(py);
+        if manner.is_stream {
+            let port = Py::new(py, StreamPort::new(slf.clone().unbind(), job))?;
+            let coroutine = host.produce.bind(py).call1((port.clone_ref(py), call, args, kwargs, manner.in_thread))?;
+            lock(&self.ports).insert(job.task, port);
+            self.any_ports.store(true, Ordering::Relaxed);
+            return Ok(Called::Coroutine(coroutine, function));
+        }
         if function.is_coroutine {
             let coroutine = call.call(args, kwargs.as_ref())?;
             return Ok(Called::Coroutine(coroutine, function));
@@ -621,6 +661,10 @@ impl Worker {
     fn reply(&self, job: Job, reply: Reply<'_>) {
         if self.any_remarks.load(Ordering::Relaxed) {
             lock(&self.remarks).remove(&job.task);
+        }
+        if self.any_ports.load(Ordering::Relaxed) {
+            let port = lock(&self.ports).remove(&job.task);
+            drop(port);
         }
         let reply = match reply {
             Reply::Cancelled if job.timeout.is_some() && self.forget(job) => Reply::TimedOut,

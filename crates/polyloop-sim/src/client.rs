@@ -108,6 +108,7 @@ impl Client {
             arguments: plan.arguments[..].into(),
             retries: plan.retries,
             retry_deaths: true,
+            is_stream: false,
             judged: true,
             attempt: 1,
             timeout: plan.timeout,

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    CallId, ControlFrame, Input, Moment, Outcome, Output, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Report,
-    Resting, State, Stop, Submission, TaskId, WorkerId, WorkerView,
+    CallId, ControlFrame, Input, Moment, Outcome, Output, Payload, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused,
+    Report, Resting, State, Stop, Submission, TaskId, WorkerId, WorkerView,
 };
 use polyloop_shm::{Geometry, Retract};
 use thiserror::Error;
@@ -112,6 +112,15 @@ pub enum Event {
         token: u64,
         /// How it ended.
         outcome: Outcome,
+    },
+    /// A value of a stream has come. Answered, once it is taken, by [`Driver::taken`].
+    Yield {
+        /// Which task.
+        task: TaskId,
+        /// As submitted.
+        token: u64,
+        /// The value.
+        value: Payload,
     },
     /// A task failed in a way that its host may not want to leave at. Answered by [`Driver::again`] or
     /// [`Driver::settled`].
@@ -303,6 +312,14 @@ impl Driver {
         let now = self.now();
         self.pool.cancel_call(now, call);
         self.act_and_rest(0)
+    }
+
+    /// The next value of a stream has been taken: its worker may give others.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn taken(&mut self, task: TaskId) -> io::Result<()> {
+        if self.pool.taken(task) { self.act_and_rest(0) } else { Ok(()) }
     }
 
     /// What a task runs, as submitted.
@@ -503,6 +520,7 @@ impl Driver {
                 self.pool.handle(now, input);
             }
             Output::Cancel { worker, task } => self.urge(worker, ControlFrame::Cancel(task))?,
+            Output::Credit { worker, task, values } => self.send(worker, ControlFrame::Credit { task, values })?,
             Output::Stop { worker, stop: Stop::Now } => self.urge(worker, ControlFrame::Stop(Stop::Now))?,
             Output::Stop { worker, stop } => self.send(worker, ControlFrame::Stop(stop))?,
             Output::Kill { worker, gently } => {
@@ -513,6 +531,7 @@ impl Driver {
             Output::Deliver { task, call, token, outcome } => {
                 self.events.push_back(Event::Deliver { task, call, token, outcome });
             }
+            Output::Yield { task, token, value } => self.events.push_back(Event::Yield { task, token, value }),
             Output::Judge { task, token, outcome } => {
                 self.events.push_back(Event::Judge { task, token, outcome });
             }

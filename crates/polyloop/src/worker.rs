@@ -90,6 +90,8 @@ pub enum Control {
     Cancel(TaskId),
     /// Claim nothing more; with [`Stop::Now`], cancel what runs too.
     Stop(Stop),
+    /// So many values of this item's stream have been taken.
+    Credit(TaskId, u32),
     /// Start this item: a large one, whose function and arguments have arrived in the buffer.
     Start(Job),
 }
@@ -309,27 +311,32 @@ impl WorkerLink {
         if !self.is_ours() || self.given_up.contains(&job.task) {
             return;
         }
-        let piece = self.results.max_payload() - size_of::<u64>();
         let task = job.task;
-        let mut send = |bytes: &[u8]| {
-            let mut rest = bytes;
-            while rest.len() > piece {
-                let (bytes, after) = rest.split_at(piece);
-                self.publish(&ResultFrame::Piece { task, bytes }, None);
-                step("piece");
-                rest = after;
-            }
-            bytes.len() - rest.len()
-        };
         let reply = match reply {
-            Reply::Value(bytes) => Reply::Value(&bytes[send(bytes)..]),
-            Reply::Raised(bytes) => Reply::Raised(&bytes[send(bytes)..]),
-            Reply::Rejected(bytes) => Reply::Rejected(&bytes[send(bytes)..]),
+            Reply::Value(bytes) => Reply::Value(self.publish_pieces(task, bytes)),
+            Reply::Raised(bytes) => Reply::Raised(self.publish_pieces(task, bytes)),
+            Reply::Rejected(bytes) => Reply::Rejected(self.publish_pieces(task, bytes)),
             Reply::Cancelled | Reply::TimedOut => reply,
         };
         self.publish(&ResultFrame::Reply { task, reply }, Some(job.lease));
         self.core.finished();
         self.publish_status();
+    }
+
+    /// Publishes a value of an item that is a stream, and has the manager look; in a process that this worker forked,
+    /// nothing happens. The host counts them: it gives no more than it has credit for.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn give(&mut self, job: Job, value: &[u8]) -> io::Result<()> {
+        if !self.is_ours() || self.given_up.contains(&job.task) {
+            return Ok(());
+        }
+        let bytes = self.publish_pieces(job.task, value);
+        self.publish(&ResultFrame::Yield { task: job.task, bytes }, None);
+        step("given");
+        // What was published must not wait for the next value, which may take its time.
+        self.tell()
     }
 
     /// Answers for an item that has run out of time and goes on, and takes no more items: the process is to end soon.
@@ -467,6 +474,19 @@ impl WorkerLink {
         }
         self.news = true;
         self.payload = payload;
+    }
+
+    /// Publishes what is too large for one record, up to the last piece, which is given back.
+    fn publish_pieces<'a>(&mut self, task: TaskId, bytes: &'a [u8]) -> &'a [u8] {
+        let piece = self.results.max_payload() - size_of::<u64>();
+        let mut rest = bytes;
+        while rest.len() > piece {
+            let (bytes, after) = rest.split_at(piece);
+            self.publish(&ResultFrame::Piece { task, bytes }, None);
+            step("piece");
+            rest = after;
+        }
+        rest
     }
 
     /// Puts what waits for room into the ring, as far as there is. Says whether any went in.

@@ -2,5 +2,6 @@
 
 mod ends;
 mod stage;
+mod streams;
 mod tasks;
 mod workers;

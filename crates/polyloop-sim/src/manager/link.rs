@@ -48,6 +48,9 @@ impl Manager {
             ResultFrame::Piece { task, bytes } => {
                 return seat.pieces.entry(task).or_default().extend_from_slice(bytes);
             }
+            ResultFrame::Yield { .. } => {
+                return site.ledger.violate(format!("a value of {worker}, which has no stream"));
+            }
             ResultFrame::Fetch(task) => {
                 site.ledger.count("large tasks fetched");
                 return self.fetch(worker, task);

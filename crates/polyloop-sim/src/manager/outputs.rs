@@ -37,6 +37,9 @@ impl Manager {
                     site.orders.push(Order::Signal { process, gently });
                 }
             }
+            Output::Yield { .. } | Output::Credit { .. } => {
+                site.ledger.violate("a stream that nobody has asked for".into());
+            }
             Output::Deliver { token, outcome, .. } => {
                 self.client.delivered(&mut self.pool, site, token as usize, &outcome);
                 // What the client has submitted from its callback.

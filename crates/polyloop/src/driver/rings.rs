@@ -48,6 +48,11 @@ impl Driver {
                 Ok(None) => break,
                 Ok(Some(Some(Read::Input(input)))) => self.pool.handle(now, input),
                 Ok(Some(Some(Read::Fetch(task)))) => self.fetch(worker, task)?,
+                Ok(Some(Some(Read::Yield(task, value)))) => {
+                    if let Err(unasked) = self.pool.yielded(worker, task, value) {
+                        self.garbage(worker, &unasked.to_string())?;
+                    }
+                }
                 Ok(Some(None)) => (),
                 Err(error) => self.garbage(worker, &error.to_string())?,
             }
@@ -72,28 +77,30 @@ impl Driver {
 enum Read {
     Input(Input),
     Fetch(TaskId),
+    Yield(TaskId, Payload),
 }
 
 /// What a worker's frame means to the core; `None` for a piece of something that is still to come.
 fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId, Vec<u8>>) -> Option<Read> {
+    let mut whole = |task, bytes: &[u8]| match pieces.remove(&task) {
+        None => Payload::from_slice(bytes),
+        Some(mut whole) => {
+            whole.extend_from_slice(bytes);
+            Payload::from_vec(whole)
+        }
+    };
     Some(Read::Input(match frame {
         ResultFrame::Reply { task, reply } => {
-            let mut whole = |bytes: &[u8]| match pieces.remove(&task) {
-                None => Payload::from_slice(bytes),
-                Some(mut whole) => {
-                    whole.extend_from_slice(bytes);
-                    Payload::from_vec(whole)
-                }
-            };
             let outcome = match reply {
-                Reply::Value(bytes) => Outcome::Value(whole(bytes)),
-                Reply::Raised(bytes) => Outcome::Raised(whole(bytes)),
-                Reply::Rejected(bytes) => Outcome::Rejected(whole(bytes)),
+                Reply::Value(bytes) => Outcome::Value(whole(task, bytes)),
+                Reply::Raised(bytes) => Outcome::Raised(whole(task, bytes)),
+                Reply::Rejected(bytes) => Outcome::Rejected(whole(task, bytes)),
                 Reply::Cancelled => Outcome::Cancelled,
                 Reply::TimedOut => Outcome::TimedOut,
             };
             Input::Outcome { worker, task, outcome }
         }
+        ResultFrame::Yield { task, bytes } => return Some(Read::Yield(task, whole(task, bytes))),
         ResultFrame::Piece { task, bytes } => {
             pieces.entry(task).or_default().extend_from_slice(bytes);
             return None;

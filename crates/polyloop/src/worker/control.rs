@@ -12,6 +12,7 @@ use crate::inject::step;
 pub(super) enum Said {
     Cancel(TaskId),
     Stop(Stop),
+    Credit(TaskId, u32),
     Start(Job, Item),
 }
 
@@ -39,6 +40,7 @@ impl WorkerLink {
                 self.core.stop(stop);
                 Control::Stop(stop)
             }
+            Some(Said::Credit(task, values)) => Control::Credit(task, values),
             Some(Said::Start(job, large)) => {
                 *item = large;
                 // What was published must not wait for this item, which may block.
@@ -84,6 +86,7 @@ impl WorkerLink {
                     None => return Ok(Some(Said::Cancel(task))),
                 },
                 ControlFrame::Stop(stop) => return Ok(Some(Said::Stop(stop))),
+                ControlFrame::Credit { task, values } => return Ok(Some(Said::Credit(task, values))),
                 ControlFrame::Bytes { task, bytes, last } => {
                     let Some((_, whole)) = self.fetching.get_mut(&task) else { continue };
                     whole.extend_from_slice(bytes);

@@ -150,6 +150,7 @@ impl Rig {
             arguments: arguments.into(),
             retries,
             retry_deaths: true,
+            is_stream: false,
             judged: false,
             attempt: 1,
             timeout: None,
@@ -297,6 +298,7 @@ impl Rig {
                     }
                 }
                 Event::Deliver { task, token, outcome, .. } => self.deliver(task, token, outcome),
+                Event::Yield { task, .. } => panic!("{}: task {task} is no stream", self.label),
                 Event::Report(report) => self.news.reports.push(report),
                 Event::Blocked { worker, .. } => panic!("{}: nobody asked whether {worker} is blocked", self.label),
                 Event::Garbage { worker, problem } => self.news.garbage.push((worker, problem)),
