@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NoReturn, final
 
 __all__ = [
@@ -40,6 +41,7 @@ class Manager:
         block_warning_s: float | None,
         grace_s: float,
         call_flush_soon: Callable[[], object],
+        capture_context: Callable[[], bytes | None] | None = None,
     ) -> Manager: ...
     @property
     def is_ours(self) -> bool: ...
@@ -175,6 +177,7 @@ class Worker:
         wait_for: Callable[[Awaitable[Any]], Awaitable[Any]],
         run_in_thread: Callable[..., Awaitable[Any]],
         produce: Callable[..., Awaitable[None]],
+        contextvars: Sequence[ContextVar[Any]],
         exception_handler: Callable[[BaseException], object] | None,
         tasks: str,
     ) -> None: ...

@@ -1,4 +1,4 @@
-"""What runs in a worker for a stream: calls the function, and gives what it yields to a port, with the pauses the port asks for.
+"""What runs in a worker for a stream: calls the function, and gives what it yields to a port, pausing as that says.
 
 The generator is closed whatever ends the stream, in the task that it ran in.
 """

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from polyloop import _core
 
 from . import _codec, current
+from ._contextvars import find_contextvars
 from ._launch import Launch
 from ._lifespan import Lifespan, run_until_done
 from ._produce import produce
@@ -56,6 +57,7 @@ class Plan:
     grace_s: float = 0.0
     concurrency: int = 1
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
+    contextvars: Sequence[str] = ()
 
 
 class Recruit(Launch):
@@ -117,6 +119,7 @@ def prepare(plan: Plan) -> asyncio.AbstractEventLoop:
     asyncio.set_event_loop(loop)
     if plan.initializer is not None:
         plan.initializer(*plan.initargs)
+    find_contextvars(plan.contextvars)
     return loop
 
 
@@ -149,7 +152,8 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan, life
     loop.add_reader(worker.fileno(), turns.take)
     threads = Threads(plan.concurrency, turns.check_not_forked)
     producer = functools.partial(produce, threads)
-    worker.start(loop, turns.take, _wait_for, threads.run, producer, plan.exception_handler, _tasks())
+    variables = find_contextvars(plan.contextvars)
+    worker.start(loop, turns.take, _wait_for, threads.run, producer, variables, plan.exception_handler, _tasks())
     loop.call_soon(turns.take)
     if lifespan is not None:
         lifespan.on_early_end(turns.give_up)

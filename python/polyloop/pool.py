@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from . import _core, _worker
+from ._contextvars import Travelling
 from ._limits import check_descriptors, explain_file_size
 from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cpus
 from ._stats import PoolStats, pool_stats
@@ -76,13 +77,16 @@ class Pool(Verbs):
             has run its last task, also on SIGTERM; killed if that takes longer than `grace`. What it yields is
             `current_worker().state`, and the context variables it sets are seen by every task. A worker with a lifespan
             is gone before its successor starts, so that what they hold never exists twice.
+        contextvars: the names of context variables, each "module:name", that travel with tasks: what they are set to at
+            the call of `apply`, `submit`, `map` or `stream`, they are set to in the task. Those that are not set there
+            are left as they are in the worker. Their values are pickled.
         block_warning: seconds that a worker's event loop may be blocked by one call before that is logged in the
             client, once, with the stack of the call; None or 0 to log nothing. Workers are asked for the stack by the
             signal `SIGRTMIN+3`.
 
     Raises:
-        TypeError: `retry_on` or `lifespan` is not what it should be.
-        ValueError: impossible numbers, a coroutine function as initializer, or more processes than this one may have
+        TypeError: `retry_on`, `lifespan` or `contextvars` is not what it should be.
+        ValueError: impossible numbers, names that lead nowhere, a coroutine function as initializer, or more processes than this one may have
             file descriptors for.
         OSError: no memory; or RLIMIT_FSIZE is lower than a pool's shared memory is large.
         RuntimeError: no event loop runs, or the program lacks its main guard.
@@ -114,6 +118,7 @@ class Pool(Verbs):
         max_memory_per_child: int | None = None,
         max_age_per_child: float | None = None,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+        contextvars: Sequence[str] = (),
         block_warning: float | None = BLOCK_WARNING_S,
         _oom_file: str | None = None,
     ) -> None:
@@ -122,6 +127,7 @@ class Pool(Verbs):
         _check_lifespan(lifespan)
         _check_positive("max_memory_per_child", max_memory_per_child)
         _check_positive("max_age_per_child", max_age_per_child)
+        travelling = Travelling(contextvars)
         check_main_guard()
         self.context = get_context()
         self.scheduler = scheduler or RoundRobin()
@@ -155,11 +161,19 @@ class Pool(Verbs):
                 block_warning_s=block_warning,
                 grace_s=grace,
                 call_flush_soon=_flusher(self),
+                capture_context=travelling.capture if contextvars else None,
             )
         except OSError as error:
             raise explain_file_size(error) from None
         plan = Plan(
-            initializer, tuple(initargs), loop_initializer, exception_handler, grace, self.childconcurrency, lifespan
+            initializer,
+            tuple(initargs),
+            loop_initializer,
+            exception_handler,
+            grace,
+            self.childconcurrency,
+            lifespan,
+            tuple(contextvars),
         )
         self._roster = Roster(self._manager, self._loop, plan, _oom_file)
         self._register_queues(custom_scheduler=scheduler is not None)

@@ -140,8 +140,9 @@ async def dies_once_after(count: int, mark: str) -> AsyncIterator[int]:
 
 async def raises_after(count: int, mark: str | None = None) -> AsyncIterator[int]:
     if mark is not None:
-        with open(mark, "a") as file:
-            file.write("run\n")
+        fd = os.open(mark, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        os.write(fd, b"run\n")
+        os.close(fd)
     for number in range(count):
         yield number
     raise LookupError("no more", count)

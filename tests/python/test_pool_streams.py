@@ -105,7 +105,8 @@ def test_a_stream_is_one_task_in_its_workers_life() -> None:
         async with Pool(1, maxtasksperchild=1) as pool:
             first = {pid async for pid in pool.stream(targets.pids, 3 * STREAM_VALUES)}
             second = {pid async for pid in pool.stream(targets.pids, 3)}
-            assert len(first) == len(second) == 1 and first != second
+            assert len(first) == len(second) == 1
+            assert first != second
 
     asyncio.run(main())
 
@@ -223,7 +224,7 @@ def test_streams_that_are_dropped_do_not_keep_a_pool_from_closing(bell: Bell) ->
     asyncio.run(main())
 
 
-# ------------------------------------------------------------------------------------------------- ended by its producer
+# ------------------------------------------------------------------------------------------------ ended by its producer
 
 
 @pytest.mark.parametrize("count", [0, 1, STREAM_VALUES, 2 * STREAM_VALUES])

@@ -90,8 +90,8 @@ async def streaming(pool: Pool) -> None:
         assert_type(line, str)
     async with pool.stream(words, "a") as stream:
         assert_type(await anext(stream), str)
-    pool.stream(lines, 1)  # type: ignore[arg-type]
-    pool.stream(fetch, "a")  # type: ignore[arg-type]
+    pool.stream(lines, 1)  # type: ignore[call-overload]
+    pool.stream(fetch, "a")  # type: ignore[call-overload]
 
 
 async def viewing(pool: Pool) -> None:

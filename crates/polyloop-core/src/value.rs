@@ -135,6 +135,11 @@ impl<'a> ValueReader<'a> {
         })
     }
 
+    /// What has not been read.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     fn array<const N: usize>(&mut self) -> Result<[u8; N], ValueError> {
         let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(ValueError::Truncated)?;
         self.rest = rest;

@@ -62,13 +62,19 @@ impl Codec {
         self.read_one(py, &mut ValueReader::new(bytes))
     }
 
-    /// Arguments: a tuple, or a tuple and a dictionary of keywords.
+    /// Arguments: a tuple, or a tuple and a dictionary of keywords; before them the context that travels with them, if any.
     pub(crate) fn write_arguments(
         &self,
+        context: Option<&[u8]>,
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
         out: &mut Vec<u8>,
     ) -> PyResult<()> {
+        if let Some(context) = context {
+            let mut writer = ValueWriter::new(out);
+            writer.write(Value::Bool(true));
+            writer.write(Value::Other(context));
+        }
         match kwargs.filter(|kwargs| !kwargs.is_empty()) {
             None => self.write(args.as_any(), out),
             Some(kwargs) => {
@@ -89,13 +95,18 @@ impl Codec {
         py: Python<'py>,
         bytes: &[u8],
     ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
-        let mut reader = ValueReader::new(bytes);
+        let mut reader = ValueReader::new(split_context(bytes).1);
         let first = self.read_one(py, &mut reader)?;
         if !first.is_none() {
             return Ok((first.cast_into()?, None));
         }
         let (args, kwargs) = self.read_one(py, &mut reader)?.extract()?;
         Ok((args, Some(kwargs)))
+    }
+
+    /// What `polyloop._codec.dumps` wrote.
+    pub(crate) fn loads<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        self.loads.bind(py).call1((PyBytes::new(py, bytes),))
     }
 
     pub(crate) fn dump_exception(&self, py: Python<'_>, error: &PyErr) -> PyResult<Vec<u8>> {
@@ -149,7 +160,7 @@ impl Codec {
             Value::Bytes(value) => PyBytes::new(py, value).into_any(),
             Value::Tuple(len) => PyTuple::new(py, self.read_many(py, reader, len)?)?.into_any(),
             Value::List(len) => PyList::new(py, self.read_many(py, reader, len)?)?.into_any(),
-            Value::Other(bytes) => self.loads.bind(py).call1((PyBytes::new(py, bytes),))?,
+            Value::Other(bytes) => self.loads(py, bytes)?,
         })
     }
 
@@ -160,6 +171,15 @@ impl Codec {
         len: u32,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         (0..len).map(|_| self.read_one(py, reader)).collect()
+    }
+}
+
+/// The context that travels with arguments, as its bytes, and the arguments'.
+pub(crate) fn split_context(bytes: &[u8]) -> (Option<&[u8]>, &[u8]) {
+    let mut reader = ValueReader::new(bytes);
+    match (reader.read(), reader.read()) {
+        (Ok(Value::Bool(true)), Ok(Value::Other(context))) => (Some(context), reader.rest()),
+        _ => (None, bytes),
     }
 }
 

@@ -63,6 +63,7 @@ struct Scheduler {
 ///     block_warning_s: how long a worker's loop may be blocked before that is told, in seconds; None for ever.
 ///     grace_s: how long whoever is asked to end may take, in seconds.
 ///     call_flush_soon: called when tasks have been submitted; it has `flush` called before the loop waits again.
+///     capture_context: called at each call; gives the bytes of what travels with its tasks, or None. None for nothing.
 #[pyclass(frozen, weakref, module = "polyloop._core")]
 pub(crate) struct Manager {
     driver: Mutex<Driver>,
@@ -74,6 +75,7 @@ pub(crate) struct Manager {
     scheduler: OnceLock<Scheduler>,
     last_scheduled: Mutex<u64>,
     call_flush_soon: Py<PyAny>,
+    capture_context: Option<Py<PyAny>>,
     last_scope: Mutex<u64>,
     flush_due: Mutex<bool>,
 }
@@ -120,7 +122,7 @@ impl Manager {
     #[new]
     #[pyo3(signature = (
         *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, overlap, block_warning_s, grace_s,
-        call_flush_soon
+        call_flush_soon, capture_context = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn new(
@@ -135,6 +137,7 @@ impl Manager {
         block_warning_s: Option<f64>,
         grace_s: f64,
         call_flush_soon: Py<PyAny>,
+        capture_context: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let grace = seconds("grace", grace_s)?;
         let max_age = max_age_s.map(|age| seconds("max_age_per_child", age)).transpose()?;
@@ -162,6 +165,7 @@ impl Manager {
             scheduler: OnceLock::new(),
             last_scheduled: Mutex::new(0),
             call_flush_soon,
+            capture_context,
             last_scope: Mutex::new(0),
             flush_due: Mutex::new(false),
         })
@@ -275,9 +279,10 @@ impl Manager {
             *last
         };
         let reference = options.get().manner(Verb::Call).put_on(this.reference(func, scope, Verb::Call)?);
+        let context = this.context(py)?;
         let call = lock(&this.driver).open_call().map_err(|error| errors::refused(py, &this.codec, &error))?;
         let function = func.clone().unbind();
-        let opening = Opening { function, reference, scope, call, options, star, window, keeps_errors };
+        let opening = Opening { function, reference, scope, call, options, context, star, window, keeps_errors };
         Py::new(py, MapCall::new(slf.clone().unbind(), opening, source))
     }
 
@@ -419,7 +424,7 @@ impl Manager {
         let mut pending = Pending { target, function, task: None, options, scheduled_as: 0 };
         let (verb, options) = (pending.verb(), pending.options.get());
         let reference = options.manner(verb).put_on(self.reference(func, 0, verb)?);
-        let arguments = self.arguments(args, kwargs)?;
+        let arguments = self.arguments(self.context(func.py())?.as_deref(), args, kwargs)?;
         let (queue, scheduled_as) = self.schedule(func, args, kwargs)?;
         let mut submission = submission(CallId::SINGLES, queue, reference, arguments, options);
         submission.is_stream = verb == Verb::Stream;
@@ -474,7 +479,7 @@ impl Manager {
 
     /// What an item of a map needs to be submitted. Runs the caller's code.
     pub(crate) fn prepare_item(&self, map: &Bound<'_, MapCall>, args: &Bound<'_, PyTuple>) -> PyResult<Prepared> {
-        let arguments = self.arguments(args, None)?;
+        let arguments = self.arguments(map.get().context.as_deref(), args, None)?;
         let (queue, scheduled_as) = self.schedule(map.get().function(map.py()), args, None)?;
         Ok(Prepared { arguments, queue, scheduled_as })
     }
@@ -495,11 +500,21 @@ impl Manager {
         self.drive(|driver| driver.cancel_each(tasks))
     }
 
-    fn arguments(&self, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Payload> {
+    /// What travels with the tasks of a call that is made now.
+    fn context(&self, py: Python<'_>) -> PyResult<Option<Vec<u8>>> {
+        self.capture_context.as_ref().map_or(Ok(None), |capture| capture.call0(py)?.extract(py))
+    }
+
+    fn arguments(
+        &self,
+        context: Option<&[u8]>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Payload> {
         // Taken, not borrowed: pickling runs the caller's code, which may submit to this pool.
         let mut bytes = std::mem::take(&mut *lock(&self.buffer));
         bytes.clear();
-        self.codec.write_arguments(args, kwargs, &mut bytes)?;
+        self.codec.write_arguments(context, args, kwargs, &mut bytes)?;
         if bytes.len() > BUFFER_MAX {
             return Ok(Payload::from_vec(bytes));
         }

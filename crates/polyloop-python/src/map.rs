@@ -52,6 +52,8 @@ pub(crate) struct Opening {
     pub(crate) scope: u64,
     pub(crate) call: CallId,
     pub(crate) options: Py<TaskOptions>,
+    /// What travels with each item.
+    pub(crate) context: Option<Vec<u8>>,
     /// Whether each item is a sequence of arguments.
     pub(crate) star: bool,
     /// Items drawn ahead of what has come back, or of what has been taken by whoever iterates.
@@ -70,6 +72,8 @@ pub(crate) struct MapCall {
     pub(crate) scope: u64,
     pub(crate) call: CallId,
     pub(crate) options: Py<TaskOptions>,
+    /// What travels with each item.
+    pub(crate) context: Option<Vec<u8>>,
     /// Whether each item is a sequence of arguments.
     star: bool,
     keeps_errors: bool,
@@ -78,7 +82,7 @@ pub(crate) struct MapCall {
 
 impl MapCall {
     pub(crate) fn new(manager: Py<Manager>, opening: Opening, source: Option<Py<PyAny>>) -> Self {
-        let Opening { function, reference, scope, call, options, star, window, keeps_errors } = opening;
+        let Opening { function, reference, scope, call, options, context, star, window, keeps_errors } = opening;
         let state = State {
             results: MapResults::new(window, keeps_errors),
             source,
@@ -91,7 +95,7 @@ impl MapCall {
             close_after_drawing: false,
         };
         let (reference, state) = (Mutex::new(reference), Mutex::new(state));
-        Self { manager, function, reference, scope, call, options, star, keeps_errors, state }
+        Self { manager, function, reference, scope, call, options, context, star, keeps_errors, state }
     }
 
     pub(crate) fn function<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {

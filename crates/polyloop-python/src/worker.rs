@@ -11,7 +11,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::codec::{Codec, with_traceback};
+use crate::codec::{Codec, split_context, with_traceback};
 use crate::errors;
 use crate::port::StreamPort;
 use crate::reference::{self, travels_by_name};
@@ -80,6 +80,7 @@ struct Host {
     wait_for: Py<PyAny>,
     run_in_thread: Py<PyAny>,
     produce: Py<PyAny>,
+    contextvars: Vec<Py<PyAny>>,
     cancelled_error: Py<PyAny>,
 }
 
@@ -209,6 +210,7 @@ impl Worker {
     ///     run_in_thread: a coroutine function that calls a function with these arguments on a thread.
     ///     produce: a coroutine function that calls a function and gives what it yields to a port; its last argument is
     ///         whether that is done on a thread.
+    ///     contextvars: the context variables that travel with items, in the pool's order.
     ///     exception_handler: called with each exception that an item raises, or None.
     ///     tasks: "lazy", "eager" or "plain": how items get their Tasks, if loop and interpreter allow it.
     ///
@@ -222,6 +224,7 @@ impl Worker {
         wait_for: Py<PyAny>,
         run_in_thread: Py<PyAny>,
         produce: Py<PyAny>,
+        contextvars: Vec<Py<PyAny>>,
         exception_handler: Option<Py<PyAny>>,
         tasks: &str,
     ) -> PyResult<()> {
@@ -234,6 +237,7 @@ impl Worker {
             wait_for,
             run_in_thread,
             produce,
+            contextvars,
             cancelled_error: py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.unbind(),
         };
         if self.host.set(host).is_err() {
@@ -502,11 +506,43 @@ impl Worker {
     fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
         self.watch(job)?;
         self.current.store(job.task.to_bits(), Ordering::Relaxed);
-        let begun = self.begin(slf, host, job, item, level);
+        let begun = match split_context(&item.arguments) {
+            (None, _) => self.begin(slf, host, job, item, level),
+            (Some(context), _) => self.begin_in(slf, host, job, item, level, context),
+        };
         self.current.store(NO_TASK, Ordering::Relaxed);
         begun?;
         // A process that this item forked goes no further: the loop shares what it waits for with the worker's.
         if lock(&self.link).is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
+    }
+
+    /// Begins an item in a context that came with it.
+    fn begin_in(
+        &self,
+        slf: &Bound<'_, Self>,
+        host: &Host,
+        job: Job,
+        item: &Item,
+        level: Level,
+        context: &[u8],
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let (begun, _) = in_own_context(py, |_| match self.enter(py, host, context) {
+            Ok(()) => self.begin(slf, host, job, item, level),
+            Err(error) => self.reply_error(py, job, &error),
+        })?;
+        begun
+    }
+
+    /// Sets the variables that came with an item, in the current context.
+    fn enter(&self, py: Python<'_>, host: &Host, context: &[u8]) -> PyResult<()> {
+        let values: HashMap<usize, Py<PyAny>> = self.codec.loads(py, context)?.extract()?;
+        for (at, value) in values {
+            if let Some(variable) = host.contextvars.get(at) {
+                variable.call_method1(py, intern!(py, "set"), (value,))?;
+            }
+        }
+        Ok(())
     }
 
     fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
