@@ -42,7 +42,7 @@ PYO3_CRATE = "polyloop-python"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_core", "_lazy", "errors", "_exceptions", "_limits", "scheduler"}),
     frozenset({"_codec", "_stats", "context", "current", "handle", "options", "results", "stream"}),
-    frozenset({"_contextvars", "_launch", "_lifespan", "_stacks", "_threads", "_verbs"}),
+    frozenset({"_contextvars", "_launch", "_lifespan", "_logs", "_stacks", "_threads", "_verbs"}),
     frozenset({"_produce"}),
     frozenset({"_worker"}),
     frozenset({"_roster", "process", "queue"}),

@@ -160,7 +160,7 @@ impl Stage {
                     _ => self.ends[token as usize] += u32::from(self.driver.settled(task)),
                 },
                 Event::Closed => self.closed = true,
-                Event::Report(_) | Event::Blocked { .. } | Event::Garbage { .. } => (),
+                Event::Report(_) | Event::Log { .. } | Event::Blocked { .. } | Event::Garbage { .. } => (),
             }
         }
         assert!(self.ends.iter().all(|ends| *ends <= 1), "a task ended twice");

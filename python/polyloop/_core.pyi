@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Any, NoReturn, final
 
 __all__ = [
+    "LOG_RECORD_BYTES",
     "NO_MAIN_GUARD_EXITCODE",
     "STREAM_BYTES",
     "STREAM_VALUES",
@@ -20,6 +21,7 @@ __all__ = [
     "die_with_parent",
 ]
 
+LOG_RECORD_BYTES: int
 NO_MAIN_GUARD_EXITCODE: int
 STREAM_BYTES: int
 STREAM_VALUES: int
@@ -181,6 +183,7 @@ class Worker:
         exception_handler: Callable[[BaseException], object] | None,
         tasks: str,
     ) -> None: ...
+    def log(self, record: bytes) -> None: ...
     def failed(self, error: bytes) -> None: ...
     def turn(self) -> int: ...
     def abandon(self) -> None: ...

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,6 +28,7 @@ from . import _codec, current
 from ._contextvars import find_contextvars
 from ._launch import Launch
 from ._lifespan import Lifespan, run_until_done
+from ._logs import Forwarder
 from ._produce import produce
 from ._stacks import answer_by_stack
 from ._threads import Threads
@@ -58,6 +59,8 @@ class Plan:
     concurrency: int = 1
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
     contextvars: Sequence[str] = ()
+    log_levels: Mapping[str, int] | None = None
+    """Of the client's loggers; None if it does not want the worker's records."""
 
 
 class Recruit(Launch):
@@ -89,13 +92,19 @@ class Recruit(Launch):
         except ConnectionError:
             leave(NO_POOL_EXITCODE)
         here = current.enter(worker)
+        forwarder = None
         try:
             run, plan = self.load()
+            if plan.log_levels is not None:
+                forwarder = Forwarder(worker, plan.log_levels)
+                forwarder.stand_in()
             loop = prepare(plan)
             lifespan = None if plan.lifespan is None else open_lifespan(loop, plan)
         except BaseException as error:
             worker.failed(_codec.dump_exception(error))
             leave(START_FAILED_EXITCODE)
+        if forwarder is not None:
+            forwarder.settle()
         answer_by_stack(self.stacks.take())
         if lifespan is None:
             run(worker, loop, plan, None)

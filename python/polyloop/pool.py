@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from . import _core, _worker
 from ._contextvars import Travelling
 from ._limits import check_descriptors, explain_file_size
+from ._logs import levels, load_record
 from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cpus
 from ._stats import PoolStats, pool_stats
 from ._verbs import Verbs
@@ -80,14 +81,19 @@ class Pool(Verbs):
         contextvars: the names of context variables, each "module:name", that travel with tasks: what they are set to at
             the call of `apply`, `submit`, `map` or `stream`, they are set to in the task. Those that are not set there
             are left as they are in the worker. Their values are pickled.
+        forward_logs: whether what workers log, and their warnings, go to the loggers of the same names here: message
+            and exception as text, `process` and `processName` being the worker's. They come in order, and before the
+            outcome of the task that logged; what finds no room is counted in a warning. Not from workers whose root
+            logger has a handler once they are initialised, as under fork it may. Loggers that have no level there get
+            the one that they have here when the pool is made.
         block_warning: seconds that a worker's event loop may be blocked by one call before that is logged in the
             client, once, with the stack of the call; None or 0 to log nothing. Workers are asked for the stack by the
             signal `SIGRTMIN+3`.
 
     Raises:
         TypeError: `retry_on`, `lifespan` or `contextvars` is not what it should be.
-        ValueError: impossible numbers, names that lead nowhere, a coroutine function as initializer, or more processes than this one may have
-            file descriptors for.
+        ValueError: impossible numbers, names that lead nowhere, a coroutine function as initializer, or more processes
+            than this one may have file descriptors for.
         OSError: no memory; or RLIMIT_FSIZE is lower than a pool's shared memory is large.
         RuntimeError: no event loop runs, or the program lacks its main guard.
 
@@ -119,6 +125,7 @@ class Pool(Verbs):
         max_age_per_child: float | None = None,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
         contextvars: Sequence[str] = (),
+        forward_logs: bool = True,
         block_warning: float | None = BLOCK_WARNING_S,
         _oom_file: str | None = None,
     ) -> None:
@@ -174,6 +181,7 @@ class Pool(Verbs):
             self.childconcurrency,
             lifespan,
             tuple(contextvars),
+            levels() if forward_logs else None,
         )
         self._roster = Roster(self._manager, self._loop, plan, _oom_file)
         self._register_queues(custom_scheduler=scheduler is not None)
@@ -396,6 +404,19 @@ class Pool(Verbs):
         if pid is not None:
             self._roster.stacks.ask(pid, functools.partial(_warn_blocked, pid, blocked_s))
 
+    def _on_log(self, pid: int | None, dropped: int, data: bytes) -> None:
+        try:
+            if dropped:
+                _log.warning("worker %s logged more than there was room for: %d records were dropped", pid, dropped)
+            if data:
+                record = load_record(data)
+                logger = logging.getLogger(record.name)
+                if logger.isEnabledFor(record.levelno):
+                    logger.handle(record)
+        except Exception as error:  # of a filter here, or of what a record carries: nobody's task must suffer from it
+            message = f"a record of worker {pid} can't be logged"
+            self._loop.call_exception_handler({"message": message, "exception": error})
+
     def _on_closed(self) -> None:
         self._end_maps()
         self._finalizer.cancel()
@@ -424,6 +445,7 @@ _ORDERS: dict[str, Callable[..., None]] = {
     "terminated": Pool._on_terminated,
     "garbage": Pool._on_garbage,
     "blocked": Pool._on_blocked,
+    "log": Pool._on_log,
     "closed": Pool._on_closed,
 }
 

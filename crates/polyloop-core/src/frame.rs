@@ -65,6 +65,7 @@ const READY: u32 = 16;
 const FAILED: u32 = 17;
 const RETIRING: u32 = 18;
 const FETCH: u32 = 19;
+const LOG: u32 = 20;
 
 const CANCEL: u32 = 32;
 const STOP: u32 = 33;
@@ -73,6 +74,9 @@ const LAST_BYTES: u32 = 35;
 const CREDIT: u32 = 36;
 
 const TASK: usize = 8;
+
+/// The largest record of a worker's log, in bytes.
+pub const LOG_RECORD_BYTES: usize = 32 << 10;
 
 /// A frame that no correct peer writes.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -135,6 +139,13 @@ pub enum ResultFrame<'a> {
     Failed(&'a [u8]),
     /// The worker claims nothing more, for this reason.
     Retiring(Cause),
+    /// A record of the worker's log.
+    Log {
+        /// Records for which there was no room since the one before.
+        dropped: u64,
+        /// As the host wrote it; empty if only those are to be told.
+        record: &'a [u8],
+    },
     /// The worker has started a task whose bytes did not go into the slot, and needs them.
     Fetch(TaskId),
 }
@@ -157,6 +168,11 @@ impl<'a> ResultFrame<'a> {
             Self::Yield { task, bytes } => with_task(task, YIELD, bytes),
             Self::Piece { task, bytes } => with_task(task, PIECE, bytes),
             Self::Fetch(task) => with_task(task, FETCH, &[]),
+            Self::Log { dropped, record } => {
+                out.extend_from_slice(&dropped.to_le_bytes());
+                out.extend_from_slice(record);
+                LOG
+            }
             Self::Ready => READY,
             Self::Retiring(cause) => {
                 out.push(cause as u8);
@@ -186,6 +202,11 @@ impl<'a> ResultFrame<'a> {
             YIELD => split_task(kind, payload).map(|(task, bytes)| Self::Yield { task, bytes }),
             PIECE => split_task(kind, payload).map(|(task, bytes)| Self::Piece { task, bytes }),
             FETCH => split_task(kind, payload).map(|(task, _)| Self::Fetch(task)),
+            LOG => {
+                let (dropped, record) =
+                    payload.split_first_chunk().ok_or(FrameError::Short { kind, len: payload.len() })?;
+                Ok(Self::Log { dropped: u64::from_le_bytes(*dropped), record })
+            }
             READY => Ok(Self::Ready),
             RETIRING => {
                 let cause = payload.first().and_then(|at| Cause::ALL.get(usize::from(*at)));
@@ -309,6 +330,7 @@ mod tests {
             ResultFrame::Reply { task: T, reply: Reply::Rejected(b"") },
             ResultFrame::Yield { task: T, bytes: b"y" },
             ResultFrame::Piece { task: T, bytes: b"p" },
+            ResultFrame::Log { dropped: 3, record: b"r" },
             ResultFrame::Ready,
             ResultFrame::Failed(b"f"),
             ResultFrame::Retiring(Cause::Memory),

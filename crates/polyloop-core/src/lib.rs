@@ -22,7 +22,7 @@ mod worker;
 
 pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
 pub use event::{Dead, Input, Output, Place, Refused, Report};
-pub use frame::{ControlFrame, FrameError, Reply, ResultFrame, Terms, split_large, write_large};
+pub use frame::{ControlFrame, FrameError, LOG_RECORD_BYTES, Reply, ResultFrame, Terms, split_large, write_large};
 pub use hearing::HearingWatch;
 pub use id::{ALONE_LANE, CallId, Moment, QueueIndex, TaskId, WorkerId};
 pub use map::{Cut, MapResults, Next as NextResult, Want};

@@ -22,6 +22,10 @@ mod _core {
     #[pymodule_export]
     const NO_MAIN_GUARD_EXITCODE: i32 = polyloop::HOPELESS_EXIT;
 
+    /// The largest record of a worker's log, in bytes.
+    #[pymodule_export]
+    const LOG_RECORD_BYTES: usize = polyloop::LOG_RECORD_BYTES;
+
     /// How many values of a stream may be under way.
     #[pymodule_export]
     const STREAM_VALUES: usize = polyloop::STREAM_VALUES;

@@ -12,7 +12,7 @@ use polyloop::{
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::codec::Codec;
 use crate::errors;
@@ -26,6 +26,8 @@ use crate::stream::StreamCall;
 const DELIVERY_BUDGET: Duration = Duration::from_millis(2);
 /// Deliveries between two looks at the clock.
 const DELIVERIES_PER_LOOK: usize = 32;
+/// Records of workers' logs in one drain: what the client's handlers do with each takes its time.
+const LOGS_PER_DRAIN: usize = 64;
 /// Arguments up to this many bytes are written into a buffer that is used again.
 const BUFFER_MAX: usize = 4096;
 /// Functions whose references are remembered.
@@ -324,7 +326,7 @@ impl Manager {
     /// Take in what has happened. Returns what Python must do, in order, as tuples:
     /// ("start", key, queue, socket, lifeline, our_ends), ("reap", key), ("died", key, pid, exitcode, retried, lost),
     /// ("degraded", exception), ("recovered",), ("terminated", count), ("garbage", key, problem),
-    /// ("blocked", key, pid, seconds), ("closed",).
+    /// ("blocked", key, pid, seconds), ("log", pid, records dropped before, record or nothing), ("closed",).
     fn drain<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let (this, py) = (slf.get(), slf.py());
         lock(&this.driver).drain()?;
@@ -335,7 +337,7 @@ impl Manager {
     fn events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let orders = PyList::empty(py);
         let mut maps: Vec<Py<MapCall>> = Vec::new();
-        let mut judged = false;
+        let (mut judged, mut logs) = (false, 0);
         let started = Instant::now();
         for count in 1.. {
             let Some(event) = lock(&self.driver).next_event() else { break };
@@ -346,9 +348,13 @@ impl Manager {
                     self.judge(py, task, token as usize, outcome, &mut maps);
                     judged = true;
                 }
-                other => orders.append(self.order(py, other)?)?,
+                other => {
+                    logs += usize::from(matches!(other, Event::Log { .. }));
+                    orders.append(self.order(py, other)?)?;
+                }
             }
-            if count % DELIVERIES_PER_LOOK == 0 && started.elapsed() > DELIVERY_BUDGET {
+            let late = count % DELIVERIES_PER_LOOK == 0 && started.elapsed() > DELIVERY_BUDGET;
+            if late || logs == LOGS_PER_DRAIN {
                 // The rest comes with the loop's next round.
                 lock(&self.driver).call_again()?;
                 break;
@@ -754,6 +760,9 @@ impl Manager {
             }
             Event::Blocked { worker, pid, blocked } => {
                 ("blocked", worker_key(worker), pid, blocked.as_secs_f64()).into_pyobject(py)?.into_any()
+            }
+            Event::Log { pid, dropped, record } => {
+                ("log", pid, dropped, PyBytes::new(py, &record)).into_pyobject(py)?.into_any()
             }
             Event::Closed => ("closed",).into_pyobject(py)?.into_any(),
             Event::Report(Report::Died { worker, pid, exit, retried, lost }) => {

@@ -246,6 +246,11 @@ impl Worker {
         Ok(lock(&self.link).ready()?)
     }
 
+    /// Have the pool log a record. Never waits: what finds no room is counted, and the pool told of it.
+    fn log(&self, record: &[u8]) {
+        lock(&self.link).log(record);
+    }
+
     /// Tell the pool that this worker could not be initialised.
     fn failed(&self, error: &[u8]) -> PyResult<()> {
         Ok(lock(&self.link).failed(error)?)

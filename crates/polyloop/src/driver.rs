@@ -6,6 +6,7 @@
 //!                                 `----------- Event ----------> host: start, reap, deliver, log
 //! ```
 
+mod logs;
 mod processes;
 mod rest;
 mod rings;
@@ -132,6 +133,15 @@ pub enum Event {
         /// How it would end.
         outcome: Outcome,
     },
+    /// A worker has logged something.
+    Log {
+        /// Its process.
+        pid: Option<u32>,
+        /// Records that were dropped since the one before.
+        dropped: u64,
+        /// As its host wrote it; empty if only those are to be told.
+        record: Vec<u8>,
+    },
     /// News for a log.
     Report(Report),
     /// A worker runs something that has kept its loop from answering. Comes once for each time.
@@ -173,6 +183,8 @@ pub struct Driver {
     interrupt_at: Option<Moment>,
     resting: Resting,
     events: VecDeque<Event>,
+    /// Of these, records of workers' logs.
+    logs_waiting: usize,
     origin: Instant,
     generation: u32,
     tokens: Vec<u64>,
@@ -231,6 +243,7 @@ impl Driver {
             interrupt_at: None,
             resting: Resting::default(),
             events: VecDeque::new(),
+            logs_waiting: 0,
             origin: Instant::now(),
             generation: os::forked_generation(),
             tokens: Vec::new(),
@@ -403,7 +416,11 @@ impl Driver {
 
     /// The next event for the host, if any.
     pub fn next_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if let Some(Event::Log { .. }) = event {
+            self.log_is_heard();
+        }
+        event
     }
 
     /// Tasks that have not ended.

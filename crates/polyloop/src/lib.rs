@@ -17,9 +17,9 @@ mod worker;
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
 pub use os::{Thread, forked_generation, interrupt_signal, part_from_parent};
 pub use polyloop_core::{
-    CallId, Cause, Counts, Cut, DEFER, Exit, Flow, HOPELESS_EXIT, Loss, MapResults, Moment, NextResult,
-    OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, STREAM_BYTES, STREAM_VALUES, Stage,
-    StartError, State, Stop, Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId,
+    CallId, Cause, Counts, Cut, DEFER, Exit, Flow, HOPELESS_EXIT, LOG_RECORD_BYTES, Loss, MapResults, Moment,
+    NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, STREAM_BYTES, STREAM_VALUES,
+    Stage, StartError, State, Stop, Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId,
     WorkerView,
 };
 pub use polyloop_shm::Item;

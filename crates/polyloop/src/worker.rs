@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    Cause, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker, WorkerConfig,
+    Cause, DEFER, FrameError, LOG_RECORD_BYTES, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker,
+    WorkerConfig,
 };
 use polyloop_shm::{
     AttachError, BoardReader, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
@@ -139,6 +140,8 @@ pub struct WorkerLink {
     unpublished: VecDeque<Unpublished>,
     /// Large items that were claimed and whose bytes are on their way.
     fetching: BTreeMap<TaskId, (Job, Vec<u8>)>,
+    /// Records of the host's log for which there was no room, and of which the manager has not been told.
+    dropped_logs: u64,
     /// Items that were answered for although they go on.
     given_up: BTreeSet<TaskId>,
     grace: Duration,
@@ -198,6 +201,7 @@ impl WorkerLink {
             defers_until: None,
             unpublished: VecDeque::new(),
             fetching: BTreeMap::new(),
+            dropped_logs: 0,
             given_up: BTreeSet::new(),
             grace: Duration::from_micros(grace_micros),
             turns: 0,
@@ -339,6 +343,23 @@ impl WorkerLink {
         self.tell()
     }
 
+    /// Publishes a record of the host's log, and has the manager look; in a process that this worker forked, nothing
+    /// happens. It is in shared memory afterwards, or counted as dropped: half of the ring is kept free of logs.
+    pub fn log(&mut self, record: &[u8]) {
+        if !self.is_ours() {
+            return;
+        }
+        if record.len() > LOG_RECORD_BYTES || !self.has_room_for_log(record.len()) {
+            self.dropped_logs += 1;
+            return;
+        }
+        let dropped = std::mem::take(&mut self.dropped_logs);
+        self.publish(&ResultFrame::Log { dropped, record }, None);
+        step("logged");
+        // A manager that can't be rung is gone, and so will this process be.
+        let _ = self.tell();
+    }
+
     /// Answers for an item that has run out of time and goes on, and takes no more items: the process is to end soon.
     /// The loop is rung, to see whether it turns. Returns the turns so far.
     pub fn give_up(&mut self, job: Job) -> u64 {
@@ -392,6 +413,7 @@ impl WorkerLink {
     pub fn end_turn(&mut self, deferring: bool) -> io::Result<Rested> {
         self.check_ours()?;
         self.publish_waiting();
+        self.tell_dropped();
         self.tell()?;
         self.publish_status();
         if self.core.leave() == Leave::Leave {
@@ -419,6 +441,18 @@ impl WorkerLink {
     /// Whether it was told to stop.
     pub fn is_stopping(&self) -> bool {
         self.core.is_stopping()
+    }
+
+    fn has_room_for_log(&mut self, bytes: usize) -> bool {
+        self.unpublished.is_empty() && self.results.has_ample_room(size_of::<u64>() + bytes)
+    }
+
+    /// Tells the manager of records that were dropped, if there is room now.
+    fn tell_dropped(&mut self) {
+        if self.dropped_logs > 0 && self.has_room_for_log(0) {
+            let dropped = std::mem::take(&mut self.dropped_logs);
+            self.publish(&ResultFrame::Log { dropped, record: &[] }, None);
+        }
     }
 
     /// Claims nothing more once this process holds more memory than it may.

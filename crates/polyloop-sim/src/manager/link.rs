@@ -48,6 +48,7 @@ impl Manager {
             ResultFrame::Piece { task, bytes } => {
                 return seat.pieces.entry(task).or_default().extend_from_slice(bytes);
             }
+            ResultFrame::Log { .. } => return site.ledger.violate(format!("a log of {worker}, which has none")),
             ResultFrame::Yield { .. } => {
                 return site.ledger.violate(format!("a value of {worker}, which has no stream"));
             }

@@ -56,6 +56,7 @@ impl Driver {
         self.read_worker(worker.seat, usize::MAX)?;
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
         let leased = seat.leased();
+        self.tell_dropped(worker.seat);
         let (claimed, taken) = self.link.bury(worker.seat);
         self.link.seats.remove(&worker.seat);
         self.tell(Input::Exited(Dead { worker, exit, claimed, taken, leased }))

@@ -48,6 +48,7 @@ impl Driver {
                 Ok(None) => break,
                 Ok(Some(Some(Read::Input(input)))) => self.pool.handle(now, input),
                 Ok(Some(Some(Read::Fetch(task)))) => self.fetch(worker, task)?,
+                Ok(Some(Some(Read::Log(dropped, record)))) => self.log(worker, dropped, record),
                 Ok(Some(Some(Read::Yield(task, value)))) => {
                     if let Err(unasked) = self.pool.yielded(worker, task, value) {
                         self.garbage(worker, &unasked.to_string())?;
@@ -78,6 +79,7 @@ enum Read {
     Input(Input),
     Fetch(TaskId),
     Yield(TaskId, Payload),
+    Log(u64, Vec<u8>),
 }
 
 /// What a worker's frame means to the core; `None` for a piece of something that is still to come.
@@ -105,6 +107,7 @@ fn input(worker: WorkerId, frame: ResultFrame<'_>, pieces: &mut BTreeMap<TaskId,
             pieces.entry(task).or_default().extend_from_slice(bytes);
             return None;
         }
+        ResultFrame::Log { dropped, record } => return Some(Read::Log(dropped, record.to_vec())),
         ResultFrame::Ready => Input::Ready(worker),
         ResultFrame::Failed(error) => Input::Failed { worker, error: error.to_vec() },
         ResultFrame::Retiring(cause) => Input::Retiring { worker, cause },

@@ -299,6 +299,7 @@ impl Rig {
                 }
                 Event::Deliver { task, token, outcome, .. } => self.deliver(task, token, outcome),
                 Event::Yield { task, .. } => panic!("{}: task {task} is no stream", self.label),
+                Event::Log { .. } => panic!("{}: a worker that has no log", self.label),
                 Event::Report(report) => self.news.reports.push(report),
                 Event::Blocked { worker, .. } => panic!("{}: nobody asked whether {worker} is blocked", self.label),
                 Event::Garbage { worker, problem } => self.news.garbage.push((worker, problem)),
