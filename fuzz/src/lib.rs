@@ -2,5 +2,6 @@
 //! random bytes for a moment; `make fuzz` lets libFuzzer search.
 
 pub mod frames;
+pub mod grip;
 pub mod memory;
 pub mod rogue;

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         WorkerDied,
         WorkerStartError,
     )
+    from .executor import ProcessPoolExecutor
     from .handle import TaskHandle
     from .pool import Pool, WorkerProcess
     from .process import Process, Worker
+    from .queue import Queue
     from .results import Outcome, PoolResult
     from .scheduler import QueueID, RoundRobin, Scheduler, TaskID
     from .stream import Stream
@@ -45,6 +47,8 @@ __all__ = [
     "PoolStats",
     "PoolTerminated",
     "Process",
+    "ProcessPoolExecutor",
+    "Queue",
     "QueueID",
     "RemoteError",
     "RoundRobin",
@@ -79,9 +83,11 @@ _HOMES = {
         "WorkerDied",
         "WorkerStartError",
     ),
+    "executor": ("ProcessPoolExecutor",),
     "handle": ("TaskHandle",),
     "pool": ("Pool", "WorkerProcess"),
     "process": ("Process", "Worker"),
+    "queue": ("Queue",),
     "results": ("Outcome", "PoolResult"),
     "scheduler": ("QueueID", "RoundRobin", "Scheduler", "TaskID"),
     "stream": ("Stream",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
@@ -14,7 +15,7 @@ from .stream import Stream
 if TYPE_CHECKING:
     from .pool import Pool
 
-__all__ = ["PoolView", "Verbs"]
+__all__ = ["PoolView", "Verbs", "as_arguments"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,7 +79,23 @@ class Verbs:
         >>> asyncio.run(main())
         255
         """
-        return await self._pool._apply(func, args, kwds, self._options)
+        pool = self._pool
+        pool._check_usable()
+        room = pool._room
+        if room is not None:
+            await room.wait()
+        try:
+            if type(args) is not tuple:
+                args = () if args is None else as_arguments(args)
+            call = pool._manager.apply(func, args, dict(kwds) if kwds else None, self._options.core)
+            try:
+                return await call
+            except asyncio.CancelledError:
+                await pool._cancel(call)
+                raise
+        finally:
+            if room is not None:
+                room.leave()
 
     @overload
     def submit(self, func: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
@@ -156,6 +173,7 @@ class Verbs:
         *,
         return_exceptions: Literal[False] = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R]: ...
     @overload
     def map(
@@ -165,6 +183,7 @@ class Verbs:
         *,
         return_exceptions: Literal[False] = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R]: ...
     @overload
     def map(
@@ -174,6 +193,7 @@ class Verbs:
         *,
         return_exceptions: bool,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R | BaseException]: ...
     @overload
     def map(
@@ -183,6 +203,7 @@ class Verbs:
         *,
         return_exceptions: bool,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R | BaseException]: ...
     def map(
         self,
@@ -191,6 +212,7 @@ class Verbs:
         *,
         return_exceptions: bool = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[Any]:
         """Run `func(item)` for each item of `iterable`.
 
@@ -200,11 +222,14 @@ class Verbs:
                 raises is raised.
             buffersize: how many items are drawn ahead of the results that have come back, or have been taken where
                 they are taken one by one; None for 2048.
+            chunksize: how many items are handed to the workers together, up to 256; None for as many as suit what they
+                cost, from one that takes long to hundreds that do next to nothing. Whatever it is, a worker takes one
+                item at a time, and each result comes back as its item ends.
 
         Raises:
             PoolClosed: the pool takes no new work.
             TypeError: the function can't be sent, or `iterable` is not one.
-            ValueError: `buffersize` is less than 1.
+            ValueError: `buffersize` or `chunksize` is less than 1.
 
         >>> from polyloop import Pool
         >>> async def main():
@@ -215,7 +240,7 @@ class Verbs:
         >>> asyncio.run(main())
         ([1, 3], [7, ValueError("invalid literal for int() with base 10: 'x'")])
         """
-        return self._pool._map(func, iterable, self._options, False, return_exceptions, buffersize)
+        return self._pool._map(func, iterable, self._options, False, return_exceptions, buffersize, chunksize)
 
     def starmap(
         self,
@@ -224,6 +249,7 @@ class Verbs:
         *,
         return_exceptions: bool = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[Any]:
         """Run `func(*arguments)` for each sequence of arguments in `iterable`; as `map` otherwise.
 
@@ -235,7 +261,7 @@ class Verbs:
         >>> asyncio.run(main())
         [8, 9]
         """
-        return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize)
+        return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize, chunksize)
 
     def options(
         self,
@@ -297,3 +323,14 @@ class PoolView(Verbs):
 
     def __repr__(self) -> str:
         return f"<PoolView of {self._viewed!r} with {self._options}>"
+
+
+def as_arguments(args: Any) -> tuple[Any, ...]:
+    """The positional arguments of a call, refusing what is surely a slip.
+
+    Raises:
+        TypeError: not a sequence of arguments.
+    """
+    if isinstance(args, (str, bytes)):
+        raise TypeError(f"args must be a sequence of arguments, not a {type(args).__name__}: write (value,)")
+    return tuple(args)

@@ -30,6 +30,7 @@ from ._launch import Launch
 from ._lifespan import Lifespan, run_until_done
 from ._logs import Forwarder
 from ._produce import produce
+from ._select import WorkerSelector, new_event_loop
 from ._stacks import answer_by_stack
 from ._threads import Threads
 from .context import PassedFd, Setup
@@ -124,7 +125,7 @@ def _tasks() -> str:
 def prepare(plan: Plan) -> asyncio.AbstractEventLoop:
     """Make the event loop, and run the user's initializer with it in place."""
     _tasks()
-    loop = asyncio.new_event_loop() if plan.loop_initializer is None else plan.loop_initializer()
+    loop = new_event_loop() if plan.loop_initializer is None else plan.loop_initializer()
     asyncio.set_event_loop(loop)
     if plan.initializer is not None:
         plan.initializer(*plan.initargs)
@@ -148,7 +149,9 @@ def open_lifespan(loop: asyncio.AbstractEventLoop, plan: Plan) -> Lifespan:
 
 def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan, lifespan: Lifespan | None) -> None:
     """Take turns on the loop until the pool needs this worker no more, or SIGTERM."""
-    turns = Turns(worker, loop, plan.grace_s)
+    selector = getattr(loop, "_selector", None)
+    polls = isinstance(selector, WorkerSelector)
+    turns = Turns(worker, loop, plan.grace_s, polls=polls)
     try:
         # A signal that another thread takes, or that comes just before the loop waits, interrupts nothing, and the
         # handler below would wait with the loop. In a process forked by a thread, CPython 3.13.0 runs it no earlier.
@@ -162,11 +165,16 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan, life
     threads = Threads(plan.concurrency, turns.check_not_forked)
     producer = functools.partial(produce, threads)
     variables = find_contextvars(plan.contextvars)
-    worker.start(loop, turns.take, _wait_for, threads.run, producer, variables, plan.exception_handler, _tasks())
+    take_turn = None if polls else turns.take
+    worker.start(loop, take_turn, _wait_for, threads.run, producer, variables, plan.exception_handler, _tasks())
     loop.call_soon(turns.take)
     if lifespan is not None:
         lifespan.on_early_end(turns.give_up)
+    if isinstance(selector, WorkerSelector):
+        selector.attach(worker, loop)
     turns.run()
+    if isinstance(selector, WorkerSelector):
+        selector.detach()
     loop.remove_reader(worker.fileno())
     if lifespan is not None and not turns.terminated:
         _expect_end(plan.grace_s)
@@ -183,7 +191,10 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan, life
 class Turns:
     """Takes turns when the pool rings, when an item has ended, and as often as the last turn asked for."""
 
-    def __init__(self, worker: _core.Worker, loop: asyncio.AbstractEventLoop, grace_s: float) -> None:
+    def __init__(
+        self, worker: _core.Worker, loop: asyncio.AbstractEventLoop, grace_s: float, *, polls: bool = False
+    ) -> None:
+        self.polls = polls  # the loop's selector sees by itself that another turn is due
         self.worker = worker
         self.loop = loop
         self.grace_s = grace_s
@@ -212,7 +223,7 @@ class Turns:
             _log.exception("worker %d lost its pool", os.getpid())
             self.broken = True
             next_turn = LEAVE
-        if next_turn == AGAIN:
+        if next_turn == AGAIN and not self.polls:
             self.loop.call_soon(self.take)
         elif next_turn == DEFER and not self.deferring:
             self.deferring = True

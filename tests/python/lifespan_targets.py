@@ -223,3 +223,8 @@ def state_of_another_process(_: object = None) -> str:
 
 def threads() -> int:
     return threading.active_count()
+
+
+@asynccontextmanager
+async def nothing() -> AsyncIterator[None]:
+    yield

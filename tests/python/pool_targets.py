@@ -102,6 +102,10 @@ async def blob(length: int) -> bytes:
     return b"x" * length
 
 
+async def raise_large(length: int) -> NoReturn:
+    raise LookupError(b"x" * length)
+
+
 async def echo(value: Any) -> Any:
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import pool_targets as targets
-from polyloop import Pool, PoolClosed, RemoteError
+from polyloop import Pool, PoolClosed, RemoteError, _core
 from rendezvous import Bell, Gate
 
 OnPool = Callable[[Callable[[Pool], Coroutine[Any, Any, Any]]], Any]
@@ -204,6 +205,26 @@ def test_an_exception_that_cannot_be_pickled_is_a_remote_error(on_pool: OnPool) 
         apply(on_pool, targets.raise_with_lock)
     assert caught.value.type_name == "pool_targets.HoldsALock"
     assert "raise_with_lock" in caught.value.traceback
+
+
+@pytest.mark.usefixtures("start_method")
+@pytest.mark.parametrize("start_method", ["forkserver"], indirect=True)
+def test_a_result_larger_than_fits_is_an_error_of_its_task_and_its_worker_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_core, "Manager", functools.partial(_core.Manager, max_reply=1 << 20))
+
+    async def main() -> None:
+        async with Pool(1) as pool:
+            worker = await pool.apply(targets.pid)
+            assert len(await pool.apply(targets.blob, ((1 << 20) - 100,))) == (1 << 20) - 100
+            with pytest.raises(ValueError, match=r"a result of 10485\d\d bytes is more than the 1048576 that fit"):
+                await pool.apply(targets.blob, (1 << 20,))
+            with pytest.raises(ValueError, match=r"an exception of \d+ bytes is more than the 1048576"):
+                await pool.apply(targets.raise_large, (1 << 20,))
+            assert await pool.apply(targets.pid) == worker
+
+    asyncio.run(main())
 
 
 def test_a_result_that_is_refused_on_arrival_fails_its_own_call_only(on_pool: OnPool) -> None:

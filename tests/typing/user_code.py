@@ -123,6 +123,10 @@ async def lifespan() -> AsyncGenerator[Model, None]:
 async def living() -> None:
     async with Pool(lifespan=lifespan) as pool:
         await pool.submit(parse, "a", 1)
+        assert_type(await pool.ready(), None)
+        await pool.resize(3)
+        await pool.restart()
+        await pool.resize("3")  # type: ignore[arg-type]
     Pool(lifespan=fetch)  # type: ignore[arg-type]
 
 

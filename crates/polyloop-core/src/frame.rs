@@ -109,6 +109,19 @@ pub enum Reply<'a> {
     Rejected(&'a [u8]),
 }
 
+impl<'a> Reply<'a> {
+    /// The kind of a record that carries this, and the bytes that stand in it behind the task's.
+    pub fn parts(&self) -> (u32, &'a [u8]) {
+        match *self {
+            Self::Value(bytes) => (VALUE, bytes),
+            Self::Raised(bytes) => (RAISED, bytes),
+            Self::Cancelled => (CANCELLED, &[]),
+            Self::TimedOut => (TIMED_OUT, &[]),
+            Self::Rejected(bytes) => (REJECTED, bytes),
+        }
+    }
+}
+
 /// From a worker to the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResultFrame<'a> {
@@ -160,11 +173,10 @@ impl<'a> ResultFrame<'a> {
             kind
         };
         match *self {
-            Self::Reply { task, reply: Reply::Value(bytes) } => with_task(task, VALUE, bytes),
-            Self::Reply { task, reply: Reply::Raised(bytes) } => with_task(task, RAISED, bytes),
-            Self::Reply { task, reply: Reply::Cancelled } => with_task(task, CANCELLED, &[]),
-            Self::Reply { task, reply: Reply::TimedOut } => with_task(task, TIMED_OUT, &[]),
-            Self::Reply { task, reply: Reply::Rejected(bytes) } => with_task(task, REJECTED, bytes),
+            Self::Reply { task, reply } => {
+                let (kind, bytes) = reply.parts();
+                with_task(task, kind, bytes)
+            }
             Self::Yield { task, bytes } => with_task(task, YIELD, bytes),
             Self::Piece { task, bytes } => with_task(task, PIECE, bytes),
             Self::Fetch(task) => with_task(task, FETCH, &[]),

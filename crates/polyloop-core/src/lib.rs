@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod bell;
+mod chunk;
+mod conduct;
 mod event;
 mod frame;
 mod hearing;
@@ -21,6 +23,7 @@ mod watch;
 mod worker;
 
 pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
+pub use conduct::{Breach, CONTROL_WAITING_MAX, Conduct, Heard, MAX_REPLY, Standing};
 pub use event::{Dead, Input, Output, Place, Refused, Report};
 pub use frame::{ControlFrame, FrameError, LOG_RECORD_BYTES, Reply, ResultFrame, Terms, split_large, write_large};
 pub use hearing::HearingWatch;
@@ -30,7 +33,7 @@ pub use pool::{Pool, PoolConfig};
 pub use stats::{Cause, Counts};
 pub use stream::{Flow, Intake, STREAM_BYTES, STREAM_VALUES, Unasked};
 pub use supervise::{Exit, HOPELESS_EXIT, Stage, StartError, State, WorkerView};
-pub use task::{Loss, Outcome, Payload, Submission};
+pub use task::{Loss, Outcome, Parcel, Payload, Submission};
 pub use value::{Value, ValueError, ValueReader, ValueWriter};
 pub use watch::{Look, LoopWatch};
 pub use worker::{DEFER, Leave, OVERDUE_EXITCODE, PeerView, Stop, Worker, WorkerConfig};

@@ -1,5 +1,6 @@
 //! The workers as the manager sees them: seats, stages, restarts with backoff, and when to give up.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 use std::{fmt, sync::Arc};
 
@@ -70,7 +71,7 @@ pub enum State {
 }
 
 /// Where a worker is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Its process is being started or initialised.
     Starting,
@@ -144,16 +145,40 @@ pub(crate) enum Verdict {
 
 impl Supervisor {
     pub(crate) fn new(processes: u16, queues: u16, seats: u16, overlap: bool) -> Self {
-        let target = |queue| processes / queues + u16::from(queue < processes % queues);
         Self {
             seats: (0..seats).map(|_| None).collect(),
             generations: vec![0; usize::from(seats)],
-            targets: (0..queues).map(target).collect(),
+            targets: spread(processes, queues),
             overlap,
             failures: 0,
             ever_ready: false,
             not_before: Moment::ZERO,
         }
+    }
+
+    /// Has so many workers wanted from now on.
+    pub(crate) fn set_targets(&mut self, processes: u16) {
+        self.targets = spread(processes, self.targets.len() as u16);
+    }
+
+    /// Workers that are too many, of each queue those that are to be replaced anyway, then the youngest.
+    pub(crate) fn surplus(&self) -> Vec<WorkerId> {
+        let of_queue = |(queue, target): (u16, &u16)| {
+            let serves = |worker: &&Worker| worker.queue == QueueIndex(queue) && worker.stage <= Stage::Ready;
+            let mut serving: Vec<_> = self.iter().filter(serves).collect();
+            serving.sort_by_key(|worker| {
+                (!worker.waits_for_successor, worker.stage, Reverse((worker.since, worker.id.seat)))
+            });
+            let too_many = serving.len().saturating_sub(usize::from(*target));
+            serving.into_iter().take(too_many).map(|worker| worker.id).collect::<Vec<_>>()
+        };
+        (0..).zip(&self.targets).flat_map(of_queue).collect()
+    }
+
+    /// Whether each queue has as many workers that take work as it should.
+    pub(crate) fn are_all_ready(&self) -> bool {
+        let ready = |queue| self.iter().filter(|worker| worker.queue == queue && worker.stage == Stage::Ready).count();
+        (0..).zip(&self.targets).all(|(queue, target)| ready(QueueIndex(queue)) >= usize::from(*target))
     }
 
     /// Seats a worker where one is wanted and may be started now. `wanted` says which queues have a use for one.
@@ -244,6 +269,11 @@ impl Supervisor {
         let serves = |worker: &&Worker| worker.queue == queue && stays(worker);
         self.iter().filter(serves).count() as u16
     }
+}
+
+/// How many workers each queue gets.
+fn spread(processes: u16, queues: u16) -> Vec<u16> {
+    (0..queues).map(|queue| processes / queues + u16::from(queue < processes % queues)).collect()
 }
 
 #[cfg(test)]

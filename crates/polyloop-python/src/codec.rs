@@ -26,6 +26,33 @@ pub(crate) struct Codec {
     not_importable: Py<PyAny>,
 }
 
+/// What a function is called with.
+pub(crate) enum Arguments<'py> {
+    /// One, as nearly always in a map.
+    One(Bound<'py, PyAny>),
+    Many(Bound<'py, PyTuple>),
+    Named(Bound<'py, PyTuple>, Bound<'py, PyDict>),
+}
+
+impl<'py> Arguments<'py> {
+    pub(crate) fn call(self, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::One(argument) => function.call1((argument,)),
+            Self::Many(args) => function.call1(args),
+            Self::Named(args, kwargs) => function.call(args, Some(&kwargs)),
+        }
+    }
+
+    /// As a tuple and keywords.
+    pub(crate) fn into_parts(self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+        Ok(match self {
+            Self::One(argument) => (PyTuple::new(py, [argument])?, None),
+            Self::Many(args) => (args, None),
+            Self::Named(args, kwargs) => (args, Some(kwargs)),
+        })
+    }
+}
+
 impl Codec {
     pub(crate) fn new(py: Python<'_>) -> PyResult<Self> {
         let module = py.import(intern!(py, "polyloop._codec"))?;
@@ -51,9 +78,12 @@ impl Codec {
             return Ok(());
         }
         writer.rewind(mark);
-        let py = value.py();
-        let bytes = self.dumps.bind(py).call1((value,))?;
-        writer.write(Value::Other(bytes.cast::<PyBytes>()?.as_bytes()));
+        self.write_other(value, out)
+    }
+
+    fn write_other(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
+        let bytes = self.dumps.bind(value.py()).call1((value,))?;
+        ValueWriter::new(out).write(Value::Other(bytes.cast::<PyBytes>()?.as_bytes()));
         Ok(())
     }
 
@@ -62,19 +92,13 @@ impl Codec {
         self.read_one(py, &mut ValueReader::new(bytes))
     }
 
-    /// Arguments: a tuple, or a tuple and a dictionary of keywords; before them the context that travels with them, if any.
+    /// Arguments: a tuple, or a tuple and a dictionary of keywords.
     pub(crate) fn write_arguments(
         &self,
-        context: Option<&[u8]>,
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
         out: &mut Vec<u8>,
     ) -> PyResult<()> {
-        if let Some(context) = context {
-            let mut writer = ValueWriter::new(out);
-            writer.write(Value::Bool(true));
-            writer.write(Value::Other(context));
-        }
         match kwargs.filter(|kwargs| !kwargs.is_empty()) {
             None => self.write(args.as_any(), out),
             Some(kwargs) => {
@@ -89,19 +113,36 @@ impl Codec {
         }
     }
 
-    /// What [`Self::write_arguments`] wrote.
-    pub(crate) fn read_arguments<'py>(
-        &self,
-        py: Python<'py>,
-        bytes: &[u8],
-    ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
-        let mut reader = ValueReader::new(split_context(bytes).1);
-        let first = self.read_one(py, &mut reader)?;
-        if !first.is_none() {
-            return Ok((first.cast_into()?, None));
+    /// One positional argument, as [`Self::write_arguments`] does.
+    pub(crate) fn write_argument(&self, argument: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
+        let mut writer = ValueWriter::new(out);
+        let mark = writer.mark();
+        writer.write(Value::Tuple(1));
+        if write_simple(argument, &mut writer, &mut Nesting { depth: 1, has_list: false })? {
+            return Ok(());
         }
-        let (args, kwargs) = self.read_one(py, &mut reader)?.extract()?;
-        Ok((args, Some(kwargs)))
+        writer.rewind(mark);
+        self.write_other(PyTuple::new(argument.py(), [argument])?.as_any(), out)
+    }
+
+    /// What [`Self::write_arguments`] wrote.
+    pub(crate) fn read_arguments<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Arguments<'py>> {
+        let mut reader = ValueReader::new(bytes);
+        let mut first = self.step(&mut reader)?;
+        if first == Value::Bool(true) {
+            // The context is dealt with by whoever enters it.
+            self.step(&mut reader)?;
+            first = self.step(&mut reader)?;
+        }
+        let first = match first {
+            Value::Tuple(1) => return Ok(Arguments::One(self.read_one(py, &mut reader)?)),
+            Value::None => {
+                let (args, kwargs) = self.read_one(py, &mut reader)?.extract()?;
+                return Ok(Arguments::Named(args, kwargs));
+            }
+            first => self.build(py, first, &mut reader)?,
+        };
+        Ok(Arguments::Many(first.cast_into()?))
     }
 
     /// What `polyloop._codec.dumps` wrote.
@@ -150,8 +191,22 @@ impl Codec {
     }
 
     fn read_one<'py>(&self, py: Python<'py>, reader: &mut ValueReader<'_>) -> PyResult<Bound<'py, PyAny>> {
-        let value = reader.read().map_err(|error| PyValueError::new_err(error.to_string()))?;
-        Ok(match value {
+        let first = self.step(reader)?;
+        self.build(py, first, reader)
+    }
+
+    fn step<'a>(&self, reader: &mut ValueReader<'a>) -> PyResult<Value<'a>> {
+        reader.read().map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+
+    /// The value that begins with this step.
+    fn build<'py>(
+        &self,
+        py: Python<'py>,
+        first: Value<'_>,
+        reader: &mut ValueReader<'_>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Ok(match first {
             Value::None => py.None().into_bound(py),
             Value::Bool(value) => PyBool::new(py, value).to_owned().into_any(),
             Value::Int(value) => value.into_pyobject(py)?.into_any(),
@@ -174,12 +229,24 @@ impl Codec {
     }
 }
 
-/// The context that travels with arguments, as its bytes, and the arguments'.
-pub(crate) fn split_context(bytes: &[u8]) -> (Option<&[u8]>, &[u8]) {
-    let mut reader = ValueReader::new(bytes);
-    match (reader.read(), reader.read()) {
-        (Ok(Value::Bool(true)), Ok(Value::Other(context))) => (Some(context), reader.rest()),
-        _ => (None, bytes),
+/// Before arguments: the context that travels with them, if any.
+pub(crate) fn write_context(context: Option<&[u8]>, out: &mut Vec<u8>) {
+    if let Some(context) = context {
+        let mut writer = ValueWriter::new(out);
+        writer.write(Value::Bool(true));
+        writer.write(Value::Other(context));
+    }
+}
+
+/// The context that travels with arguments, if any.
+pub(crate) fn context_of(arguments: &[u8]) -> Option<&[u8]> {
+    let mut reader = ValueReader::new(arguments);
+    match reader.read() {
+        Ok(Value::Bool(true)) => match reader.read() {
+            Ok(Value::Other(context)) => Some(context),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

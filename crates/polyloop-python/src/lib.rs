@@ -1,5 +1,6 @@
 //! The extension module `polyloop._core`: registration only.
 
+mod apply;
 mod codec;
 mod errors;
 mod lazy;
@@ -8,7 +9,9 @@ mod map;
 mod options;
 mod pending;
 mod port;
+mod queue;
 mod reference;
+mod select;
 mod stream;
 mod task;
 mod thread;
@@ -35,6 +38,8 @@ mod _core {
     const STREAM_BYTES: usize = polyloop::STREAM_BYTES;
 
     #[pymodule_export]
+    use crate::apply::ApplyCall;
+    #[pymodule_export]
     use crate::errors::die_with_parent;
     #[pymodule_export]
     use crate::manager::Manager;
@@ -44,6 +49,10 @@ mod _core {
     use crate::options::TaskOptions;
     #[pymodule_export]
     use crate::port::StreamPort;
+    #[pymodule_export]
+    use crate::queue::{Queue, QueueWatch};
+    #[pymodule_export]
+    use crate::select::Select;
     #[pymodule_export]
     use crate::stream::StreamCall;
     #[pymodule_export]

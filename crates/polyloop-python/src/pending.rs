@@ -3,12 +3,15 @@
 use polyloop::TaskId;
 use pyo3::prelude::*;
 
+use crate::apply::ApplyCall;
 use crate::map::MapCall;
 use crate::options::{TaskOptions, Verb};
 use crate::stream::StreamCall;
 
 /// Who waits for a task.
 pub(crate) enum Target {
+    /// The coroutine of an `apply`.
+    Apply(Py<ApplyCall>),
     /// A future, and what must not be collected before it is done.
     #[expect(dead_code, reason = "kept, not used")]
     Future(Py<PyAny>, Option<Py<PyAny>>),
@@ -31,12 +34,14 @@ pub(crate) struct Pending {
     pub(crate) scheduled_as: u64,
 }
 
-impl Pending {
-    /// What its function was sent for.
+impl Target {
+    /// What the function is sent for.
     pub(crate) fn verb(&self) -> Verb {
-        if matches!(self.target, Target::Stream(_)) { Verb::Stream } else { Verb::Call }
+        if matches!(self, Self::Stream(_)) { Verb::Stream } else { Verb::Call }
     }
+}
 
+impl Pending {
     /// The function.
     pub(crate) fn function<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         match (&self.target, &self.function) {
@@ -46,6 +51,7 @@ impl Pending {
     }
 }
 
+/// Tasks that stand for themselves, by token. Those of maps need no entry: their token is the item's index.
 #[derive(Default)]
 pub(crate) struct PendingTable {
     entries: Vec<Option<Pending>>,
@@ -74,16 +80,6 @@ impl PendingTable {
     pub(crate) fn of_stream(&self, call: &Bound<'_, StreamCall>) -> Option<TaskId> {
         let pending = self.entries.get(call.get().token()?)?.as_ref()?;
         if matches!(&pending.target, Target::Stream(of) if of.is(call)) { pending.task } else { None }
-    }
-
-    /// The tasks of a map's items after this one.
-    pub(crate) fn items_after(&self, map: &Bound<'_, MapCall>, index: u64) -> Vec<TaskId> {
-        let items = self
-            .entries
-            .iter()
-            .flatten()
-            .filter(|pending| matches!(&pending.target, Target::Item(of, at) if of.is(map) && *at > index));
-        items.filter_map(|pending| pending.task).collect()
     }
 
     pub(crate) fn remove(&mut self, index: usize) -> Option<Pending> {

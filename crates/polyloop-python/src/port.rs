@@ -48,6 +48,7 @@ impl StreamPort {
     ///
     /// Raises:
     ///     RemoteError: the value can't be sent.
+    ///     ValueError: it is larger than a worker may send.
     fn give(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = value.py();
         let (worker, mut bytes) = (self.worker.get(), Vec::with_capacity(16));
@@ -58,6 +59,9 @@ impl StreamPort {
             }
             let unsendable = worker.codec().dump_unsendable(value, &reason)?;
             return Err(PyErr::from_value(worker.codec().load_exception(py, &unsendable)?));
+        }
+        if let Some(error) = worker.too_large(py, "a value", &bytes)? {
+            return Err(PyErr::from_value(worker.codec().load_exception(py, &error)?));
         }
         worker.give(self.job, &bytes)?;
         let mut flow = lock(&self.flow);

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyloop::{Control, Interrupt, Item, Job, Next, Reply, Rested, Stop, TaskId, Thread, Watchdog, WorkerLink};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::codec::{Codec, split_context, with_traceback};
+use crate::codec::{Codec, context_of, with_traceback};
 use crate::errors;
 use crate::port::StreamPort;
 use crate::reference::{self, travels_by_name};
@@ -19,6 +19,10 @@ use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutin
 
 /// How long a turn may keep the loop from everything else.
 const TURN_BUDGET: Duration = Duration::from_millis(1);
+/// Items that end one after the other within this time are quick.
+const QUICK: Duration = Duration::from_micros(20);
+/// Quick items between two looks at the clock.
+const STRIDE_MAX: u32 = 16;
 /// Functions remembered by their references.
 const FUNCTIONS_MAX: usize = 256;
 
@@ -41,33 +45,40 @@ struct Function {
     suspends: AtomicBool,
 }
 
-/// Functions by their references.
+/// What the items of one turn use one after the other.
 #[derive(Default)]
-struct Functions {
-    all: HashMap<Vec<u8>, Arc<Function>>,
-    /// The one asked for last: most items run the same as the one before.
-    last: Option<(Vec<u8>, Arc<Function>)>,
+struct Desk {
+    item: Item,
+    /// The function of the last item, and its reference: most items run the same as the one before.
+    function: Option<(Vec<u8>, Arc<Function>)>,
+    /// What an item returned, as bytes.
+    value: Vec<u8>,
 }
 
-impl Functions {
-    fn get(&mut self, reference: &[u8]) -> Option<Arc<Function>> {
-        if let Some((_, function)) = self.last.as_ref().filter(|(last, _)| last == reference) {
-            return Some(Arc::clone(function));
-        }
-        let function = Arc::clone(self.all.get(reference)?);
-        self.last = Some((reference.to_vec(), Arc::clone(&function)));
-        Some(function)
+/// Looks at the clock often while items take long, and less often while they do not.
+struct TurnClock {
+    started: Instant,
+    looked: Instant,
+    stride: u32,
+    left: u32,
+}
+
+impl TurnClock {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { started: now, looked: now, stride: 1, left: 1 }
     }
 
-    fn last_name(&self) -> Option<String> {
-        self.last.as_ref().map(|(_, function)| function.name.clone())
-    }
-
-    fn insert(&mut self, reference: &[u8], function: Arc<Function>) {
-        if self.all.len() >= FUNCTIONS_MAX {
-            self.all.clear();
+    /// After each item: whether the turn has lasted long enough.
+    fn is_over(&mut self) -> bool {
+        self.left -= 1;
+        if self.left > 0 {
+            return false;
         }
-        self.all.insert(reference.to_vec(), function);
+        let now = Instant::now();
+        self.stride = if now - self.looked < QUICK { (self.stride * 2).min(STRIDE_MAX) } else { 1 };
+        (self.looked, self.left) = (now, self.stride);
+        now - self.started > TURN_BUDGET
     }
 }
 
@@ -75,7 +86,8 @@ impl Functions {
 struct Host {
     tasks: TaskStarter,
     event_loop: Py<PyAny>,
-    take_turn: Py<PyAny>,
+    /// What the loop is to call soon; `None` where it looks by itself whether a turn is due.
+    take_turn: Option<Py<PyAny>>,
     exception_handler: Option<Py<PyAny>>,
     wait_for: Py<PyAny>,
     run_in_thread: Py<PyAny>,
@@ -88,6 +100,7 @@ struct Host {
 ///
 /// Parameters:
 ///     socket: the descriptor the pool passed to this process; it is taken over.
+///     handle: a descriptor of this process (a pidfd), if it is not to open one itself; it is taken over.
 ///
 /// Raises:
 ///     ConnectionError: the pool is gone.
@@ -95,14 +108,16 @@ struct Host {
 #[pyclass(frozen, module = "polyloop._core")]
 pub(crate) struct Worker {
     link: Arc<Mutex<WorkerLink>>,
+    /// Bytes that an outcome may have.
+    max_reply: u64,
     codec: Codec,
     host: OnceLock<Host>,
-    functions: Mutex<Functions>,
+    functions: Mutex<HashMap<Vec<u8>, Arc<Function>>>,
+    /// The function of the item that runs its first step, or ran it last.
+    function_at_hand: Mutex<Option<Arc<Function>>>,
     running: Mutex<HashMap<TaskId, Running>>,
     /// The item whose function or first step runs, as bits; 0 for none.
     current: AtomicU64,
-    /// The last item that was interrupted there because it was cancelled, likewise.
-    cancelled: AtomicU64,
     /// What is said of items that are not like most: named, or run again.
     remarks: Mutex<HashMap<TaskId, Remark>>,
     /// Whether there was ever such an item.
@@ -111,6 +126,8 @@ pub(crate) struct Worker {
     ports: Mutex<HashMap<TaskId, Py<StreamPort>>>,
     /// Whether there was ever a stream.
     any_ports: AtomicBool,
+    /// The last item that was interrupted there because it was cancelled, likewise.
+    cancelled: AtomicU64,
     watchdog: OnceLock<Watchdog>,
     /// Items whose time is up, and that have not been interrupted.
     overdue: Arc<Mutex<BTreeSet<TaskId>>>,
@@ -121,6 +138,7 @@ pub(crate) struct Worker {
     abandoned: AtomicBool,
     /// The pool has said to end now, and everything that ran has been cancelled.
     stopping: AtomicBool,
+    generation: u32,
 }
 
 /// An item that was not over after its first step.
@@ -164,48 +182,55 @@ impl Interrupt for Interrupter {
 
 enum Called<'py> {
     Value(Bound<'py, PyAny>),
-    Coroutine(Bound<'py, PyAny>, Arc<Function>),
-    /// The function must be sent again by value.
-    Rejected(PyErr),
+    Coroutine(Bound<'py, PyAny>),
 }
 
 #[pymethods]
 impl Worker {
     #[new]
-    fn new(py: Python<'_>, socket: RawFd) -> PyResult<Self> {
+    #[pyo3(signature = (socket, handle=None))]
+    fn new(py: Python<'_>, socket: RawFd, handle: Option<RawFd>) -> PyResult<Self> {
         let socket = errors::owned(socket)?;
-        let link = py.detach(|| WorkerLink::connect(socket)).map_err(errors::connect)?;
+        let handle = handle.map(errors::owned).transpose()?;
+        let link = py.detach(|| match handle {
+            None => WorkerLink::connect(socket),
+            Some(handle) => WorkerLink::connect_as(socket, handle.as_fd()),
+        });
+        let link = link.map_err(errors::connect)?;
         Ok(Self {
+            max_reply: link.max_reply(),
             link: Arc::new(Mutex::new(link)),
             codec: Codec::new(py)?,
             host: OnceLock::new(),
             functions: Mutex::default(),
+            function_at_hand: Mutex::default(),
             running: Mutex::default(),
             current: AtomicU64::new(NO_TASK),
-            cancelled: AtomicU64::new(NO_TASK),
             remarks: Mutex::default(),
             any_remarks: AtomicBool::new(false),
             ports: Mutex::default(),
             any_ports: AtomicBool::new(false),
+            cancelled: AtomicU64::new(NO_TASK),
             watchdog: OnceLock::new(),
             overdue: Arc::default(),
             interrupted: Mutex::default(),
             scheduled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            generation: polyloop::forked_generation(),
         })
     }
 
     /// The descriptor to watch: take a turn when it is readable.
     fn fileno(&self) -> RawFd {
-        lock(&self.link).as_fd().as_raw_fd()
+        self.bell_fd()
     }
 
     /// Tell the pool that this worker takes work, and how it is to run it.
     ///
     /// Parameters:
     ///     event_loop: the loop that turns are taken on.
-    ///     take_turn: what the loop is to call soon when an item has ended.
+    ///     take_turn: what the loop is to call soon when an item has ended; None if it looks for that by itself.
     ///     wait_for: a coroutine function that awaits its argument.
     ///     run_in_thread: a coroutine function that calls a function with these arguments on a thread.
     ///     produce: a coroutine function that calls a function and gives what it yields to a port; its last argument is
@@ -220,7 +245,7 @@ impl Worker {
     fn start(
         &self,
         event_loop: &Bound<'_, PyAny>,
-        take_turn: Py<PyAny>,
+        take_turn: Option<Py<PyAny>>,
         wait_for: Py<PyAny>,
         run_in_thread: Py<PyAny>,
         produce: Py<PyAny>,
@@ -289,7 +314,7 @@ impl Worker {
     /// Whether this process is the worker, not one that it forked.
     #[getter]
     fn is_ours(&self) -> bool {
-        lock(&self.link).is_ours()
+        self.generation == polyloop::forked_generation()
     }
 
     /// Whether the pool has said to end now, and everything that ran has been cancelled.
@@ -343,7 +368,9 @@ impl Worker {
                 let Some(task) = self.task_of_loop(py)? else { return Ok(None) };
                 (task, lock(&self.running).get(&task).map(|running| running.function.name.clone()))
             }
-            bits => (TaskId::from_bits(bits), lock(&self.functions).last_name()),
+            bits => {
+                (TaskId::from_bits(bits), lock(&self.function_at_hand).as_ref().map(|function| function.name.clone()))
+            }
         };
         let remark = lock(&self.remarks).get(&task).cloned();
         let (name, attempt) = remark.map_or((None, 1), |remark| (remark.name, remark.attempt));
@@ -383,14 +410,25 @@ impl Worker {
         if self.is_abandoned() { Ok(()) } else { Ok(lock(&self.link).give(job, value)?) }
     }
 
+    pub(crate) fn bell_fd(&self) -> RawFd {
+        lock(&self.link).as_fd().as_raw_fd()
+    }
+
+    /// Whether a turn is to be taken soon, whatever the bell says.
+    pub(crate) fn is_turn_due(&self) -> bool {
+        self.scheduled.load(Ordering::Relaxed)
+    }
+
     /// An item's task has ended.
     pub(crate) fn ended(&self, job: Job, task: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = task.py();
         lock(&self.running).remove(&job.task);
         self.report(job, task)?;
-        if !self.scheduled.swap(true, Ordering::Relaxed) {
-            let host = self.host()?;
-            host.event_loop.bind(py).call_method1(intern!(py, "call_soon"), (&host.take_turn,))?;
+        let host = self.host()?;
+        if !self.scheduled.swap(true, Ordering::Relaxed)
+            && let Some(take_turn) = &host.take_turn
+        {
+            host.event_loop.bind(py).call_method1(intern!(py, "call_soon"), (take_turn,))?;
         }
         Ok(())
     }
@@ -400,10 +438,10 @@ impl Worker {
         let py = slf.py();
         let host = self.host()?;
         let level = host.tasks.level(py)?;
-        let mut item = Item::default();
+        let mut desk = Desk::default();
         self.cancel_overdue(py)?;
-        self.obey(slf, host, &mut item, level)?;
-        self.start_items(slf, host, &mut item, level)
+        self.obey(slf, host, &mut desk, level)?;
+        self.start_items(slf, host, &mut desk, level)
     }
 
     /// Cancels what has run out of time and waits for something.
@@ -465,13 +503,13 @@ impl Worker {
         lock(&self.interrupted).remove(&job.task)
     }
 
-    fn obey(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, level: Level) -> PyResult<()> {
+    fn obey(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
         loop {
-            let control = lock(&self.link).next_control(item).map_err(errors::worker)?;
+            let control = lock(&self.link).next_control(&mut desk.item).map_err(errors::worker)?;
             match control {
                 None => return Ok(()),
-                Some(Control::Start(job)) => self.run(slf, host, job, item, level)?,
+                Some(Control::Start(job)) => self.run(slf, host, job, desk, level)?,
                 Some(Control::Stop(Stop::Now)) => {
                     self.cancel_all(py)?;
                     self.stopping.store(true, Ordering::Relaxed);
@@ -493,79 +531,80 @@ impl Worker {
         }
     }
 
-    fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, level: Level) -> PyResult<u8> {
-        let started = Instant::now();
+    fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<u8> {
+        let mut clock = TurnClock::new();
         loop {
-            let next = lock(&self.link).next_item(item).map_err(errors::worker)?;
+            let next = lock(&self.link).next_item(&mut desk.item).map_err(errors::worker)?;
             match next {
-                Next::Start(job) => self.run(slf, host, job, item, level)?,
+                Next::Start(job) => self.run(slf, host, job, desk, level)?,
                 Next::Defer(_) => return Ok(DEFER),
                 Next::Nothing => return Ok(ASLEEP),
             }
-            if self.is_abandoned() || started.elapsed() > TURN_BUDGET {
+            if self.is_abandoned() || clock.is_over() {
                 return Ok(AGAIN);
             }
         }
     }
 
-    fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
+    fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
         self.watch(job)?;
         self.current.store(job.task.to_bits(), Ordering::Relaxed);
-        let begun = match split_context(&item.arguments) {
-            (None, _) => self.begin(slf, host, job, item, level),
-            (Some(context), _) => self.begin_in(slf, host, job, item, level, context),
+        let context = context_of(&desk.item.arguments).map(|context| self.codec.loads(slf.py(), context));
+        let begun = match context {
+            None => self.begin(slf, host, job, desk, level),
+            Some(Ok(values)) => self.begin_in(slf, host, job, desk, level, &values),
+            Some(Err(error)) => self.reply_error(slf.py(), job, &error),
         };
         self.current.store(NO_TASK, Ordering::Relaxed);
         begun?;
         // A process that this item forked goes no further: the loop shares what it waits for with the worker's.
-        if lock(&self.link).is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
+        if self.is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
     }
 
-    /// Begins an item in a context that came with it.
+    /// Begins an item in a context in which the variables that came with it are set.
     fn begin_in(
         &self,
         slf: &Bound<'_, Self>,
         host: &Host,
         job: Job,
-        item: &Item,
+        desk: &mut Desk,
         level: Level,
-        context: &[u8],
+        values: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let py = slf.py();
-        let (begun, _) = in_own_context(py, |_| match self.enter(py, host, context) {
-            Ok(()) => self.begin(slf, host, job, item, level),
-            Err(error) => self.reply_error(py, job, &error),
+        let (begun, _) = in_own_context(slf.py(), |_| match enter(host, values) {
+            Ok(()) => self.begin(slf, host, job, desk, level),
+            Err(error) => self.reply_error(slf.py(), job, &error),
         })?;
         begun
     }
 
-    /// Sets the variables that came with an item, in the current context.
-    fn enter(&self, py: Python<'_>, host: &Host, context: &[u8]) -> PyResult<()> {
-        let values: HashMap<usize, Py<PyAny>> = self.codec.loads(py, context)?.extract()?;
-        for (at, value) in values {
-            if let Some(variable) = host.contextvars.get(at) {
-                variable.call_method1(py, intern!(py, "set"), (value,))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
+    fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
-        let (manner, _) = reference::split(&item.function);
+        let Desk { item, function, value: bytes } = desk;
+        let (manner, reference) = reference::split(&item.function);
         if manner.name.is_some() || job.attempt > 1 {
             let remark = Remark { name: manner.name.map(str::to_owned), attempt: job.attempt };
             lock(&self.remarks).insert(job.task, remark);
             self.any_remarks.store(true, Ordering::Relaxed);
         }
-        let (coroutine, function) = match self.call(slf, host, job, item) {
-            Ok(Called::Value(value)) => return self.reply_value(job, &value),
-            Ok(Called::Rejected(error)) => {
+        let function = match self.function(py, reference, function) {
+            Err(error) if self.codec.is_not_importable(py, &error) => {
                 let bytes = self.codec.dump_exception(py, &error)?;
                 self.reply(job, Reply::Rejected(&bytes));
                 return Ok(());
             }
-            Ok(Called::Coroutine(coroutine, function)) => (coroutine, function),
+            function => function,
+        };
+        let called = function.and_then(|function| {
+            let called = match manner.is_stream {
+                true => self.open_port(slf, host, job, function, manner.in_thread, &item.arguments)?,
+                false => self.call(py, host, function, manner.in_thread, &item.arguments)?,
+            };
+            Ok((called, Arc::clone(function)))
+        });
+        let (coroutine, function) = match called {
+            Ok((Called::Value(value), _)) => return self.reply_value(job, &value, bytes),
+            Ok((Called::Coroutine(coroutine), function)) => (coroutine, function),
             Err(error) if self.was_interrupted(py, host, job, &error)? => {
                 self.reply(job, Reply::Cancelled);
                 return Ok(());
@@ -578,7 +617,7 @@ impl Worker {
                 coroutine.call_method0(intern!(py, "close"))?;
                 self.reply_error(py, job, &error)
             }
-            Ok(Started::Ended(Ok(value))) => self.reply_value(job, &value),
+            Ok(Started::Ended(Ok(value))) => self.reply_value(job, &value, bytes),
             Ok(Started::Ended(Err(error))) if error.matches(py, &host.cancelled_error)? => {
                 self.reply(job, Reply::Cancelled);
                 Ok(())
@@ -594,39 +633,48 @@ impl Worker {
         }
     }
 
-    fn call<'py>(&self, slf: &Bound<'py, Self>, host: &Host, job: Job, item: &Item) -> PyResult<Called<'py>> {
+    /// Opens a stream: what gives its values.
+    fn open_port<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        host: &Host,
+        job: Job,
+        function: &Function,
+        in_thread: bool,
+        arguments: &[u8],
+    ) -> PyResult<Called<'py>> {
         let py = slf.py();
-        let (manner, reference) = reference::split(&item.function);
-        let function = match self.function(py, reference) {
-            Ok(function) => function,
-            Err(error) if self.codec.is_not_importable(py, &error) => return Ok(Called::Rejected(error)),
-            Err(error) => return Err(error),
-        };
-        let (args, kwargs) = self.codec.read_arguments(py, &item.arguments)?;
+        let (args, kwargs) = self.codec.read_arguments(py, arguments)?.into_parts(py)?;
+        let port = Py::new(py, StreamPort::new(slf.clone().unbind(), job))?;
+        lock(&self.ports).insert(job.task, port.clone_ref(py));
+        self.any_ports.store(true, Ordering::Relaxed);
+        host.produce.bind(py).call1((port, &function.call, args, kwargs, in_thread)).map(Called::Coroutine)
+    }
+
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        host: &Host,
+        function: &Function,
+        in_thread: bool,
+        arguments: &[u8],
+    ) -> PyResult<Called<'py>> {
+        let arguments = self.codec.read_arguments(py, arguments)?;
         let call = function.call.bind(py);
-        if manner.is_stream {
-            let port = Py::new(py, StreamPort::new(slf.clone().unbind(), job))?;
-            let coroutine = host.produce.bind(py).call1((port.clone_ref(py), call, args, kwargs, manner.in_thread))?;
-            lock(&self.ports).insert(job.task, port);
-            self.any_ports.store(true, Ordering::Relaxed);
-            return Ok(Called::Coroutine(coroutine, function));
-        }
         if function.is_coroutine {
-            let coroutine = call.call(args, kwargs.as_ref())?;
-            return Ok(Called::Coroutine(coroutine, function));
+            return arguments.call(call).map(Called::Coroutine);
         }
-        if manner.in_thread {
-            let coroutine = host.run_in_thread.bind(py).call1((call, args, kwargs))?;
-            return Ok(Called::Coroutine(coroutine, function));
+        if in_thread {
+            let (args, kwargs) = arguments.into_parts(py)?;
+            return host.run_in_thread.bind(py).call1((call, args, kwargs)).map(Called::Coroutine);
         }
-        let (result, _) = in_own_context(py, |_| call.call(args, kwargs.as_ref()))?;
+        let (result, _) = in_own_context(py, |_| arguments.call(call))?;
         let result = result?;
         if is_coroutine(&result) {
-            return Ok(Called::Coroutine(result, function));
+            return Ok(Called::Coroutine(result));
         }
         if is_awaitable(&result) {
-            let coroutine = host.wait_for.bind(py).call1((result,))?;
-            return Ok(Called::Coroutine(coroutine, function));
+            return host.wait_for.bind(py).call1((result,)).map(Called::Coroutine);
         }
         Ok(Called::Value(result))
     }
@@ -638,25 +686,51 @@ impl Worker {
         Ok(was && error.matches(py, &host.cancelled_error)?)
     }
 
+    /// The function a reference stands for, which is often that of the `last` item.
+    fn function<'a>(
+        &self,
+        py: Python<'_>,
+        reference: &[u8],
+        last: &'a mut Option<(Vec<u8>, Arc<Function>)>,
+    ) -> PyResult<&'a Arc<Function>> {
+        let loaded = match last.take() {
+            Some(last) if last.0 == reference && is_remembered(reference) => last,
+            _ => {
+                let function = self.load_function(py, reference)?;
+                let before = lock(&self.function_at_hand).replace(Arc::clone(&function));
+                drop(before);
+                (reference.to_vec(), function)
+            }
+        };
+        Ok(&last.insert(loaded).1)
+    }
+
     /// The function a reference stands for: remembered for all calls if it travels by name, else for its own call.
-    fn function(&self, py: Python<'_>, reference: &[u8]) -> PyResult<Arc<Function>> {
+    fn load_function(&self, py: Python<'_>, reference: &[u8]) -> PyResult<Arc<Function>> {
         if let Some(function) = lock(&self.functions).get(reference) {
-            return Ok(function);
+            return Ok(Arc::clone(function));
         }
         let call = self.codec.load_function(py, reference)?;
         let inspect = py.import(intern!(py, "inspect"))?;
         let is_coroutine = inspect.call_method1(intern!(py, "iscoroutinefunction"), (&call,))?.is_truthy()?;
         let name = name_of(&call)?;
         let function = Arc::new(Function { call: call.unbind(), name, is_coroutine, suspends: AtomicBool::new(false) });
-        let mut functions = lock(&self.functions);
         if is_remembered(reference) {
-            functions.insert(reference, Arc::clone(&function));
+            self.remember(reference, Arc::clone(&function));
         }
-        // Under no reference, as another call may mean another by the same.
-        let before = functions.last.replace((Vec::new(), Arc::clone(&function)));
-        drop(functions);
-        drop(before);
         Ok(function)
+    }
+
+    fn remember(&self, reference: &[u8], function: Arc<Function>) {
+        let forgotten = {
+            let mut functions = lock(&self.functions);
+            let full = functions.len() >= FUNCTIONS_MAX;
+            let forgotten = if full { std::mem::take(&mut *functions) } else { HashMap::new() };
+            functions.insert(reference.to_vec(), function);
+            forgotten
+        };
+        // Not under the lock: a function may hold something that runs code as it goes.
+        drop(forgotten);
     }
 
     /// Sends what came of a task that has ended.
@@ -668,16 +742,19 @@ impl Worker {
             return Ok(());
         }
         match task.call_method0(intern!(py, "result")) {
-            Ok(value) => self.reply_value(job, &value),
+            Ok(value) => self.reply_value(job, &value, &mut Vec::new()),
             Err(error) => self.reply_error(py, job, &error),
         }
     }
 
-    fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> PyResult<()> {
         let py = value.py();
-        let mut bytes = Vec::with_capacity(16);
-        match self.codec.write(value, &mut bytes) {
-            Ok(()) => self.reply(job, Reply::Value(&bytes)),
+        bytes.clear();
+        match self.codec.write(value, bytes) {
+            Ok(()) => match self.too_large(py, "a result", bytes)? {
+                None => self.reply(job, Reply::Value(bytes)),
+                Some(error) => self.reply(job, Reply::Raised(&error)),
+            },
             Err(reason) if self.was_interrupted(py, self.host()?, job, &reason)? => self.reply(job, Reply::Cancelled),
             Err(reason) => {
                 let bytes = self.codec.dump_unsendable(value, &reason)?;
@@ -695,8 +772,20 @@ impl Worker {
             failure.write_unraisable(py, Some(handler.bind(py)));
         }
         let bytes = self.codec.dump_exception(py, error)?;
-        self.reply(job, Reply::Raised(&bytes));
+        let too_large = self.too_large(py, "an exception", &bytes)?;
+        self.reply(job, Reply::Raised(too_large.as_deref().unwrap_or(&bytes)));
         Ok(())
+    }
+
+    /// What is raised in place of an outcome that is larger than a worker may send.
+    pub(crate) fn too_large(&self, py: Python<'_>, what: &str, bytes: &[u8]) -> PyResult<Option<Vec<u8>>> {
+        let (len, max) = (bytes.len() as u64, self.max_reply);
+        if len <= max {
+            return Ok(None);
+        }
+        let advice = "return less of it at a time, or leave it in a file";
+        let error = PyValueError::new_err(format!("{what} of {len} bytes is more than the {max} that fit; {advice}"));
+        self.codec.dump_exception(py, &error).map(Some)
     }
 
     fn reply(&self, job: Job, reply: Reply<'_>) {
@@ -745,6 +834,17 @@ fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {
         (None, Some(name)) => Ok(name),
         (_, None) => function.repr()?.extract(),
     }
+}
+
+/// Sets the variables that came with an item, in the current context.
+fn enter(host: &Host, values: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = values.py();
+    for (at, value) in values.extract::<HashMap<usize, Py<PyAny>>>()? {
+        if let Some(variable) = host.contextvars.get(at) {
+            variable.call_method1(py, intern!(py, "set"), (value,))?;
+        }
+    }
+    Ok(())
 }
 
 fn cancel(task: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use polyloop_core::{CallId, Outcome, Pool, QueueIndex, Submission, TaskId};
 
+use crate::sabotage::Sabotage;
 use crate::scenario::{Action, CallPlan};
 use crate::site::{Event, Site};
 
@@ -40,7 +41,7 @@ impl Client {
             // It may have been cancelled before it was opened.
             Action::Open(call) if self.calls[call].ended => (),
             Action::Open(call) => {
-                self.calls[call].id = pool.open_call(site.scenario.calls[call].weight).ok();
+                self.calls[call].id = pool.open_call(site.scenario.calls[call].weight, None).ok();
                 self.refill(pool, site, call);
             }
             Action::Cancel(token) => self.cancel(pool, site, token),
@@ -50,6 +51,8 @@ impl Client {
                 site.ledger.terminated();
                 pool.terminate(site.now);
             }
+            Action::Resize(processes) => drop(pool.resize(site.now, processes)),
+            Action::Restart => drop(pool.restart(site.now)),
         }
     }
 
@@ -57,7 +60,8 @@ impl Client {
     pub(crate) fn judge(&mut self, pool: &mut Pool, site: &mut Site, id: TaskId, token: usize, outcome: &Outcome) {
         let rejected = matches!(outcome, Outcome::Rejected(_));
         let plan = &site.scenario.tasks[token];
-        let function = rejected.then(|| plan.function[..].into());
+        let free = rejected || site.sabotages(Sabotage::RetriesUncounted);
+        let function = free.then(|| plan.function[..].into());
         if site.rng.once_in(2) && !(rejected && site.ledger.has_run_again(token)) {
             if let Some(id) = pool.again(id, function) {
                 self.ids.insert(token, id);
@@ -107,7 +111,7 @@ impl Client {
             function: plan.function[..].into(),
             arguments: plan.arguments[..].into(),
             retries: plan.retries,
-            retry_deaths: true,
+            retry_deaths: plan.retry_deaths,
             is_stream: false,
             judged: true,
             attempt: 1,
@@ -127,7 +131,7 @@ impl Client {
 
     fn cancel(&mut self, pool: &mut Pool, site: &mut Site, token: usize) {
         if let Some(id) = self.ids.get(&token) {
-            site.ledger.cancelled(token);
+            site.ledger.cancelled(token, site.now);
             pool.cancel(site.now, *id);
         }
     }
@@ -138,7 +142,7 @@ impl Client {
         let Some(id) = self.calls[call].id else { return };
         for (token, plan) in site.scenario.tasks.iter().enumerate() {
             if plan.call == Some(call) && site.ledger.is_accepted(token) {
-                site.ledger.cancelled(token);
+                site.ledger.cancelled(token, site.now);
             }
         }
         pool.cancel_call(site.now, id);

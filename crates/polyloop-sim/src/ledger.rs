@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use polyloop_core::{Loss, Outcome, Report, TaskId, WorkerId};
+use polyloop_core::{Exit, Loss, Moment, OVERDUE_EXITCODE, Outcome, Report, TaskId, WorkerId};
 
 use crate::scenario::{Behaviour, Scenario};
 
@@ -14,6 +14,9 @@ const POISON_DEATHS: u32 = 3;
 struct Entry {
     accepted: bool,
     cancelled: bool,
+    cancelled_at: Moment,
+    /// Taken off the board before anybody had it.
+    retracted: bool,
     /// Start marks.
     takes: u32,
     /// Its outcome is in a result ring.
@@ -21,6 +24,7 @@ struct Entry {
     running_in: Option<usize>,
     delivered: bool,
     retries: u32,
+    retry_deaths: bool,
     has_timeout: bool,
     /// The process that has taken it and not published its outcome.
     taken_by: Option<usize>,
@@ -50,6 +54,8 @@ struct Life {
     worker: WorkerId,
     takes: u64,
     alive: bool,
+    /// It has said that it takes nothing more.
+    retiring: bool,
     /// It left because it was done or told to.
     left: bool,
 }
@@ -78,6 +84,7 @@ impl Ledger {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let entry = |plan: &crate::scenario::Plan| Entry {
             retries: plan.retries,
+            retry_deaths: plan.retry_deaths,
             has_timeout: plan.timeout.is_some(),
             queue: plan.queue.into(),
             ..Entry::default()
@@ -120,8 +127,22 @@ impl Ledger {
     }
 
     /// A caller no longer wants a task. Nobody asks once the pool is terminated.
-    pub(crate) fn cancelled(&mut self, token: usize) {
-        self.entries[token].cancelled |= !self.terminated;
+    pub(crate) fn cancelled(&mut self, token: usize, now: Moment) {
+        let entry = &mut self.entries[token];
+        if !entry.cancelled && !self.terminated {
+            (entry.cancelled, entry.cancelled_at) = (true, now);
+        }
+    }
+
+    pub(crate) fn was_cancelled_before(&self, token: usize, at: Moment) -> bool {
+        self.entries[token].cancelled && self.entries[token].cancelled_at < at
+    }
+
+    /// The manager has a task back from the board: it never starts.
+    pub(crate) fn retracted(&mut self, id: TaskId) {
+        if let Some(token) = self.tokens.get(&id.to_bits()) {
+            self.entries[*token].retracted = true;
+        }
     }
 
     pub(crate) fn is_unfinished(&self, token: usize) -> bool {
@@ -149,7 +170,7 @@ impl Ledger {
     }
 
     pub(crate) fn process(&mut self, worker: WorkerId) {
-        self.lives.push(Life { worker, takes: 0, alive: true, left: false });
+        self.lives.push(Life { worker, takes: 0, alive: true, retiring: false, left: false });
     }
 
     /// A worker has marked a task as started.
@@ -169,6 +190,10 @@ impl Ledger {
         let running = self.running_in(process);
         let in_company = running.len() > 1 && running.iter().any(|token| self.entries[*token].is_suspect());
         self.demand(!in_company, || format!("a suspect is not alone: tasks {running:?}"));
+        let retracted = self.entries[token].retracted;
+        self.demand(!retracted, || format!("task {token} started although it was taken back"));
+        let retiring = self.lives[process].retiring;
+        self.demand(!retiring, || format!("worker {worker} took a task after it said that it retires"));
         self.demand(!published, || format!("task {token} started again although its outcome was in a ring"));
     }
 
@@ -207,14 +232,15 @@ impl Ledger {
         self.entries[token].taken_by = None;
     }
 
-    pub(crate) fn died(&mut self, process: usize) {
+    pub(crate) fn died(&mut self, process: usize, exit: Exit) {
         self.lives[process].alive = false;
         self.count("processes ended");
         let running = self.running_in(process);
         for token in &running {
             let entry = &mut self.entries[*token];
             entry.taken_by = None;
-            if running.len() == 1 {
+            // One that leaves because of a task takes others with it that are not to blame.
+            if running.len() == 1 && exit != Exit::Code(OVERDUE_EXITCODE) {
                 entry.deaths_alone += 1;
             } else {
                 entry.deaths_in_company += 1;
@@ -222,11 +248,21 @@ impl Ledger {
         }
     }
 
+    /// A worker says that it takes nothing more.
+    pub(crate) fn retires(&mut self, process: usize) {
+        self.lives[process].retiring = true;
+    }
+
+    pub(crate) fn is_retiring(&self, process: usize) -> bool {
+        self.lives[process].retiring
+    }
+
     /// A worker leaves of its own accord: told to, or after its last task.
     pub(crate) fn leaves(&mut self, process: usize, told: bool) {
         let life = &mut self.lives[process];
         life.left = true;
         let (worker, takes, max) = (life.worker, life.takes, self.max_tasks);
+        let told = told || life.retiring;
         self.demand(told || takes == max, || format!("worker {worker} left after {takes} tasks, not {max}"));
     }
 
@@ -276,7 +312,9 @@ impl Ledger {
     /// Whether a task may be given up: each start allowed to it was made, and none was invented.
     fn is_due(&mut self, entry: &Entry, loss: &Loss) -> bool {
         self.bereaving.insert(loss.worker);
-        let used_up = entry.retries == entry.runs_again || entry.deaths_alone + entry.runs_again > entry.retries;
+        let used_up = !entry.retry_deaths
+            || entry.retries == entry.runs_again
+            || entry.deaths_alone + entry.runs_again > entry.retries;
         let poison = entry.deaths_alone == POISON_DEATHS;
         let as_found = !entry.published && entry.takes == entry.runs_ended();
         as_found && loss.attempt == entry.takes - entry.runs_free && loss.poison == poison && (used_up || poison)

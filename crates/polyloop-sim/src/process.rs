@@ -166,6 +166,12 @@ impl Process {
         self.core.is_idle()
     }
 
+    /// Whether its loop has nothing to do, and would hear if there were something.
+    pub(crate) fn is_calm(&self, site: &Site) -> bool {
+        let sleeps = matches!(self.pause, Some(Pause::Asleep(_))) && self.life == Life::Alive;
+        sleeps && self.stalled_until <= site.now && !site.will_be_rung(self.party())
+    }
+
     /// Whether all that it has done has come to an end: it sleeps, or an item keeps it busy.
     pub(crate) fn is_settled(&self, site: &Site) -> bool {
         self.life == Life::Alive && self.pause.is_some() && self.stalled_until <= site.now
@@ -221,7 +227,7 @@ impl Process {
             Op::Ding => site.ring(Party::Manager),
             Op::EndDue => self.end_due(site),
             Op::Look => self.look(site),
-            Op::Claim => self.claim(),
+            Op::Claim => self.claim(site),
             Op::Read(claim) => self.read(site, claim),
             Op::Lease(claim, claimed) => self.lease(site, claim, claimed),
             Op::Take(claim, claimed) => self.take(site, claim, claimed),

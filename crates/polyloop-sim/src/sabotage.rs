@@ -25,11 +25,33 @@ pub enum Sabotage {
     StartedBeforeTaken,
     /// A worker takes one item more than its life allows.
     OneTaskTooMany,
+    /// A worker that runs something claims items that are to run alone.
+    SuspectBesideOthers,
+    /// A worker claims further items beside one that is to run alone.
+    OthersBesideSuspect,
+    /// A worker that left because of a task that ran out of time is taken for one that died.
+    OverdueCountsAsAlone,
+    /// The manager does not say that a task is poison.
+    PoisonUntold,
+    /// The client has what failed run again without counting it.
+    RetriesUncounted,
+    /// Workers do not look at the time that an item may take.
+    DeadlineNotKept,
+    /// Workers end items before their time.
+    DeadlineTooEarly,
+    /// The manager does not tell a worker to cancel.
+    CancelUntold,
+    /// The manager takes an item that a worker has for one that it took back.
+    RetractedAnyway,
+    /// A worker that says it retires goes on claiming.
+    RetiredTakesMore,
+    /// The manager does not tell a worker to leave that has its successor.
+    StopUntold,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 21] = [
         Self::BoardUnscanned,
         Self::LastWordsUnread,
         Self::ClaimedCountsAsStarted,
@@ -40,6 +62,17 @@ impl Sabotage {
         Self::RoomUntold,
         Self::StartedBeforeTaken,
         Self::OneTaskTooMany,
+        Self::SuspectBesideOthers,
+        Self::OthersBesideSuspect,
+        Self::OverdueCountsAsAlone,
+        Self::PoisonUntold,
+        Self::RetriesUncounted,
+        Self::DeadlineNotKept,
+        Self::DeadlineTooEarly,
+        Self::CancelUntold,
+        Self::RetractedAnyway,
+        Self::RetiredTakesMore,
+        Self::StopUntold,
     ];
 }
 

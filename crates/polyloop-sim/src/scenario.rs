@@ -39,6 +39,8 @@ impl Behaviour {
 pub(crate) struct Plan {
     pub(crate) behaviour: Behaviour,
     pub(crate) retries: u32,
+    /// Whether the death of its worker is a reason to run it again.
+    pub(crate) retry_deaths: bool,
     pub(crate) timeout: Option<Moment>,
     pub(crate) queue: u16,
     pub(crate) call: Option<usize>,
@@ -63,6 +65,8 @@ pub(crate) enum Action {
     CancelCall(usize),
     Close,
     Terminate,
+    Resize(u16),
+    Restart,
 }
 
 /// How often something goes wrong: once in so many times, 0 for never.
@@ -81,6 +85,13 @@ pub(crate) struct Faults {
     pub(crate) until: Moment,
 }
 
+impl Faults {
+    /// Whether somebody may be slow to hear of something.
+    pub(crate) fn slows(&self) -> bool {
+        self.stall_steps != 0 || self.late_ring != 0
+    }
+}
+
 /// Liberties that the link has.
 #[derive(Clone, Debug)]
 pub(crate) struct Habits {
@@ -90,6 +101,8 @@ pub(crate) struct Habits {
     pub(crate) records_per_look: u32,
     /// SIGTERM ends a worker at once, rather than asking it to stop.
     pub(crate) dies_of_term: bool,
+    /// A worker outgrows its limit with an item once in so many times; 0 for never.
+    pub(crate) grows: u64,
     /// An actor goes on rather than letting another step, so many times in eight.
     pub(crate) inertia: u64,
 }
@@ -135,6 +148,8 @@ impl Scenario {
         let (result_words, control_words) = (rng.pick(&[16, 16, 32, 64, 1024]), rng.pick(&[16, 16, 32, 512]));
         let max_age = rng.once_in(3).then(|| rng.micros(500..=horizon));
         let pool = PoolConfig { max_age, overlap: !rng.once_in(3), ..pool };
+        actions.extend(changes(&mut rng, horizon, &pool));
+        actions.sort_by_key(|(at, _)| *at);
         Self { pool, worker, result_words, control_words, tasks, calls, actions, faults, habits }
     }
 }
@@ -149,6 +164,7 @@ fn shape(rng: &mut Rng) -> (PoolConfig, WorkerConfig) {
         seats: processes + rng.below(3) as u16,
         slots: rng.within(1..=4) as u32,
         slot_items: rng.within(1..=items_max) as u32,
+        concurrency: 1,
         slot_bytes,
         inline_bytes: rng.pick(&[16, 32, slot_bytes]),
         grace: rng.micros(1_000..=10_000),
@@ -157,7 +173,7 @@ fn shape(rng: &mut Rng) -> (PoolConfig, WorkerConfig) {
     };
     let max_tasks = if rng.once_in(2) { 0 } else { rng.within(1..=5) };
     let concurrency = rng.pick(&[1, 1, 2, 3, 4, 16]);
-    (pool, WorkerConfig { concurrency, max_tasks })
+    (PoolConfig { concurrency, ..pool }, WorkerConfig { concurrency, max_tasks })
 }
 
 fn end(rng: &mut Rng, horizon: u64) -> Vec<(Moment, Action)> {
@@ -168,6 +184,13 @@ fn end(rng: &mut Rng, horizon: u64) -> Vec<(Moment, Action)> {
         1 => vec![(at, Action::Close), (later, Action::Terminate)],
         _ => vec![(at, Action::Close)],
     }
+}
+
+fn changes(rng: &mut Rng, horizon: u64, pool: &PoolConfig) -> Vec<(Moment, Action)> {
+    let resize = |rng: &mut Rng| Action::Resize(rng.within(pool.queues.into()..=pool.seats.into()) as u16);
+    let each = |rng: &mut Rng| if rng.once_in(2) { resize(rng) } else { Action::Restart };
+    let count = if rng.once_in(2) { 0 } else { rng.below(4) };
+    (0..count).map(|_| (rng.micros(0..=horizon), each(rng))).collect()
 }
 
 fn call(rng: &mut Rng) -> CallPlan {
@@ -196,6 +219,7 @@ fn task(rng: &mut Rng, token: u64, pool: &PoolConfig, calls: usize) -> Plan {
     Plan {
         behaviour,
         retries: rng.pick(&[0, 0, 1, 2, 3, 5]),
+        retry_deaths: !rng.once_in(8),
         timeout: rng.once_in(4).then(|| rng.micros(1..=5_000)),
         queue: rng.below(pool.queues.into()) as u16,
         call: (calls > 0 && rng.once_in(2)).then(|| rng.below(calls as u64) as usize),
@@ -227,6 +251,7 @@ fn habits(rng: &mut Rng) -> Habits {
         rings_each: rng.once_in(2),
         records_per_look: rng.pick(&[1, 3, 100]),
         dies_of_term: rng.once_in(2),
+        grows: rng.pick(&[0, 0, 4, 20]),
         inertia: rng.pick(&[0, 4, 7]),
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use polyloop_core::{Moment, QueueIndex};
+use polyloop_core::{Moment, QueueIndex, Stage, WorkerView};
 use polyloop_shm::{BoardWriter, Phase, SlotIndex};
 
 use crate::manager::Manager;
@@ -27,6 +27,9 @@ impl Vigil {
         self.hunger(site, manager, processes, next);
         if !manager.rests(site) {
             return;
+        }
+        if !site.scenario.faults.slows() {
+            stays(site, manager, processes);
         }
         for seat in manager.seats.values_mut() {
             let settled = processes.get(seat.process).is_some_and(|process| process.is_settled(site));
@@ -60,6 +63,20 @@ impl Vigil {
             let long = next.saturating_sub(since) > HUNGER_MAX;
             site.ledger.demand(!long, || format!("worker {} sleeps beside work", process.worker));
         }
+    }
+}
+
+/// Whether a task goes on that should have ended, or a worker is there that should have left.
+fn stays(site: &mut Site, manager: &Manager, processes: &[Process]) {
+    for process in processes {
+        if !process.is_calm(site) {
+            continue;
+        }
+        let task = process.overstays(site);
+        site.ledger.demand(task.is_none(), || format!("task {task:?} goes on, and its time is over"));
+        let retires = |view: &WorkerView| view.id == process.worker && view.stage == Stage::Retiring;
+        let stays = process.is_idle() && manager.pool.workers().any(|view| retires(&view));
+        site.ledger.demand(!stays, || format!("worker {} was to leave, and stays", process.worker));
     }
 }
 

@@ -254,7 +254,7 @@ impl World {
         let worker = process.worker;
         let at = (self.site.now + self.site.delay()).max(process.told_at);
         self.site.trace("world", || format!("{worker} ends: {exit}"));
-        self.site.ledger.died(index);
+        self.site.ledger.died(index, exit);
         self.site.schedule(at, Event::Notice(Notice::Exited { worker, exit }));
     }
 

@@ -11,18 +11,20 @@ mod link;
 mod memory;
 mod os;
 mod process;
+mod queue;
 mod watchdog;
 mod worker;
 
-pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
-pub use os::{Thread, forked_generation, interrupt_signal, part_from_parent};
+pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
+pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
 pub use polyloop_core::{
-    CallId, Cause, Counts, Cut, DEFER, Exit, Flow, HOPELESS_EXIT, LOG_RECORD_BYTES, Loss, MapResults, Moment,
-    NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, STREAM_BYTES, STREAM_VALUES,
-    Stage, StartError, State, Stop, Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId,
-    WorkerView,
+    CallId, Cause, Counts, Cut, DEFER, Exit, Flow, HOPELESS_EXIT, LOG_RECORD_BYTES, Loss, MAX_REPLY, MapResults,
+    Moment, NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, STREAM_BYTES,
+    STREAM_VALUES, Stage, StartError, State, Stop, Submission, TaskId, Value, ValueError, ValueReader, ValueWriter,
+    Want, WorkerId, WorkerView,
 };
-pub use polyloop_shm::Item;
+pub use polyloop_shm::{Item, Side};
 pub use process::{ParentDeathError, die_with_parent};
+pub use queue::{Nap, QueueError, SharedQueue, Watch};
 pub use watchdog::{Interrupt, Watchdog};
 pub use worker::{ConnectError, Control, Job, Next, Rested, WorkerError, WorkerLink};

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use polyloop_core::{
-    ControlFrame, FrameError, HearingWatch, Load, Look, LoopWatch, Moment, Place, QueueIndex, ResultFrame, TaskId,
-    Terms, WorkerId,
+    Breach, CONTROL_WAITING_MAX, Conduct, ControlFrame, FrameError, Heard, HearingWatch, Load, Look, LoopWatch, Moment,
+    Place, Pool, QueueIndex, ResultFrame, Standing, TaskId, Terms, WorkerId,
 };
 use polyloop_shm::{
     BoardWriter, Corrupt, Doorbell, Entry, LeaseReader, Peer, Phase, Reclaimed, Region, Retract, RingReader,
@@ -28,6 +28,10 @@ pub(crate) enum WorkerGarbage {
     Ring(#[from] Corrupt),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error(transparent)]
+    Breach(#[from] Breach),
+    #[error("{0} orders wait for it, and it reads none")]
+    Deaf(usize),
 }
 
 /// Bytes of a large task on their way to the worker that fetched them.
@@ -65,11 +69,10 @@ pub(crate) struct Seat {
     status: Words,
     activity: Peer,
     watch: LoopWatch,
+    conduct: Conduct,
     hearing: HearingWatch,
     /// Urgent words it has dealt with, as it says.
     heard: Words,
-    /// Replies that come in pieces, as far as they have come.
-    pub(crate) pieces: BTreeMap<TaskId, Vec<u8>>,
     /// Nothing more is read from a worker that wrote garbage.
     pub(crate) mute: bool,
     pub(crate) gone: bool,
@@ -85,16 +88,14 @@ pub(crate) struct NewSeat {
 }
 
 impl Seat {
-    /// Handles the next record of this worker, if there is one.
-    pub(crate) fn next_frame<R>(
-        &mut self,
-        read: impl FnOnce(ResultFrame<'_>) -> R,
-    ) -> Result<Option<R>, WorkerGarbage> {
+    /// What this worker says next, if anything.
+    fn next_frame(&mut self, standing: impl FnOnce(TaskId) -> Standing) -> Result<Option<Heard>, WorkerGarbage> {
         if self.mute {
             return Ok(None);
         }
         let Some(record) = self.results.pop(&mut self.payload)? else { return Ok(None) };
-        Ok(Some(read(ResultFrame::parse(record.kind, &self.payload)?)))
+        let frame = ResultFrame::parse(record.kind, &self.payload)?;
+        Ok(Some(self.conduct.hear(frame, standing)?))
     }
 
     pub(crate) fn has_frames(&mut self) -> bool {
@@ -111,6 +112,22 @@ impl Seat {
         let kind = frame.write(&mut bytes);
         self.outgoing.push_back(Outgoing::Frame(kind, bytes));
         self.pump()
+    }
+
+    /// Bytes kept for this worker: of a reply that is not whole, and of what waits for it to listen.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let waiting = self.outgoing.iter().map(|outgoing| match outgoing {
+            Outgoing::Frame(_, bytes) => bytes.len(),
+            Outgoing::Stream(stream) => stream.bytes.len(),
+        });
+        self.conduct.kept_bytes() + waiting.sum::<usize>()
+    }
+
+    /// Whether it reads what it is told.
+    pub(crate) fn listens(&self) -> Result<(), WorkerGarbage> {
+        let frames = self.outgoing.iter().filter(|outgoing| matches!(outgoing, Outgoing::Frame(..))).count();
+        let most = CONTROL_WAITING_MAX.saturating_mul(self.leases.capacity());
+        if frames > most { Err(WorkerGarbage::Deaf(frames)) } else { Ok(()) }
     }
 
     /// Says what the worker must hear soon, before any bytes that wait for room. Returns when to look whether it has.
@@ -169,6 +186,12 @@ impl Seat {
         self.watch.look(now, self.activity.state(), self.activity.status().in_flight, limit)
     }
 
+    /// It has said something, so what it runs now is not what it ran at the last look, however equal its state: it may have
+    /// taken the next item without a sleep in between.
+    pub(crate) fn has_spoken(&mut self) {
+        self.watch = LoopWatch::default();
+    }
+
     /// Rings the worker whether it sleeps or not: its loop answers by waking.
     pub(crate) fn ask(&self) -> io::Result<()> {
         self.bell.ring()
@@ -219,6 +242,7 @@ fn push_stream(control: &mut RingWriter, stream: &mut Stream, wrote: &mut bool) 
 /// All shared memory of a pool, from its manager's side.
 pub(crate) struct Link {
     pub(crate) layout: Layout,
+    max_reply: u64,
     pub(crate) region: Region,
     pub(crate) bell: Doorbell,
     pub(crate) sleeper: Sleeper,
@@ -227,12 +251,13 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(layout: Layout) -> io::Result<Self> {
+    pub(crate) fn new(layout: Layout, max_reply: u64) -> io::Result<Self> {
         let region = Region::create(layout.pool_words())?;
         let words = region.words();
         let boards = (0..layout.queues).map(|queue| BoardWriter::new(layout.board(words, queue))).collect();
         let sleeper = Sleeper::new(layout.manager_epoch(words));
-        Ok(Self { layout, bell: Doorbell::new()?, sleeper, boards, seats: BTreeMap::new(), region })
+        let (bell, seats) = (Doorbell::new()?, BTreeMap::new());
+        Ok(Self { layout, max_reply, bell, sleeper, boards, seats, region })
     }
 
     /// Makes the memory and the descriptors of a new worker.
@@ -264,7 +289,7 @@ impl Link {
             hearing: HearingWatch::default(),
             heard: self.layout.heard(words),
             status,
-            pieces: BTreeMap::new(),
+            conduct: Conduct::new(worker, self.layout.leases, self.max_reply),
             mute: false,
             gone: false,
             dropped_logs: 0,
@@ -272,11 +297,23 @@ impl Link {
             region,
         };
         self.seats.insert(worker.seat, seat);
+        // Workers that read an older number overlook a newcomer for a while, which costs it an item or two.
+        let taken = self.layout.seats_taken(self.region.words());
+        taken[0].fetch_max(u64::from(worker.seat) + 1, Ordering::Relaxed);
         Ok(NewSeat { socket: worker_socket, lifeline })
     }
 
     pub(crate) fn get(&mut self, worker: WorkerId) -> Option<&mut Seat> {
         self.seats.get_mut(&worker.seat).filter(|seat| seat.worker == worker)
+    }
+
+    /// What the worker in a seat says next, if anything.
+    pub(crate) fn next_frame(&mut self, seat: u16, pool: &Pool) -> Result<Option<Heard>, WorkerGarbage> {
+        let Self { seats, boards, .. } = self;
+        let Some(seat) = seats.get_mut(&seat) else { return Ok(None) };
+        let worker = seat.worker;
+        let taken_by = |place: Place| boards[usize::from(place.queue.0)].taken_by(SlotIndex(place.slot), place.index);
+        seat.next_frame(|task| pool.standing(worker, task, taken_by))
     }
 
     pub(crate) fn free_slots(&self, queue: QueueIndex) -> usize {

@@ -33,6 +33,25 @@ impl Poller {
         Ok(Self { fd: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
+    /// That reports each ring of a bell once, though the bell is never silenced.
+    pub(crate) fn of_rings(bell: impl AsFd) -> io::Result<Self> {
+        let poller = Self::new()?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&poller.fd, bell, epoll::EventData::new_u64(0), flags)?;
+        Ok(poller)
+    }
+
+    /// Waits for a ring, for ever or within `timeout`. A signal ends it too.
+    pub(crate) fn hear(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 1];
+        let timeout =
+            timeout.map(|timeout| Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ });
+        match epoll::wait(&self.fd, &mut events[..], timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub(crate) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
     }
@@ -58,6 +77,30 @@ impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Flags of [`wait_for_events`]: a descriptor can be read.
+pub const READABLE: u32 = epoll::EventFlags::IN.bits();
+/// A descriptor can be written.
+pub const WRITABLE: u32 = epoll::EventFlags::OUT.bits();
+
+/// What a host's own set of descriptors has to tell, within `timeout` or whenever it comes: descriptors and flags, where
+/// the host gave each descriptor itself as its data.
+///
+/// # Errors
+/// When the operating system refuses, or a signal came.
+pub fn wait_for_events(epoll: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<Vec<(RawFd, u32)>> {
+    let mut events = [MaybeUninit::<epoll::Event>::uninit(); 64];
+    let timeout = timeout.and_then(|timeout| {
+        let tv_sec = i64::try_from(timeout.as_secs()).ok()?;
+        Some(Timespec { tv_sec, tv_nsec: timeout.subsec_nanos().into() })
+    });
+    let (ready, _) = epoll::wait(epoll, &mut events[..], timeout.as_ref())?;
+    let event = |event: &epoll::Event| {
+        let flags = event.flags;
+        (event.data.u64() as u32 as RawFd, flags.bits())
+    };
+    Ok(ready.iter().map(event).collect())
 }
 
 /// A descriptor that becomes readable at a moment.
@@ -148,6 +191,23 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u64>, Ve
 pub(crate) fn process_handle(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// The process that a handle is of, by its number here; `None` if it is gone and its number, too.
+///
+/// # Errors
+/// When this is no handle of a process, or of one that has no number here.
+pub(crate) fn process_of(handle: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    use std::os::fd::AsRawFd;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", handle.as_raw_fd()))?;
+    // The first has a number for each namespace, ours last; without namespaces there is the second alone.
+    let numbers = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
+    let number = numbers("NSpid:").or_else(|| numbers("Pid:")).and_then(|numbers| numbers.split_whitespace().last());
+    match number.and_then(|number| number.parse::<i64>().ok()) {
+        Some(-1) => Ok(None),
+        Some(number @ 1..) => u32::try_from(number).map(Some).map_err(|_| io::ErrorKind::InvalidData.into()),
+        Some(_) | None => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// Whether a process handle says that its process has ended.

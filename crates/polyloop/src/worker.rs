@@ -8,6 +8,7 @@ mod control;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
@@ -15,8 +16,8 @@ use polyloop_core::{
     WorkerConfig,
 };
 use polyloop_shm::{
-    AttachError, BoardReader, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
-    Ringer, Sleeper, Status, StatusWriter, Words,
+    AttachError, BoardReader, Claim, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader,
+    RingWriter, Ringer, Sleeper, Status, StatusWriter, Words,
 };
 use thiserror::Error;
 
@@ -134,6 +135,8 @@ pub struct WorkerLink {
     manager: Ringer,
     manager_bell: Doorbell,
     peers: Vec<Peer>,
+    /// How many of the first seats were ever taken.
+    seats_taken: Words,
     memory: MemoryWatch,
     /// Until when items are left to a peer.
     defers_until: Option<Instant>,
@@ -145,6 +148,7 @@ pub struct WorkerLink {
     /// Items that were answered for although they go on.
     given_up: BTreeSet<TaskId>,
     grace: Duration,
+    max_reply: u64,
     turns: u64,
     /// Something was published since the manager was last looked at.
     news: bool,
@@ -160,11 +164,20 @@ impl WorkerLink {
     /// # Errors
     /// [`ConnectError`] when the pool is gone, of another version, or the system refuses.
     pub fn connect(socket: OwnedFd) -> Result<Self, ConnectError> {
-        let pid = std::process::id();
-        let handle = os::process_handle(pid)?;
-        os::send(socket.as_fd(), &[PROTOCOL, pid.into()], &[handle.as_fd()])?;
+        let handle = os::process_handle(std::process::id())?;
+        Self::connect_as(socket, handle.as_fd())
+    }
+
+    /// The same with a handle of this process that somebody else has opened: under a tool that counts instructions, the
+    /// process itself may be unable to.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    #[doc(hidden)]
+    pub fn connect_as(socket: OwnedFd, handle: BorrowedFd<'_>) -> Result<Self, ConnectError> {
+        os::send(socket.as_fd(), &[PROTOCOL, std::process::id().into()], &[handle])?;
         let (numbers, fds) = os::receive(socket.as_fd())?.ok_or(ConnectError::Gone)?;
-        let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros], fields) =
+        let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros, max_reply], fields) =
             numbers.split_first_chunk().ok_or(ConnectError::Version)?;
         let fields = fields.first_chunk::<{ Layout::FIELDS }>().ok_or(ConnectError::Version)?;
         let layout = Layout::from_fields(*fields).filter(|_| version == PROTOCOL).ok_or(ConnectError::Version)?;
@@ -197,6 +210,7 @@ impl WorkerLink {
             manager: Ringer::new(layout.manager_epoch(pool)),
             manager_bell: Doorbell::from_fd(manager_bell),
             peers: peers.map(peer).collect(),
+            seats_taken: layout.seats_taken(pool),
             memory: MemoryWatch::new(max_memory),
             defers_until: None,
             unpublished: VecDeque::new(),
@@ -204,6 +218,7 @@ impl WorkerLink {
             dropped_logs: 0,
             given_up: BTreeSet::new(),
             grace: Duration::from_micros(grace_micros),
+            max_reply,
             turns: 0,
             news: false,
             payload: Vec::new(),
@@ -249,7 +264,7 @@ impl WorkerLink {
     pub fn begin_turn(&mut self) -> io::Result<()> {
         self.check_ours()?;
         self.turns += 1;
-        self.sleeper.wake();
+        self.sleeper.turn();
         step("wake");
         self.bell.silence()?;
         step("silence");
@@ -263,19 +278,17 @@ impl WorkerLink {
     pub fn next_item(&mut self, item: &mut Item) -> Result<Next, WorkerError> {
         // The item before may have forked.
         self.check_ours()?;
-        // What was published must not wait for the next item, which may block.
+        // What was published must not wait for the next item, which may block. Nor is an item to wait for this, taken and
+        // not started, as whoever is rung may take the processor.
         self.tell()?;
         loop {
-            if self.core.room() == 0 || self.leases.room() == 0 {
-                return Ok(Next::Nothing);
-            }
-            let has_choice = !self.core.is_idle() && self.board.has_unclaimed(false);
-            if let Some(left) = has_choice.then(|| self.leaves_it_to_a_peer()).flatten() {
-                step("defer");
-                return Ok(Next::Defer(left));
-            }
-            step("claim");
-            let Some(claim) = self.board.claim(self.core.is_idle()) else { return Ok(Next::Nothing) };
+            let claim = match self.claim() {
+                Ok(claim) => claim,
+                Err(next) => {
+                    self.publish_status();
+                    return Ok(next);
+                }
+            };
             step("claimed");
             self.board.read(&claim, item).ok_or(WorkerError::Task)?;
             step("read");
@@ -283,9 +296,8 @@ impl WorkerLink {
             step("leased");
             let manager_may_post = self.board.take(claim);
             step("taken");
-            if manager_may_post {
-                self.news = true;
-                self.tell()?;
+            if manager_may_post && self.manager.must_ring_fenced() {
+                self.ring_manager()?;
             }
             let terms = Terms::from_bits(item.extra);
             let Terms { timeout, attempt, .. } = terms;
@@ -310,6 +322,20 @@ impl WorkerLink {
         }
     }
 
+    /// The next item for this worker, or what it does instead of taking one.
+    fn claim(&mut self) -> Result<Claim, Next> {
+        if self.core.room() == 0 || self.leases.room() == 0 {
+            return Err(Next::Nothing);
+        }
+        let has_choice = !self.core.is_idle() && self.board.has_unclaimed(false);
+        if let Some(left) = has_choice.then(|| self.leaves_it_to_a_peer()).flatten() {
+            step("defer");
+            return Err(Next::Defer(left));
+        }
+        step("claim");
+        self.board.claim(self.core.is_idle()).ok_or(Next::Nothing)
+    }
+
     /// Publishes how an item ended; in a process that this worker forked, nothing happens. The manager is rung by the next call that starts or ends something.
     pub fn reply(&mut self, job: Job, reply: Reply<'_>) {
         if !self.is_ours() || self.given_up.contains(&job.task) {
@@ -322,9 +348,9 @@ impl WorkerLink {
             Reply::Rejected(bytes) => Reply::Rejected(self.publish_pieces(task, bytes)),
             Reply::Cancelled | Reply::TimedOut => reply,
         };
-        self.publish(&ResultFrame::Reply { task, reply }, Some(job.lease));
+        self.publish_reply(job, reply);
+        // Its load is told by what comes next: the next item, or the end of the turn.
         self.core.finished();
-        self.publish_status();
     }
 
     /// Publishes a value of an item that is a stream, and has the manager look; in a process that this worker forked,
@@ -367,8 +393,8 @@ impl WorkerLink {
         self.given_up.insert(job.task);
         if self.core.retire() {
             self.publish(&ResultFrame::Retiring(Cause::Overdue), None);
-            self.publish_status();
         }
+        self.publish_status();
         self.flush();
         // The process ends whether or not its loop hears of it.
         let _ = self.bell.ring();
@@ -378,6 +404,11 @@ impl WorkerLink {
     /// How long whoever is asked to end may take.
     pub fn grace(&self) -> Duration {
         self.grace
+    }
+
+    /// Bytes that a reply may have. A worker that publishes more is killed.
+    pub fn max_reply(&self) -> u64 {
+        self.max_reply
     }
 
     /// Turns taken so far.
@@ -478,16 +509,33 @@ impl WorkerLink {
         if let Some(left) = self.defers_until.and_then(|until| until.checked_duration_since(now)) {
             return Some(left);
         }
-        let views = self.peers.iter().map(|peer| {
+        // But for this worker's own.
+        let peers = self.seats_taken[0].load(Ordering::Relaxed).saturating_sub(1);
+        let views = self.peers.iter().take(usize::try_from(peers).unwrap_or(usize::MAX)).map(|peer| {
             let Status { in_flight, room, queue } = peer.status();
             PeerView { state: peer.state(), in_flight, room: if queue == self.queue { room } else { 0 } }
         });
-        self.defers_until = self.core.defers(views).then(|| now + DEFER);
+        let board = &mut self.board;
+        self.defers_until = self.core.defers(views, |limit| board.unclaimed(limit)).then(|| now + DEFER);
         self.defers_until.map(|_| DEFER)
     }
 
     fn publish_status(&mut self) {
         self.status.publish(Status { in_flight: self.core.in_flight(), room: self.core.room(), queue: self.queue });
+    }
+
+    /// Puts a reply into the ring as it is, or as any other frame if it has to wait for room.
+    fn publish_reply(&mut self, job: Job, reply: Reply<'_>) {
+        let (kind, bytes) = reply.parts();
+        step("publish");
+        if self.unpublished.is_empty() && self.results.push_tagged(kind, job.task.to_bits(), bytes).is_ok() {
+            step("published");
+            self.leases.clear(job.lease);
+            step("cleared");
+            self.news = true;
+        } else {
+            self.publish(&ResultFrame::Reply { task: job.task, reply }, Some(job.lease));
+        }
     }
 
     /// Puts a frame into the ring, or behind those that already wait for room.
@@ -545,11 +593,13 @@ impl WorkerLink {
 
     /// Rings the manager if something was published and it sleeps.
     fn tell(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.news) && self.manager.must_ring() {
-            step("ring");
-            self.manager_bell.ring()?;
-            step("rung");
-        }
+        if std::mem::take(&mut self.news) && self.manager.must_ring() { self.ring_manager() } else { Ok(()) }
+    }
+
+    fn ring_manager(&self) -> io::Result<()> {
+        step("ring");
+        self.manager_bell.ring()?;
+        step("rung");
         Ok(())
     }
 }

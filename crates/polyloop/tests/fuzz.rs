@@ -2,6 +2,9 @@
 
 #[path = "../../../fuzz/src/dice.rs"]
 mod dice;
+#[path = "../../../fuzz/src/grip.rs"]
+#[expect(dead_code, unreachable_pub, reason = "shared with the fuzz targets' own crate and the driver's tests")]
+mod grip;
 #[path = "../../../fuzz/src/rogue.rs"]
 #[expect(unreachable_pub, reason = "public in the fuzz targets' own crate")]
 mod rogue;

@@ -22,15 +22,13 @@ impl Pool {
             // From a worker that does not have it, or no more.
             TaskState::Taken { .. } | TaskState::Posting | TaskState::Waiting | TaskState::Judged => return Ok(()),
         }
-        if !task.submission.is_stream {
-            return Err(Unasked::NoStream(id));
-        }
-        if !task.intake.arrive(value.len()) {
+        let intake = task.intake.as_mut().ok_or(Unasked::NoStream(id))?;
+        if !intake.arrive(value.len()) {
             return Err(Unasked::NoCredit(id));
         }
-        task.submission.retries = 0;
+        task.retries = 0;
         if task.wish == Wish::Run {
-            self.outputs.push_back(Output::Yield { task: id, token: task.submission.token, value });
+            self.outputs.push_back(Output::Yield { task: id, token: task.token, value });
         }
         Ok(())
     }
@@ -38,7 +36,7 @@ impl Pool {
     /// The caller has taken the next value of a stream. Says whether its worker is to be given credit.
     pub fn taken(&mut self, id: TaskId) -> bool {
         if let Some(task) = self.tasks.get_mut(id)
-            && let Some(values) = task.intake.take()
+            && let Some(values) = task.intake.as_mut().and_then(|intake| intake.take())
             && let TaskState::Taken { worker } = task.state
         {
             self.outputs.push_back(Output::Credit { worker, task: id, values });

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Pool, Timer};
 use crate::event::{Dead, Output, Place, Report};
-use crate::id::{CallId, Moment, TaskId};
+use crate::id::{CallId, Moment, TaskId, WorkerId};
 use crate::supervise::{Exit, Stage, StartError};
 use crate::task::{Loss, Outcome, TaskState, Wish};
 use crate::worker::OVERDUE_EXITCODE;
@@ -31,7 +31,7 @@ impl Pool {
         };
         self.timers.retain(|(_, timer)| *timer != Timer::Kill(dead.worker));
         for place in &dead.claimed {
-            if let Some(id) = self.at(*place) {
+            if let Some(id) = self.claimed_at(*place, dead.worker) {
                 self.give_back(id);
             }
         }
@@ -60,6 +60,7 @@ impl Pool {
             }
         }
         self.start_workers(now);
+        self.renew(now);
         self.finish_if_done(now);
     }
 
@@ -75,17 +76,27 @@ impl Pool {
         }
         task.deaths_alone += u32::from(alone);
         let poison = task.deaths_alone == POISON_DEATHS;
-        let submission = &mut task.submission;
-        if poison || !submission.retry_deaths || submission.retries == 0 {
-            let attempt = submission.attempt;
+        if poison || !task.brief.retry_deaths || task.retries == 0 {
+            let attempt = task.attempt;
             self.end(id, Outcome::Lost(Loss { attempt, poison, ..loss }));
             return Bereaved::Lost;
         }
-        submission.retries -= u32::from(alone);
-        submission.attempt += 1;
+        task.retries -= u32::from(alone);
+        task.attempt += 1;
         task.suspect = true;
         self.give_back(id);
         Bereaved::Retried
+    }
+
+    /// Lets a task run again, or ends it, that has left its board in the name of nobody who is there. Whether it was
+    /// started nobody knows, so it counts as that.
+    pub(super) fn bereave_of_nobody(&mut self, now: Moment, id: TaskId, seat: Option<u16>) {
+        let worker = WorkerId { seat: seat.unwrap_or(u16::MAX), generation: 0 };
+        let loss = Loss { worker, pid: None, exit: Exit::Unknown, attempt: 1, poison: false };
+        if let Bereaved::Retried = self.bereave(id, loss, false) {
+            self.counts.retried += 1;
+        }
+        self.finish_if_done(now);
     }
 
     /// The tasks that a dead worker had started and not finished.
@@ -93,12 +104,23 @@ impl Pool {
         let on_board = dead.taken.iter().filter_map(|place| self.at(*place));
         let has = |id: &TaskId| match self.tasks.get(*id).map(|task| task.state) {
             Some(TaskState::Taken { worker }) => worker == dead.worker,
-            Some(TaskState::Posted { .. }) => true,
-            Some(TaskState::Waiting | TaskState::Posting | TaskState::Judged) | None => false,
+            // Where it is on a board, the board tells who has it; a lease that says otherwise is a lie.
+            Some(TaskState::Posted { .. } | TaskState::Waiting | TaskState::Posting | TaskState::Judged) | None => {
+                false
+            }
         };
         let leased = dead.leased.iter().map(|bits| TaskId::from_bits(*bits)).filter(has);
         let known = self.tasks.iter().filter(|(_, task)| task.state == TaskState::Taken { worker: dead.worker });
         on_board.chain(leased).chain(known.map(|(id, _)| id)).collect()
+    }
+
+    /// The task at a place that a dead worker had claimed. One that was to be cancelled is known as the worker's already,
+    /// though it was never started.
+    fn claimed_at(&self, place: Place, worker: WorkerId) -> Option<TaskId> {
+        let Place { queue, slot, index } = place;
+        let id = self.queues.get(usize::from(queue.0))?.task_at(slot, index)?;
+        let state = self.tasks.get(id)?.state;
+        (state == TaskState::Posted { slot, index } || state == TaskState::Taken { worker }).then_some(id)
     }
 
     /// The task that is still posted at a place.
@@ -118,8 +140,8 @@ impl Pool {
             return self.end(id, Outcome::Cancelled);
         }
         task.state = TaskState::Waiting;
-        let call = if task.suspect { CallId::SUSPECTS } else { task.submission.call };
-        let queue = task.submission.queue;
+        let call = if task.suspect { CallId::SUSPECTS } else { task.brief.call };
+        let queue = task.brief.queue;
         self.queues[usize::from(queue.0)].push_front(call, id);
     }
 }

@@ -1,8 +1,10 @@
 //! How a pool ends: closed, terminated, and only once.
 
-use polyloop_core::{Exit, Input, Outcome, Output, Refused, Report, State, Stop, Submission};
+use std::time::Duration;
 
-use crate::stage::{FIRST, GRACE, Stage, task, value};
+use polyloop_core::{Exit, Input, Outcome, Output, PoolConfig, Refused, Report, State, Stop, Submission};
+
+use crate::stage::{CONFIG, FIRST, GRACE, Stage, task, value};
 
 fn stops(stage: &Stage, how: Stop) -> usize {
     stage.count(|o| matches!(o, Output::Stop { stop, .. } if *stop == how))
@@ -18,7 +20,7 @@ fn a_closed_pool_finishes_its_tasks_then_sends_its_workers_away() {
     let id = stage.submit(task(1));
     stage.close();
     assert_eq!(stage.pool.submit(task(2)), Err(Refused::Closed));
-    assert_eq!(stage.pool.open_call(1), Err(Refused::Closed));
+    assert_eq!(stage.pool.open_call(1, None), Err(Refused::Closed));
     assert_eq!(stops(&stage, Stop::WhenDone), 0, "there is work");
     stage.outcome(FIRST, id, value());
     assert_eq!(stops(&stage, Stop::WhenDone), 1);
@@ -32,7 +34,7 @@ fn a_closed_pool_finishes_its_tasks_then_sends_its_workers_away() {
 #[test]
 fn a_closed_pool_waits_for_calls_that_were_open_and_takes_their_tasks() {
     let mut stage = Stage::ready();
-    let call = stage.pool.open_call(1).unwrap();
+    let call = stage.pool.open_call(1, None).unwrap();
     stage.close();
     assert_eq!(stops(&stage, Stop::WhenDone), 0);
     let id = stage.submit(Submission { call, ..task(1) });
@@ -107,7 +109,7 @@ fn the_loss_of_the_last_task_is_reported_before_the_end() {
 #[test]
 fn terminating_ends_every_task_with_one_report() {
     let mut stage = Stage::ready();
-    let call = stage.pool.open_call(1).unwrap();
+    let call = stage.pool.open_call(1, None).unwrap();
     let taken = stage.submit(task(0));
     stage.taken(taken, FIRST);
     for token in 1..20 {
@@ -182,4 +184,18 @@ fn a_pool_that_could_never_start_a_worker_ends_by_itself() {
     assert!(stage.is_closed());
     stage.close();
     assert!(stage.is_closed());
+}
+
+#[test]
+fn without_any_grace_a_cancelled_task_that_nobody_can_be_asked_for_ends() {
+    let mut stage = Stage::new(PoolConfig { grace: Duration::ZERO, ..CONFIG });
+    stage.is_ready(FIRST);
+    let id = stage.submit(task(1));
+    stage.cancel(id);
+    // The caller waits no longer, whatever the board says; and it may name somebody who is not there.
+    stage.pass(Duration::ZERO);
+    stage.handle(Input::Owned { task: id, seat: 999 });
+    assert_eq!(stage.delivered(), [(1, Outcome::Cancelled)]);
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.pool.poll_timeout(), None);
 }

@@ -16,6 +16,7 @@ pub(crate) const CONFIG: PoolConfig = PoolConfig {
     seats: 2,
     slots: 4,
     slot_items: 2,
+    concurrency: 4,
     slot_bytes: 64,
     inline_bytes: 32,
     grace: GRACE,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use polyloop_core::{
-    Cause, Exit, Input, Loss, Outcome, Output, PoolConfig, Refused, Report, Stage as WorkerStage, StartError, State,
-    Stop, Submission, WorkerId, WorkerView,
+    Cause, Exit, Input, Loss, Outcome, Output, PoolConfig, QueueIndex, Refused, Report, Stage as WorkerStage, Standing,
+    StartError, State, Stop, Submission, WorkerId, WorkerView,
 };
 
 use crate::stage::{CONFIG, FIRST, Stage, task, value};
@@ -129,7 +129,7 @@ fn an_initialiser_that_fails_before_any_worker_was_ready_ends_every_task_with_it
     let ended = Outcome::NoWorkers(error.clone());
     assert_eq!(stage.delivered(), [(1, ended.clone()), (2, ended)]);
     assert_eq!(stage.pool.submit(task(3)), Err(Refused::NoWorkers(error.clone())));
-    assert_eq!(stage.pool.open_call(1), Err(Refused::NoWorkers(error)));
+    assert_eq!(stage.pool.open_call(1, None), Err(Refused::NoWorkers(error)));
     assert!(stage.is_closed());
 }
 
@@ -261,7 +261,7 @@ fn tasks_and_restarts_are_counted() {
     stage.dies(SECOND, KILLED, |_| ());
     let counts = stage.pool.counts();
     assert_eq!((counts.done, counts.failed, counts.retried), (1, 2, 1));
-    assert_eq!(counts.restarts, [1, 0, 0, 0, 0, 1]);
+    assert_eq!(counts.restarts, [1, 0, 0, 0, 0, 1, 0]);
 }
 
 #[test]
@@ -285,4 +285,69 @@ fn without_overlap_an_old_worker_is_sent_away_at_once() {
     assert!(matches!(stage.outputs[..], [Output::Stop { worker: FIRST, stop: Stop::WhenDone }]), "{:?}", stage.outputs);
     stage.dies(FIRST, Exit::Code(0), |_| ());
     assert_eq!(stage.pool.counts().restarts[Cause::Age as usize], 1);
+}
+
+#[test]
+fn a_lease_on_a_task_that_stands_on_the_board_for_others_is_a_lie() {
+    let mut stage = Stage::ready();
+    let id = stage.submit(task(1));
+    stage.dies(FIRST, KILLED, |dead| dead.leased = vec![id.to_bits()]);
+    assert_eq!(stage.delivered(), []);
+    stage.is_ready(SECOND);
+    stage.outcome(SECOND, id, value());
+    assert_eq!(stage.delivered(), [(1, value())]);
+}
+
+#[test]
+fn a_task_that_left_its_board_in_the_name_of_nobody_runs_again_or_ends() {
+    for owner in [None, Some(7), Some(u16::MAX)] {
+        let mut stage = Stage::ready();
+        let (lost, retried) = (stage.submit(task(1)), stage.submit(Submission { retries: 1, ..task(2) }));
+        let slots: Vec<_> = stage.board.drain(..).collect();
+        for slot in slots {
+            let owners = vec![owner; slot.tasks.len()];
+            stage.handle(Input::Reclaimed { queue: QueueIndex(0), slot: slot.slot, owners });
+        }
+        assert!(matches!(stage.delivered()[..], [(1, Outcome::Lost(_))]), "{lost}: {:?}", stage.delivered());
+        assert_eq!(stage.board[0].tasks, [retried], "on the board again");
+    }
+}
+
+#[test]
+fn only_the_worker_that_has_a_task_has_business_with_it() {
+    let mut stage = Stage::new(PoolConfig { processes: 2, ..CONFIG });
+    let other = WorkerId { seat: 1, generation: 1 };
+    stage.is_ready(FIRST);
+    stage.is_ready(other);
+    let id = stage.submit(task(1));
+    let standing = |stage: &Stage, worker, owner| stage.pool.standing(worker, id, |_| owner);
+    let holds = Standing::Holds { large: false };
+    assert_eq!(standing(&stage, FIRST, None), Standing::Stranger, "it waits on the board");
+    assert_eq!(standing(&stage, FIRST, Some(FIRST.seat)), holds);
+    assert_eq!(standing(&stage, other, Some(FIRST.seat)), Standing::Stranger);
+    stage.taken(id, FIRST);
+    assert_eq!(standing(&stage, FIRST, None), holds);
+    assert_eq!(standing(&stage, other, None), Standing::Stranger);
+    stage.outcome(FIRST, id, value());
+    assert_eq!(standing(&stage, FIRST, None), Standing::Over);
+    assert_eq!(standing(&stage, other, None), Standing::Over);
+}
+
+#[test]
+fn a_neighbour_that_was_claimed_and_cancelled_is_no_company_for_a_task_that_kills_its_worker() {
+    let mut stage = Stage::ready();
+    let (kills, claimed) = (stage.submit(Submission { retries: 1, ..task(1) }), stage.submit(task(2)));
+    let places = [stage.place(kills), stage.place(claimed)];
+    stage.cancel(claimed);
+    stage.handle(Input::Owned { task: claimed, seat: FIRST.seat });
+    stage.dies(FIRST, KILLED, |dead| {
+        dead.taken = vec![places[0]];
+        dead.claimed = vec![places[1]];
+    });
+    assert_eq!(stage.delivered(), [(2, Outcome::Cancelled)]);
+    stage.is_ready(SECOND);
+    // The slot that it was lost in is free now, and so is the next, once it is taken there.
+    (0..2).for_each(|_| stage.taken(kills, SECOND));
+    stage.dies(SECOND, KILLED, |_| ());
+    assert!(matches!(stage.delivered()[..], [_, (1, Outcome::Lost(Loss { attempt: 2, .. }))]), "its retry was used up");
 }

@@ -1,8 +1,8 @@
 //! Moving bytes and ringing bells: the manager's effects on shared memory.
 
 use polyloop_core::{
-    ControlFrame, Dead, Exit, Input, NAP, Outcome, Payload, Place, QueueIndex, Reply, Rest, ResultFrame, State, TaskId,
-    WorkerId, whom_to_ring, write_large,
+    CONTROL_WAITING_MAX, ControlFrame, Dead, Exit, Heard, Input, NAP, OVERDUE_EXITCODE, Outcome, Place, QueueIndex,
+    Rest, ResultFrame, State, TaskId, WorkerId, whom_to_ring, write_large,
 };
 use polyloop_shm::{Phase, Reclaimed, SlotIndex};
 
@@ -11,8 +11,8 @@ use super::{Manager, Op};
 use crate::sabotage::Sabotage;
 use crate::site::Site;
 
-/// Control frames other than fetched bytes that may wait for a worker, for each item it can run.
-const CONTROL_WAITING_MAX: usize = 8;
+/// How a worker ends of which nothing is known.
+const DIED: Exit = Exit::Code(1);
 
 impl Manager {
     pub(super) fn read(&mut self, site: &mut Site, seat: u16, left: u32) {
@@ -43,39 +43,47 @@ impl Manager {
     }
 
     fn frame(&mut self, site: &mut Site, worker: WorkerId, frame: ResultFrame<'_>) {
-        let Some(seat) = self.seat(worker) else { return };
-        let input = match frame {
-            ResultFrame::Piece { task, bytes } => {
-                return seat.pieces.entry(task).or_default().extend_from_slice(bytes);
+        let Self { pool, boards, seats, .. } = self;
+        let Some(seat) = seats.get_mut(&worker.seat) else { return };
+        let taken_by = |place: Place| boards[usize::from(place.queue.0)].taken_by(SlotIndex(place.slot), place.index);
+        let input = match seat.conduct.hear(frame, |task| pool.standing(worker, task, taken_by)) {
+            Ok(Heard::Input(input)) => input,
+            Ok(Heard::Yield { .. } | Heard::Log { .. }) => {
+                return site.ledger.violate(format!("{worker} has no stream and no log"));
             }
-            ResultFrame::Log { .. } => return site.ledger.violate(format!("a log of {worker}, which has none")),
-            ResultFrame::Yield { .. } => {
-                return site.ledger.violate(format!("a value of {worker}, which has no stream"));
-            }
-            ResultFrame::Fetch(task) => {
+            Ok(Heard::Fetch(task)) => {
                 site.ledger.count("large tasks fetched");
                 return self.fetch(worker, task);
             }
-            ResultFrame::Reply { task, reply } => {
-                let outcome = whole(seat, task, reply);
-                self.outcomes += 1;
-                Input::Outcome { worker, task, outcome }
-            }
-            ResultFrame::Ready => {
-                seat.ready = true;
-                Input::Ready(worker)
-            }
-            ResultFrame::Failed(error) => Input::Failed { worker, error: error.to_vec() },
-            ResultFrame::Retiring(cause) => {
-                seat.retiring = true;
-                Input::Retiring { worker, cause }
-            }
+            Ok(Heard::Piece) => return,
+            Err(breach) => return site.ledger.violate(format!("{worker}: {breach}")),
         };
+        match input {
+            Input::Outcome { task, outcome: outcome @ Outcome::Value(_), .. } => {
+                self.outcomes += 1;
+                return self.returned(site, worker, task, &outcome);
+            }
+            Input::Outcome { .. } => self.outcomes += 1,
+            Input::Ready(_) => seat.ready = true,
+            Input::Retiring { .. } => seat.retiring = true,
+            _ => (),
+        }
         self.handle(site, input);
     }
 
+    fn returned(&mut self, site: &mut Site, worker: WorkerId, task: TaskId, outcome: &Outcome) {
+        site.trace("pool", || format!("{task} returned in {worker}"));
+        let told = self.pool.returned(worker, task);
+        self.pool.returned_all(site.now);
+        if let Some((_, token)) = told {
+            self.client.delivered(&mut self.pool, site, token as usize, outcome);
+            // What the client has submitted from its callback.
+            self.next([Op::Flush]);
+        }
+    }
+
     fn fetch(&mut self, worker: WorkerId, task: TaskId) {
-        let bytes = self.pool.terms_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
+        let bytes = self.pool.parcel_of(task).map(|parcel| write_large(parcel.function, parcel.arguments));
         match (bytes, self.seat(worker)) {
             (Some(bytes), Some(seat)) => seat.send_large(task, &bytes),
             (None, Some(seat)) => seat.send(ControlFrame::Cancel(task)),
@@ -119,9 +127,11 @@ impl Manager {
             site.ledger.must_report(worker);
         }
         let leased = seat.leases.held();
+        let overdue = exit == Exit::Code(OVERDUE_EXITCODE);
+        let exit = if overdue && site.sabotages(Sabotage::OverdueCountsAsAlone) { DIED } else { exit };
         self.handle(site, Input::Exited(Dead { worker, exit, claimed, taken, leased }));
         let state = self.pool.state();
-        let known = !open || seat.ready || !matches!(state, State::Starting | State::Running);
+        let known = !open || seat.ready || seat.stopping || !matches!(state, State::Starting | State::Running);
         site.ledger.demand(known, || format!("{worker} failed to start, and the pool is {state:?}"));
     }
 
@@ -229,20 +239,5 @@ impl Manager {
             }
         }
         self.set_look_again(site, wanted);
-    }
-}
-
-fn whole(seat: &mut Seat, task: TaskId, reply: Reply<'_>) -> Outcome {
-    let mut whole = |bytes: &[u8]| {
-        let mut whole = seat.pieces.remove(&task).unwrap_or_default();
-        whole.extend_from_slice(bytes);
-        Payload::from_vec(whole)
-    };
-    match reply {
-        Reply::Value(bytes) => Outcome::Value(whole(bytes)),
-        Reply::Raised(bytes) => Outcome::Raised(whole(bytes)),
-        Reply::Rejected(bytes) => Outcome::Rejected(whole(bytes)),
-        Reply::Cancelled => Outcome::Cancelled,
-        Reply::TimedOut => Outcome::TimedOut,
     }
 }

@@ -1,10 +1,11 @@
 //! Carrying out what the pool says.
 
-use polyloop_core::{ControlFrame, Input, Output, QueueIndex, Stop, TaskId, WorkerId};
+use polyloop_core::{ControlFrame, Input, Outcome, Output, Parcel, QueueIndex, State, Stop, TaskId, WorkerId};
 use polyloop_shm::{Entry, Retract, SlotIndex};
 
 use super::seat::Seat;
 use super::{Manager, Op};
+use crate::sabotage::Sabotage;
 use crate::site::{Order, Site};
 
 impl Manager {
@@ -22,14 +23,21 @@ impl Manager {
             }
             Output::Retract { task, place } => {
                 let board = &self.boards[usize::from(place.queue.0)];
+                let anyway = site.sabotages(Sabotage::RetractedAnyway);
                 let (input, what) = match board.retract(SlotIndex(place.slot), place.index) {
+                    Retract::Owned(_) if anyway => (Input::Retracted(task), "cancelled off the board"),
                     Retract::Retracted => (Input::Retracted(task), "cancelled off the board"),
                     Retract::Owned(seat) => (Input::Owned { task, seat }, "cancelled too late for the board"),
                 };
                 site.ledger.count(what);
+                if matches!(input, Input::Retracted(_)) {
+                    site.ledger.retracted(task);
+                }
                 self.handle(site, input);
             }
+            Output::Cancel { .. } if site.sabotages(Sabotage::CancelUntold) => (),
             Output::Cancel { worker, task } => self.send(worker, ControlFrame::Cancel(task)),
+            Output::Stop { stop: Stop::WhenDone, .. } if self.keeps_on(site) => (),
             Output::Stop { worker, stop } => self.stop(worker, stop),
             Output::Kill { worker, gently } => {
                 if let Some(seat) = self.seat(worker) {
@@ -40,21 +48,30 @@ impl Manager {
             Output::Yield { .. } | Output::Credit { .. } => {
                 site.ledger.violate("a stream that nobody has asked for".into());
             }
-            Output::Deliver { token, outcome, .. } => {
+            Output::Deliver { token, mut outcome, .. } => {
+                if let (true, Outcome::Lost(loss)) = (site.sabotages(Sabotage::PoisonUntold), &mut outcome) {
+                    loss.poison = false;
+                }
                 self.client.delivered(&mut self.pool, site, token as usize, &outcome);
                 // What the client has submitted from its callback.
                 self.next([Op::Flush]);
             }
-            Output::Judge { task, token, outcome } => {
+            Output::Judge { task, token, outcome, .. } => {
                 self.client.judge(&mut self.pool, site, task, token as usize, &outcome);
                 self.next([Op::Flush]);
             }
             Output::Report(report) => site.ledger.report(&report),
+            Output::Up => site.ledger.count("staffs complete"),
+            Output::GaveUp(_) => site.ledger.count("pools given up"),
             Output::Closed => {
                 site.ledger.closed = true;
                 self.over = true;
             }
         }
+    }
+
+    fn keeps_on(&self, site: &Site) -> bool {
+        site.sabotages(Sabotage::StopUntold) && self.pool.state() == State::Running
     }
 
     pub(super) fn seat(&mut self, worker: WorkerId) -> Option<&mut Seat> {
@@ -88,9 +105,8 @@ impl Manager {
     fn post(&mut self, site: &mut Site, queue: QueueIndex, lane: u16, tasks: &[TaskId]) -> Option<(SlotIndex, usize)> {
         let pool = &self.pool;
         let entries = tasks.iter().filter_map(|id| {
-            let (task, terms) = pool.terms_of(*id)?;
-            let (function, arguments): (&[u8], &[u8]) =
-                if terms.large { (&[], &[]) } else { (&task.function, &task.arguments) };
+            let Parcel { function, arguments, terms } = pool.parcel_of(*id)?;
+            let (function, arguments): (&[u8], &[u8]) = if terms.large { (&[], &[]) } else { (function, arguments) };
             Some(Entry { task: id.to_bits(), function, arguments, extra: terms.to_bits() })
         });
         let entries: Vec<_> = entries.collect();

@@ -1,8 +1,8 @@
 //! The manager's side of one worker's memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use polyloop_core::{ControlFrame, Load, QueueIndex, TaskId, WorkerId};
+use polyloop_core::{Conduct, ControlFrame, Load, MAX_REPLY, QueueIndex, TaskId, WorkerId};
 use polyloop_shm::{LeaseReader, RingReader, RingWriter, Ringer, Status, Words};
 
 use crate::site::{Own, Site};
@@ -21,8 +21,7 @@ pub(crate) struct Seat {
     pub(crate) leases: LeaseReader,
     pub(crate) ringer: Ringer,
     status: Words,
-    /// Replies that come in pieces, as far as they have come.
-    pub(crate) pieces: BTreeMap<TaskId, Vec<u8>>,
+    pub(crate) conduct: Conduct,
     /// It said that it is ready, or that it has taken its last item, or it was told to leave.
     pub(crate) ready: bool,
     pub(crate) retiring: bool,
@@ -43,7 +42,7 @@ impl Seat {
             leases: LeaseReader::new(own.leases.clone()),
             ringer: Ringer::new(site.shared.epochs[at].clone()),
             status: site.shared.statuses[at].clone(),
-            pieces: BTreeMap::new(),
+            conduct: Conduct::new(worker, site.scenario.worker.concurrency, MAX_REPLY),
             ready: false,
             retiring: false,
             stopping: false,

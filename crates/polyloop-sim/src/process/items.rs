@@ -7,6 +7,7 @@ use polyloop_shm::LeaseIndex;
 
 use super::{Op, Pause, Process};
 use crate::ledger::reply_bytes;
+use crate::sabotage::Sabotage;
 use crate::scenario::Behaviour;
 use crate::site::Site;
 
@@ -16,6 +17,9 @@ const EXIT: Exit = Exit::Code(7);
 const GRACE_EXIT: Exit = Exit::Code(77);
 /// How long an item takes, at most, to give in to its cancellation.
 const CANCEL_MICROS_MAX: u64 = 200;
+
+/// How long it takes at most until a loop that turns has heard of a cancellation, where nothing is slow.
+const CANCEL_MAX: Duration = Duration::from_millis(1);
 
 /// What a claim was for.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +36,8 @@ pub(super) struct Job {
     token: usize,
     lease: LeaseIndex,
     timeout: Option<Duration>,
+    /// When it began to run.
+    since: Moment,
     state: JobState,
 }
 
@@ -72,7 +78,7 @@ impl Process {
     pub(super) fn start(&mut self, claimed: Claimed, lease: LeaseIndex) {
         let Claimed { task, token, terms } = claimed;
         let state = if terms.large { JobState::Fetching(Vec::new()) } else { JobState::Loaded };
-        self.jobs.push(Job { task, token, lease, timeout: terms.timeout, state });
+        self.jobs.push(Job { task, token, lease, timeout: terms.timeout, since: Moment::MAX, state });
         if terms.large {
             self.send(&ResultFrame::Fetch(task), None);
             self.next([Op::Publish, Op::Tell]);
@@ -114,7 +120,13 @@ impl Process {
             Behaviour::Hang => (Moment::MAX, Some(Pause::Busy(Moment::MAX))),
             Behaviour::Exit => return self.exit(site, EXIT),
         };
-        let expires = job.timeout.map_or(Moment::MAX, |timeout| site.now + timeout);
+        job.since = site.now;
+        let expires = match job.timeout {
+            Some(_) if site.sabotages(Sabotage::DeadlineNotKept) => Moment::MAX,
+            Some(timeout) if site.sabotages(Sabotage::DeadlineTooEarly) => site.now + timeout / 2,
+            Some(timeout) => site.now + timeout,
+            None => Moment::MAX,
+        };
         let stubborn = site.scenario.tasks[job.token].behaviour == Behaviour::Stubborn;
         job.state = match expires < ends {
             true if stubborn => JobState::Ignores(expires + site.scenario.pool.grace),
@@ -135,8 +147,9 @@ impl Process {
         }
         let leaves = matches!(self.jobs[at].state, JobState::Ignores(_));
         if leaves {
-            self.core.retire();
-            self.send(&ResultFrame::Retiring(Cause::Overdue), None);
+            if self.core.retire() {
+                self.retires(site, Cause::Overdue);
+            }
             self.next([Op::Publish, Op::Publish, Op::Tell, Op::Quit(Exit::Code(OVERDUE_EXITCODE))]);
         } else {
             self.next([Op::Publish, Op::EndDue]);
@@ -183,10 +196,36 @@ impl Process {
         }
     }
 
+    /// It holds more memory than it may.
+    fn outgrow(&mut self, site: &mut Site) {
+        let goes_on = site.sabotages(Sabotage::RetiredTakesMore);
+        if if goes_on { !site.ledger.is_retiring(self.index) } else { self.core.retire() } {
+            self.retires(site, Cause::Memory);
+            site.ledger.count("workers too large");
+        }
+    }
+
+    /// A task that goes on although its time, and the grace after it, are over, or although it heeds cancellation and
+    /// was cancelled.
+    pub(crate) fn overstays(&self, site: &Site) -> Option<usize> {
+        let grace = site.scenario.pool.grace;
+        let overstays = |job: &&Job| {
+            let overdue = job.timeout.is_some_and(|timeout| job.since.saturating_add(timeout + grace) < site.now);
+            let goes_on = matches!(job.state, JobState::Running(_));
+            overdue || goes_on && site.ledger.was_cancelled_before(job.token, site.now.saturating_sub(CANCEL_MAX))
+        };
+        self.jobs.iter().find(overstays).map(|job| job.token)
+    }
+
     /// Replies for an item and forgets it.
     fn end(&mut self, site: &mut Site, at: usize) {
-        let Job { task, token, lease, state, .. } = self.jobs.remove(at);
+        let Job { task, token, lease, state, timeout, since } = self.jobs.remove(at);
         site.ledger.ended(token);
+        if matches!(state, JobState::Expires(_) | JobState::Ignores(_)) {
+            let ran = site.now.saturating_sub(since);
+            let in_time = timeout.is_some_and(|timeout| ran >= timeout);
+            site.ledger.demand(in_time, || format!("task {token} ran out of time after {ran:?} of {timeout:?}"));
+        }
         let behaviour = site.scenario.tasks[token].behaviour;
         let bytes = reply_bytes(token, behaviour);
         let reply = match behaviour {
@@ -198,5 +237,8 @@ impl Process {
         };
         self.reply(site, task, token, lease, reply);
         self.core.finished();
+        if site.rng.once_in(site.scenario.habits.grows) {
+            self.outgrow(site);
+        }
     }
 }

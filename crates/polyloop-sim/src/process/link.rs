@@ -48,6 +48,12 @@ impl Process {
         self.core.set_unpublished(self.unpublished.len());
     }
 
+    /// Says that it claims nothing more.
+    pub(super) fn retires(&mut self, site: &mut Site, cause: Cause) {
+        site.ledger.retires(self.index);
+        self.send(&ResultFrame::Retiring(cause), None);
+    }
+
     /// Queues a whole reply, in pieces where it is large.
     pub(super) fn reply(&mut self, site: &mut Site, task: TaskId, token: usize, lease: LeaseIndex, reply: Reply<'_>) {
         let piece = self.results.max_payload() - size_of::<u64>();
@@ -110,15 +116,17 @@ impl Process {
         }
         let has_choice = !self.core.is_idle() && self.board.has_unclaimed(false);
         let queue = self.queue.0;
-        if has_choice && self.core.defers(self.peers.iter().map(|peer| view(queue, peer))) {
+        let peers = self.peers.iter().map(|peer| view(queue, peer));
+        if has_choice && self.core.defers(peers, |limit| self.board.unclaimed(limit)) {
             self.defers_until = Some(site.now + DEFER);
             return site.ledger.count("items left to a peer");
         }
         self.next([Op::Claim]);
     }
 
-    pub(super) fn claim(&mut self) {
-        if let Some(claim) = self.board.claim(self.core.is_idle()) {
+    pub(super) fn claim(&mut self, site: &Site) {
+        let idle = self.core.is_idle() || site.sabotages(Sabotage::SuspectBesideOthers);
+        if let Some(claim) = self.board.claim(idle) {
             self.next([Op::Read(claim)]);
         }
     }
@@ -130,6 +138,8 @@ impl Process {
         }
         let token = site.ledger.token_of(item.task);
         let terms = Terms::from_bits(item.extra);
+        let timeout = site.scenario.tasks[token].timeout;
+        site.ledger.demand(terms.timeout == timeout, || format!("task {token} arrived with another timeout"));
         if !terms.large {
             self.check_bytes(site, token, &item.function, &item.arguments);
         }
@@ -149,8 +159,9 @@ impl Process {
     pub(super) fn take(&mut self, site: &mut Site, claim: Claim, claimed: Claimed) {
         let empties = self.board.take(claim);
         site.ledger.taken(claimed.token, self.index);
-        if self.core.claimed(claimed.terms.alone) {
-            self.send(&ResultFrame::Retiring(Cause::Recycled), None);
+        let alone = claimed.terms.alone && !site.sabotages(Sabotage::OthersBesideSuspect);
+        if self.core.claimed(alone) {
+            self.retires(site, Cause::Recycled);
         }
         self.news |= empties && !site.sabotages(Sabotage::RefillUntold);
     }

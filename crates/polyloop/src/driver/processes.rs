@@ -1,11 +1,11 @@
 //! Worker processes as the driver sees them: started, greeted, dead, or beyond understanding.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use polyloop_core::{Dead, Exit, Input, QueueIndex, StartError, WorkerId};
 
-use super::{DEATH, Driver, Event, PROTOCOL, SOCKET, StartOrder, token};
+use super::{DEATH, Driver, Event, PROTOCOL, RECORDS_MAX, SOCKET, StartOrder, token};
 use crate::link::NewSeat;
 use crate::os;
 
@@ -52,8 +52,9 @@ impl Driver {
     /// # Errors
     /// When the operating system refuses.
     pub fn exited(&mut self, worker: WorkerId, exit: Exit) -> io::Result<()> {
-        // Its last words count: an outcome in the ring is an outcome.
-        self.read_worker(worker.seat, usize::MAX)?;
+        // Its last words count: an outcome in the ring is an outcome. There are no more of them than fit, even if somebody
+        // that it gave its memory to writes on.
+        self.read_worker(worker.seat, RECORDS_MAX)?;
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
         let leased = seat.leased();
         self.tell_dropped(worker.seat);
@@ -64,8 +65,6 @@ impl Driver {
 
     /// A worker has said hello, or hung up.
     pub(super) fn hello(&mut self, worker: WorkerId) -> io::Result<()> {
-        let config = self.config;
-        let fields = self.link.layout.to_fields();
         let Some(seat) = self.link.seats.get_mut(&worker.seat).filter(|seat| seat.worker == worker) else {
             return Ok(());
         };
@@ -81,21 +80,46 @@ impl Driver {
             return self.garbage(worker, "a hello of another version of polyloop");
         };
         if seat.handle.is_none() {
-            if let Some(sentinel) = seat.sentinel.take() {
-                self.poller.remove(&sentinel)?;
-                self.poller.add(&handle, token(DEATH, worker))?;
+            match os::process_of(handle.as_fd()) {
+                Ok(Some(process)) if Some(process) == seat.pid => self.watch_by(worker, handle)?,
+                // It is gone already, which its sentinel tells as well.
+                Ok(None) => return Ok(()),
+                Ok(Some(_)) | Err(_) => return self.garbage(worker, "a hello with the handle of another process"),
             }
-            seat.handle = Some(handle);
         }
+        self.welcome(worker);
+        Ok(())
+    }
+
+    /// Watches a worker by a handle of its own from now on.
+    fn watch_by(&mut self, worker: WorkerId, handle: OwnedFd) -> io::Result<()> {
+        let Some(seat) = self.link.get(worker) else { return Ok(()) };
+        let sentinel = seat.sentinel.take();
+        let handle = seat.handle.insert(handle);
+        if let Some(sentinel) = sentinel {
+            self.poller.remove(&sentinel)?;
+            self.poller.add(handle, token(DEATH, worker))?;
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, worker: WorkerId) {
+        let Some(seat) = self.link.seats.get(&worker.seat) else { return };
+        let config = self.config;
         let grace_micros = u64::try_from(config.grace.as_micros()).unwrap_or(u64::MAX);
         let mut welcome = vec![PROTOCOL, worker.seat.into(), seat.queue.0.into()];
-        welcome.extend([config.concurrency.into(), config.max_tasks, config.max_memory, grace_micros]);
-        welcome.extend(fields);
+        welcome.extend([
+            config.concurrency.into(),
+            config.max_tasks,
+            config.max_memory,
+            grace_micros,
+            config.max_reply,
+        ]);
+        welcome.extend(self.link.layout.to_fields());
         let [region, bell] = seat.fds();
         let fds = [self.link.region.as_fd(), region, bell, self.link.bell.as_fd()];
         // A worker that is gone by now is told by its handle.
         let _ = os::send(seat.socket.as_fd(), &welcome, &fds);
-        Ok(())
     }
 
     pub(super) fn death(&mut self, worker: WorkerId) -> io::Result<()> {

@@ -13,7 +13,15 @@ impl Driver {
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
         let look = seat.urge(frame, now)?;
         self.interrupt_at = [self.interrupt_at, look].into_iter().flatten().min();
-        Ok(())
+        self.replace_if_deaf(worker)
+    }
+
+    /// Replaces a worker for which more orders wait than a correct one would leave unread.
+    pub(super) fn replace_if_deaf(&mut self, worker: WorkerId) -> io::Result<()> {
+        match self.link.get(worker).map_or(Ok(()), |seat| seat.listens()) {
+            Ok(()) => Ok(()),
+            Err(garbage) => self.garbage(worker, &garbage.to_string()),
+        }
     }
 
     /// Interrupts workers that have not heard, if it is time.

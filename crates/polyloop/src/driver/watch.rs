@@ -5,6 +5,7 @@ use std::io;
 use polyloop_core::{Counts, Look, LoopWatch, Moment, WorkerView};
 
 use super::{Driver, Event};
+use crate::link::Seat;
 
 impl Driver {
     /// What the pool has done so far.
@@ -19,6 +20,12 @@ impl Driver {
             (view, seat.map_or(0, |seat| seat.load().in_flight))
         };
         self.pool.workers().map(load).collect()
+    }
+
+    /// Bytes kept for the workers: of replies that are not whole, and of what waits for them to listen. However they
+    /// behave, each accounts for no more than one reply, the tasks it holds and a few words for each.
+    pub fn held_bytes(&self) -> usize {
+        self.link.seats.values().map(Seat::held_bytes).sum()
     }
 
     /// How long the pool has lived: what [`WorkerView::since`] is to be compared with.

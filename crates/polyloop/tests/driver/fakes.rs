@@ -1,25 +1,18 @@
 //! Processes that are no correct workers, and speak just enough of the protocol to be wrong in one respect.
 #![expect(clippy::unwrap_used, reason = "a fake that fails shall say so and end")]
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
-use polyloop::{Driver, DriverConfig, Event, Refused, StartError, State, WorkerLink};
-use polyloop_shm::{Region, RingWriter, ring_words};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
-};
+use polyloop::{Driver, DriverConfig, Event, Refused, StartError, State, TaskId, WorkerLink};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::rig::worker::{serve, socket, tie_to_parent};
+use crate::grip::{FAILED, FETCH, Grip, PIECE, PROTOCOL, READY, REPLIES, RETIRING, say_hello};
+use crate::rig::worker::{PARENT, serve, socket, tie_to_parent};
 use crate::rig::{SHAPE, process_handle};
 
-const PROTOCOL: u64 = 1;
-/// A kind of record that says "ready".
-const READY: u32 = 16;
-const LINE: usize = 8;
+/// Where a ring's records begin.
+const RING_DATA: usize = 24;
 
 pub(crate) fn play(role: &str) {
     match role {
@@ -36,7 +29,12 @@ pub(crate) fn play(role: &str) {
         "leaves at once" => std::process::exit(7),
         "another version" => {
             tie_to_parent();
-            say_hello(PROTOCOL + 1);
+            let _socket = greet(PROTOCOL + 1, std::process::id());
+            wait_to_be_killed();
+        }
+        "another's handle" => {
+            tie_to_parent();
+            let _socket = greet(PROTOCOL, std::env::var(PARENT).unwrap().parse().unwrap());
             wait_to_be_killed();
         }
         "few descriptors" => few_descriptors(),
@@ -50,55 +48,61 @@ fn wait_to_be_killed() -> ! {
     }
 }
 
-fn say_hello(version: u64) -> OwnedFd {
-    let (socket, handle) = (socket(), process_handle(std::process::id()));
-    let numbers = [version, u64::from(std::process::id())];
-    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [handle.as_fd()];
-    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-    sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
+fn greet(version: u64, process: u32) -> OwnedFd {
+    let socket = socket();
+    say_hello(&socket, version, std::process::id(), process_handle(process).as_fd());
     socket
 }
 
-/// What the manager answers: numbers, and descriptors of pool memory, own memory, own bell, manager's bell.
-fn hear_welcome(socket: &OwnedFd) -> (Vec<u64>, Vec<OwnedFd>) {
-    let mut bytes = [0; 256];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
-    let rights = |message| if let RecvAncillaryMessage::ScmRights(fds) = message { Some(fds) } else { None };
-    let fds = control.drain().filter_map(rights).flatten().collect();
-    let words = bytes[..received.bytes].as_chunks().0;
-    (words.iter().map(|word| u64::from_le_bytes(*word)).collect(), fds)
-}
-
-/// A worker that says it is ready, and then writes into its result ring what `forgery` names.
+/// A worker that is let in, and then does what `forgery` names.
 fn forge(forgery: &str) {
     tie_to_parent();
-    let (numbers, fds) = hear_welcome(&say_hello(PROTOCOL));
-    let [leases, result_words] = [12, 13].map(|at| numbers[at] as usize);
-    let region = Region::attach(fds[1].try_clone().unwrap()).unwrap();
-    let start = leases.next_multiple_of(LINE);
-    let words = region.words().slice(start..start + ring_words(result_words));
-    let mut ring = RingWriter::new(words.clone());
-    ring.push(READY, &[]).unwrap();
+    let mut grip = Grip::take(greet(PROTOCOL, std::process::id()));
     match forgery {
-        "unknown kind" => ring.push(99, b"what is this").unwrap(),
-        "short frame" => ring.push(1, b"abc").unwrap(),
+        "unknown kind" => grip.push_bytes(99, b"what is this"),
+        "short frame" => grip.push_bytes(1, b"abc"),
         // The ring's first word is its tail.
-        "tail out of range" => words[0].store(u64::MAX / 2, std::sync::atomic::Ordering::Release),
+        "tail out of range" => grip.scribble_ring(0, u64::MAX / 2),
         "record beyond the tail" => {
             // The header of the next record, then a tail that covers only that.
-            let data = words.len() - result_words;
-            words[data + 1].store(100_000 << 32 | 1, std::sync::atomic::Ordering::Relaxed);
-            words[0].store(2, std::sync::atomic::Ordering::Release);
+            grip.scribble_ring(RING_DATA + 1, 100_000 << 32 | 1);
+            grip.scribble_ring(0, 2);
         }
+        "ready twice" => grip.push_bytes(READY, &[]),
+        "failed after all" => grip.push_bytes(FAILED, b"no luck"),
+        "retires twice" => (0..2).for_each(|_| grip.push_bytes(RETIRING, &[0])),
+        "fetches without end" => {
+            let ended = |index: u64| TaskId::from_bits(9 << 32 | index);
+            (0..9).for_each(|index| grip.push(FETCH, ended(index), &[], usize::MAX));
+        }
+        with_a_task => forge_with_a_task(&mut grip, with_a_task),
+    }
+    grip.ring();
+    wait_to_be_killed();
+}
+
+fn forge_with_a_task(grip: &mut Grip, forgery: &str) {
+    let takes = !matches!(forgery, "piece of a task not taken" | "outcome of a task not taken");
+    let task = loop {
+        grip.claim(takes, takes);
+        if let Some(task) = grip.held() {
+            break task;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let mut say = |kind| {
+        grip.push(kind, task, b"some bytes", usize::MAX);
+        grip.ring();
+    };
+    match forgery {
+        "piece of a task not taken" => say(PIECE),
+        "outcome of a task not taken" => say(REPLIES[0]),
+        "pieces without end" => loop {
+            say(PIECE);
+        },
+        "fetched again" => (0..2).for_each(|_| say(FETCH)),
         other => panic!("no such role: {other}"),
     }
-    rustix::io::write(&fds[3], &1u64.to_ne_bytes()).unwrap();
-    wait_to_be_killed();
 }
 
 /// A client that may open far fewer descriptors than its workers need.
@@ -107,7 +111,7 @@ fn few_descriptors() {
     setrlimit(Resource::Nofile, Rlimit { current: Some(40), ..limits }).unwrap();
     let mut driver = Driver::new(DriverConfig { processes: 100, ..SHAPE }).unwrap();
     assert_eq!(driver.state(), State::Terminating);
-    let refused = driver.open_call().unwrap_err();
+    let refused = driver.open_call(None).unwrap_err();
     let Refused::NoWorkers(StartError::Refused(why)) = &refused else { panic!("{refused:?}") };
     assert!(why.contains("descriptors"), "{why}");
     let mut closed = false;

@@ -4,6 +4,10 @@
 #[expect(dead_code, reason = "the rig serves other test programs too")]
 mod rig;
 
+#[path = "../../../../fuzz/src/grip.rs"]
+#[expect(dead_code, unreachable_pub, reason = "shared with the fuzz targets' own crate")]
+mod grip;
+
 mod ends;
 mod fakes;
 mod flow;

@@ -130,14 +130,44 @@ fn a_pool_with_more_workers_than_descriptors_says_so() {
 }
 
 #[test]
-fn a_worker_that_writes_garbage_is_told_of_and_replaced() {
-    for forgery in ["unknown kind", "short frame", "tail out of range", "record beyond the tail"] {
-        let mut rig = Rig::new(forgery, ONE, first(forgery));
+fn a_worker_with_the_handle_of_another_process_is_replaced_and_the_other_lives() {
+    let mut rig = Rig::starting(Starts::Foreign, "another's handle", ONE, first("another's handle"));
+    let stranger = rig.pids()[0];
+    run_one(&mut rig);
+    assert!(rig.was_killed(stranger));
+    assert!(rig.news.garbage[0].1.contains("another process"), "{:?}", rig.news.garbage);
+    rig.close();
+}
+
+/// What a worker does that is let in, and how large its task is.
+const FORGERIES: [(&str, usize); 12] = [
+    ("unknown kind", 0),
+    ("short frame", 0),
+    ("tail out of range", 0),
+    ("record beyond the tail", 0),
+    ("ready twice", 0),
+    ("failed after all", 0),
+    ("retires twice", 0),
+    ("fetches without end", 0),
+    ("piece of a task not taken", 0),
+    ("outcome of a task not taken", 0),
+    ("pieces without end", 0),
+    ("fetched again", 40_000),
+];
+
+#[test]
+fn a_worker_that_writes_garbage_is_told_of_and_replaced_and_its_task_runs_elsewhere() {
+    for (forgery, padding) in FORGERIES {
+        let mut rig = Rig::new(forgery, DriverConfig { max_reply: 1_000, ..ONE }, first(forgery));
         let forger = rig.pids()[0];
+        let token = rig.submit(Work::Echo, padding, 1);
+        rig.flush();
         rig.wait("the garbage is seen", |rig| !rig.news.garbage.is_empty());
-        run_one(&mut rig);
+        rig.wait_all_done("the task has run");
+        assert!(matches!(rig.outcome(token), Some(Outcome::Value(_))), "{forgery}: {:?}", rig.outcome(token));
         assert!(rig.was_killed(forger));
         assert_eq!(rig.news.garbage.len(), 1, "{:?}", rig.news.garbage);
+        assert_eq!(rig.driver.held_bytes(), 0, "{forgery}: something of it is kept");
         rig.close();
     }
 }

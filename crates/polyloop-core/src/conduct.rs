@@ -1,0 +1,339 @@
+//! What a worker may say, how often, and how much of it is kept: the bounds of one worker's frames. What breaks one was
+//! written by no correct worker.
+//!
+//! A correct worker says once that it is ready or has failed, and once that it retires; it speaks of tasks that it holds, or
+//! that have ended meanwhile; it fetches each large one once; and the pieces of a reply follow each other.
+
+use std::collections::BTreeSet;
+
+use thiserror::Error;
+
+use crate::event::Input;
+use crate::frame::{Reply, ResultFrame};
+use crate::id::{TaskId, WorkerId};
+use crate::task::{Outcome, Payload};
+
+/// Bytes that a reply may have where the host asks for nothing else: more than fits in memory a few times over, as a
+/// reply has to, is an error of the task.
+pub const MAX_REPLY: u64 = 4 << 30;
+
+/// Control frames that may wait for a worker that does not read them, for each item it can run: a cancellation, what
+/// was fetched, an order to stop, and some more for those that cross.
+pub const CONTROL_WAITING_MAX: usize = 8;
+
+/// What a worker has to do with a task that it speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has taken it.
+    Holds {
+        /// Whether its bytes have to be fetched.
+        large: bool,
+    },
+    /// There is no such task any more: it may have ended while the worker spoke. Nothing is kept of what it says.
+    Over,
+    /// It waits, or another worker has it.
+    Stranger,
+}
+
+/// How a worker has broken a bound.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Breach {
+    /// It speaks of a task that it does not hold.
+    #[error("a frame for task {0}, which the worker does not hold")]
+    NotHeld(TaskId),
+    /// A piece, or a reply, of one task between those of another.
+    #[error("a frame for task {0} between the pieces of another")]
+    Interleaved(TaskId),
+    /// A reply of more bytes than may be.
+    #[error("a reply of more than {0} bytes")]
+    TooLarge(u64),
+    /// A task that came with all its bytes, or that was fetched before.
+    #[error("task {0} is fetched without need")]
+    NeedlessFetch(TaskId),
+    /// More tasks than it can run.
+    #[error("more than {0} tasks are fetched and not answered")]
+    Fetches(usize),
+    /// What is said once in a life.
+    #[error("what a worker says once, said again: {0}")]
+    Repeated(&'static str),
+}
+
+/// What a frame means.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    /// This, to the pool.
+    Input(Input),
+    /// The worker waits for this task's bytes.
+    Fetch(TaskId),
+    /// A value of a stream.
+    Yield {
+        /// Which task.
+        task: TaskId,
+        /// As the worker's codec wrote it.
+        value: Payload,
+    },
+    /// A record of the worker's log.
+    Log {
+        /// Records that were dropped since the one before.
+        dropped: u64,
+        /// As the host wrote it; empty if only those are to be told.
+        record: Vec<u8>,
+    },
+    /// Nothing yet: it is a piece of something.
+    Piece,
+}
+
+/// A reply that comes in pieces, as far as it has come.
+#[derive(Debug)]
+struct Partial {
+    task: TaskId,
+    bytes: Vec<u8>,
+}
+
+/// What one worker has said so far, as far as that limits what it may still say.
+#[derive(Debug)]
+pub struct Conduct {
+    worker: WorkerId,
+    /// Items it can hold.
+    leases: usize,
+    max_reply: u64,
+    is_initialised: bool,
+    is_retiring: bool,
+    /// Tasks whose bytes it asked for, until it replies.
+    fetched: BTreeSet<TaskId>,
+    partial: Option<Partial>,
+}
+
+impl Conduct {
+    /// A worker that has said nothing, holds so many items at most, and whose replies have so many bytes at most.
+    pub fn new(worker: WorkerId, leases: u32, max_reply: u64) -> Self {
+        Self {
+            worker,
+            leases: leases as usize,
+            max_reply,
+            is_initialised: false,
+            is_retiring: false,
+            fetched: BTreeSet::new(),
+            partial: None,
+        }
+    }
+
+    /// What the worker's next frame means. `standing` is asked about the task it speaks of.
+    ///
+    /// # Errors
+    /// [`Breach`]: nothing more that it says should be listened to.
+    pub fn hear(&mut self, frame: ResultFrame<'_>, standing: impl FnOnce(TaskId) -> Standing) -> Result<Heard, Breach> {
+        let worker = self.worker;
+        match frame {
+            ResultFrame::Reply { task, reply } => {
+                let outcome = self.reply(task, reply, standing(task))?;
+                Ok(Heard::Input(Input::Outcome { worker, task, outcome }))
+            }
+            ResultFrame::Yield { task, bytes } => self.value(task, bytes, standing(task)),
+            ResultFrame::Log { dropped, record } => Ok(Heard::Log { dropped, record: record.to_vec() }),
+            ResultFrame::Piece { task, bytes } => self.piece(task, bytes, standing(task)),
+            ResultFrame::Fetch(task) => self.fetch(task, standing(task)),
+            ResultFrame::Ready => {
+                once(&mut self.is_initialised, "it is ready")?;
+                Ok(Heard::Input(Input::Ready(worker)))
+            }
+            ResultFrame::Failed(error) => {
+                once(&mut self.is_initialised, "it failed to start")?;
+                Ok(Heard::Input(Input::Failed { worker, error: error.to_vec() }))
+            }
+            ResultFrame::Retiring(cause) => {
+                once(&mut self.is_retiring, "it retires")?;
+                Ok(Heard::Input(Input::Retiring { worker, cause }))
+            }
+        }
+    }
+
+    /// Bytes kept of replies that are not whole.
+    pub fn kept_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.bytes.len())
+    }
+
+    fn reply(&mut self, task: TaskId, reply: Reply<'_>, standing: Standing) -> Result<Outcome, Breach> {
+        self.check(task, standing)?;
+        self.fetched.remove(&task);
+        let (before, max) = (self.partial.take(), self.max_reply);
+        Ok(match reply {
+            Reply::Value(bytes) => Outcome::Value(whole(before, bytes, max)?),
+            Reply::Raised(bytes) => Outcome::Raised(whole(before, bytes, max)?),
+            Reply::Rejected(bytes) => Outcome::Rejected(whole(before, bytes, max)?),
+            Reply::Cancelled => Outcome::Cancelled,
+            Reply::TimedOut => Outcome::TimedOut,
+        })
+    }
+
+    /// How many there may be is the pool's business, which keeps account of them.
+    fn value(&mut self, task: TaskId, bytes: &[u8], standing: Standing) -> Result<Heard, Breach> {
+        self.check(task, standing)?;
+        let value = whole(self.partial.take(), bytes, self.max_reply)?;
+        Ok(if standing == Standing::Over { Heard::Piece } else { Heard::Yield { task, value } })
+    }
+
+    fn piece(&mut self, task: TaskId, bytes: &[u8], standing: Standing) -> Result<Heard, Breach> {
+        self.check(task, standing)?;
+        let partial = self.partial.get_or_insert_with(|| Partial { task, bytes: Vec::new() });
+        check_size(partial.bytes.len() + bytes.len(), self.max_reply)?;
+        match standing {
+            Standing::Over => partial.bytes = Vec::new(),
+            _ => partial.bytes.extend_from_slice(bytes),
+        }
+        Ok(Heard::Piece)
+    }
+
+    fn fetch(&mut self, task: TaskId, standing: Standing) -> Result<Heard, Breach> {
+        self.check(task, standing)?;
+        if standing == (Standing::Holds { large: false }) || self.fetched.contains(&task) {
+            return Err(Breach::NeedlessFetch(task));
+        }
+        if self.fetched.len() >= self.leases {
+            return Err(Breach::Fetches(self.leases));
+        }
+        self.fetched.insert(task);
+        Ok(Heard::Fetch(task))
+    }
+
+    /// Whether it may speak of this task now.
+    fn check(&self, task: TaskId, standing: Standing) -> Result<(), Breach> {
+        if standing == Standing::Stranger {
+            return Err(Breach::NotHeld(task));
+        }
+        let other = self.partial.as_ref().is_some_and(|partial| partial.task != task);
+        if other { Err(Breach::Interleaved(task)) } else { Ok(()) }
+    }
+}
+
+/// What comes in pieces, with its last.
+fn whole(before: Option<Partial>, bytes: &[u8], max: u64) -> Result<Payload, Breach> {
+    let mut whole = before.map(|partial| partial.bytes).unwrap_or_default();
+    check_size(whole.len() + bytes.len(), max)?;
+    if whole.is_empty() {
+        return Ok(Payload::from_slice(bytes));
+    }
+    whole.extend_from_slice(bytes);
+    Ok(Payload::from_vec(whole))
+}
+
+fn check_size(bytes: usize, max: u64) -> Result<(), Breach> {
+    if bytes as u64 > max { Err(Breach::TooLarge(max)) } else { Ok(()) }
+}
+
+fn once(said: &mut bool, what: &'static str) -> Result<(), Breach> {
+    if std::mem::replace(said, true) { Err(Breach::Repeated(what)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::Cause;
+
+    const WORKER: WorkerId = WorkerId { seat: 0, generation: 1 };
+    const HOLDS: Standing = Standing::Holds { large: true };
+    const SMALL: Standing = Standing::Holds { large: false };
+    const MAX: u64 = 10;
+
+    fn task(index: u32) -> TaskId {
+        TaskId { index, generation: 1 }
+    }
+
+    fn conduct() -> Conduct {
+        Conduct::new(WORKER, 2, MAX)
+    }
+
+    fn piece(index: u32) -> ResultFrame<'static> {
+        ResultFrame::Piece { task: task(index), bytes: b"abc" }
+    }
+
+    fn value(index: u32) -> ResultFrame<'static> {
+        ResultFrame::Reply { task: task(index), reply: Reply::Value(b"xyz") }
+    }
+
+    #[test]
+    fn pieces_and_the_reply_that_follows_are_one_value() {
+        let mut conduct = conduct();
+        for _ in 0..2 {
+            assert!(matches!(conduct.hear(piece(1), |_| SMALL), Ok(Heard::Piece)));
+        }
+        let Ok(Heard::Input(Input::Outcome { outcome, .. })) = conduct.hear(value(1), |_| SMALL) else { panic!() };
+        assert_eq!(outcome, Outcome::Value(Payload::from_slice(b"abcabcxyz")));
+        assert_eq!(conduct.kept_bytes(), 0);
+        assert!(conduct.hear(piece(2), |_| SMALL).is_ok(), "another one's turn");
+    }
+
+    #[test]
+    fn pieces_without_end_are_refused_at_the_largest_reply() {
+        let mut conduct = conduct();
+        let refused = (0..).find_map(|_| conduct.hear(piece(1), |_| SMALL).err());
+        assert_eq!(refused, Some(Breach::TooLarge(MAX)));
+        assert!(conduct.kept_bytes() as u64 <= MAX);
+    }
+
+    #[test]
+    fn the_last_bytes_count_too() {
+        let mut conduct = conduct();
+        assert!((0..3).all(|_| conduct.hear(piece(1), |_| SMALL).is_ok()));
+        assert_eq!(conduct.hear(value(1), |_| SMALL).err(), Some(Breach::TooLarge(MAX)));
+    }
+
+    #[test]
+    fn pieces_of_several_replies_at_once_are_refused() {
+        let mut conduct = conduct();
+        assert!(conduct.hear(piece(1), |_| SMALL).is_ok());
+        assert_eq!(conduct.hear(piece(2), |_| SMALL).err(), Some(Breach::Interleaved(task(2))));
+        assert_eq!(conduct.hear(value(2), |_| SMALL).err(), Some(Breach::Interleaved(task(2))));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_is_said_of_a_task_that_is_over() {
+        let mut conduct = conduct();
+        assert!(conduct.hear(piece(1), |_| SMALL).is_ok());
+        for _ in 0..1000 {
+            assert!(conduct.hear(piece(1), |_| Standing::Over).is_ok());
+            assert_eq!(conduct.kept_bytes(), 0);
+        }
+        assert!(conduct.hear(value(1), |_| Standing::Over).is_ok());
+    }
+
+    #[test]
+    fn a_task_that_it_does_not_hold_is_none_of_its_business() {
+        for frame in [piece(1), value(1), ResultFrame::Fetch(task(1))] {
+            assert_eq!(conduct().hear(frame, |_| Standing::Stranger).err(), Some(Breach::NotHeld(task(1))));
+        }
+    }
+
+    #[test]
+    fn a_large_task_is_fetched_once_and_others_never() {
+        let mut conduct = conduct();
+        let fetch = |index| ResultFrame::Fetch(task(index));
+        assert_eq!(conduct.hear(fetch(1), |_| SMALL).err(), Some(Breach::NeedlessFetch(task(1))));
+        assert!(matches!(conduct.hear(fetch(1), |_| HOLDS), Ok(Heard::Fetch(_))));
+        assert_eq!(conduct.hear(fetch(1), |_| HOLDS).err(), Some(Breach::NeedlessFetch(task(1))));
+    }
+
+    #[test]
+    fn no_more_is_fetched_than_can_be_held_also_of_tasks_that_are_over() {
+        let mut conduct = conduct();
+        let fetch = |index| ResultFrame::Fetch(task(index));
+        assert!(conduct.hear(fetch(1), |_| HOLDS).is_ok() && conduct.hear(fetch(2), |_| Standing::Over).is_ok());
+        assert_eq!(conduct.hear(fetch(3), |_| Standing::Over).err(), Some(Breach::Fetches(2)));
+        assert!(conduct.hear(value(1), |_| HOLDS).is_ok());
+        assert!(conduct.hear(fetch(3), |_| Standing::Over).is_ok(), "one of them is answered");
+    }
+
+    #[test]
+    fn what_is_said_once_is_not_said_twice() {
+        let (ready, failed) = (ResultFrame::Ready, ResultFrame::Failed(b"no"));
+        for (first, second) in [(ready, ready), (ready, failed), (failed, ready), (failed, failed)] {
+            let mut conduct = conduct();
+            assert!(conduct.hear(first, |_| SMALL).is_ok());
+            assert!(matches!(conduct.hear(second, |_| SMALL), Err(Breach::Repeated(_))));
+        }
+        let retiring = ResultFrame::Retiring(Cause::Memory);
+        let mut conduct = conduct();
+        assert!(conduct.hear(retiring, |_| SMALL).is_ok());
+        assert!(matches!(conduct.hear(retiring, |_| SMALL), Err(Breach::Repeated(_))));
+    }
+}
