@@ -77,7 +77,7 @@ impl Intake {
     /// The host has taken the next value. Returns the credit to be given for it and those before, if it is time: at half
     /// of what may be under way, so that the worker goes on before it has to wait, and need not be told of each.
     pub fn take(&mut self) -> Option<u32> {
-        let Some(bytes) = self.flow.sizes.get(self.taken as usize) else { return None };
+        let bytes = *self.flow.sizes.get(self.taken as usize)?;
         self.taken += 1;
         self.taken_bytes += bytes;
         if (self.taken as usize) < STREAM_VALUES / 2 && self.taken_bytes < STREAM_BYTES / 2 {

@@ -61,6 +61,9 @@ enum Reference {
     ByValue,
 }
 
+/// By the function's address, and what it is sent for; the function is kept, so that no other has its address.
+type References = HashMap<(usize, Verb), (Py<PyAny>, Reference)>;
+
 /// The scheduler that chooses the queue of each task, where there is a choice.
 struct Scheduler {
     schedule: Py<PyAny>,
@@ -89,8 +92,7 @@ pub(crate) struct Manager {
     /// Maps with items that have not ended.
     maps: Mutex<HashMap<CallId, Py<MapCall>>>,
     buffer: Mutex<Vec<u8>>,
-    /// By the function's address, and what it is sent for.
-    references: Mutex<HashMap<(usize, Verb), (Py<PyAny>, Reference)>>,
+    references: Mutex<References>,
     scheduler: OnceLock<Scheduler>,
     last_scheduled: Mutex<u64>,
     event_loop: Py<PyAny>,

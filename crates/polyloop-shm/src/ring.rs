@@ -112,7 +112,8 @@ impl RingWriter {
     /// Whether half of the ring would be free after a record of so many bytes. If not, the writer is rung as if it had
     /// found it full.
     pub fn has_ample_room(&mut self, bytes: usize) -> bool {
-        let half = (self.mask + 1) / 2;
+        // The ring's length is a power of two.
+        let half = (self.mask + 1) >> 1;
         self.has_room_or_waits(1 + words_for(bytes) as u64 + half)
     }
 
