@@ -38,7 +38,8 @@ PYTHON = "CPython {}.{}".format(*sys.version_info)
 
 @dataclass(frozen=True)
 class HotPath:
-    """A program that runs so many items one way, and the functions that are told apart in it."""
+    """A program that runs so many items one way; the functions that are told apart in it, and the one that is all, if
+    that is not the program."""
 
     name: str
     command: Callable[[int], list[str]]
@@ -46,6 +47,7 @@ class HotPath:
     many: int
     parts: dict[str, str]
     tolerance: float
+    whole: str | None = None
 
 
 def engine_path(name: str, mode: str, few: int, many: int) -> HotPath:
@@ -55,7 +57,15 @@ def engine_path(name: str, mode: str, few: int, many: int) -> HotPath:
         "worker: claim and reply": "polyloop_paths::worker_turns",
         "client: drain": "polyloop_paths::client_drains",
     }
-    return HotPath(f"engine, {name}", lambda items: [str(ENGINE), mode, str(items)], few, many, parts, ENGINE_TOLERANCE)
+    return HotPath(
+        f"engine, {name}",
+        lambda items: [str(ENGINE), mode, str(items)],
+        few,
+        many,
+        parts,
+        ENGINE_TOLERANCE,
+        "polyloop_paths::Both::run",
+    )
 
 
 def python_path(name: str, few: int, many: int) -> HotPath:
@@ -129,7 +139,8 @@ def per_item(path: HotPath) -> dict[str, float]:
     few, many = (run(path.command(items)) for items in (path.few, path.many))
     items = path.many - path.few
     parts = {part: (many.inclusive(name) - few.inclusive(name)) / items for part, name in path.parts.items()}
-    return {"all": (many.total - few.total) / items, **parts}
+    totals = [costs.total if path.whole is None else costs.inclusive(path.whole) for costs in (few, many)]
+    return {"all": (totals[1] - totals[0]) / items, **parts}
 
 
 def run(command: list[str]) -> Costs:

@@ -34,9 +34,7 @@ class NoStacks:
 class OneProcess:
     """In place of the roster: has a worker join from this process, on the client's own loop."""
 
-    def __init__(
-        self, manager: _core.Manager, loop: asyncio.AbstractEventLoop, plan: Plan, oom_file: str | None = None
-    ) -> None:
+    def __init__(self, manager: _core.Manager, loop: asyncio.AbstractEventLoop, plan: Plan, *_how: object) -> None:
         self.manager, self.loop, self.plan = manager, loop, plan
         self.stacks = NoStacks()
         self.our_ends: dict[int, list[int]] = {}
