@@ -336,4 +336,28 @@ mod tests {
         assert!(conduct.hear(retiring, |_| SMALL).is_ok());
         assert!(matches!(conduct.hear(retiring, |_| SMALL), Err(Breach::Repeated(_))));
     }
+
+    #[test]
+    fn a_value_of_a_stream_comes_whole_from_whoever_holds_it_and_nothing_is_kept_of_one_that_is_over() {
+        let mut conduct = conduct();
+        let value = |index| ResultFrame::Yield { task: task(index), bytes: b"xyz" };
+        assert!(matches!(conduct.hear(piece(1), |_| SMALL), Ok(Heard::Piece)));
+        let heard = conduct.hear(value(1), |_| SMALL);
+        assert!(matches!(heard, Ok(Heard::Yield { ref value, .. }) if value[..] == *b"abcxyz"), "{heard:?}");
+        assert!(matches!(conduct.hear(value(1), |_| Standing::Over), Ok(Heard::Piece)));
+        assert_eq!(conduct.hear(value(1), |_| Standing::Stranger).unwrap_err(), Breach::NotHeld(task(1)));
+        (0..3).for_each(|_| assert!(matches!(conduct.hear(piece(1), |_| SMALL), Ok(Heard::Piece))));
+        assert_eq!(conduct.hear(value(2), |_| SMALL).unwrap_err(), Breach::Interleaved(task(2)));
+        assert_eq!(conduct.hear(value(1), |_| SMALL).unwrap_err(), Breach::TooLarge(MAX));
+    }
+
+    #[test]
+    fn a_log_is_no_business_of_any_task() {
+        let mut conduct = conduct();
+        assert!(matches!(conduct.hear(piece(1), |_| SMALL), Ok(Heard::Piece)));
+        let log = ResultFrame::Log { dropped: 2, record: b"record" };
+        let heard = conduct.hear(log, |_| Standing::Stranger);
+        assert!(matches!(heard, Ok(Heard::Log { dropped: 2, ref record }) if record == b"record"), "{heard:?}");
+        assert_eq!(conduct.kept_bytes(), 3);
+    }
 }
