@@ -6,6 +6,7 @@ from contextvars import Context, ContextVar
 from typing import Any, NoReturn, final
 
 __all__ = [
+    "LARGE_BYTES",
     "LOG_RECORD_BYTES",
     "NO_MAIN_GUARD_EXITCODE",
     "STREAM_BYTES",
@@ -25,6 +26,7 @@ __all__ = [
     "die_with_parent",
 ]
 
+LARGE_BYTES: int
 LOG_RECORD_BYTES: int
 NO_MAIN_GUARD_EXITCODE: int
 STREAM_BYTES: int

@@ -3,9 +3,10 @@
 use thiserror::Error;
 
 use crate::id::{CallId, QueueIndex, TaskId, WorkerId};
+use crate::payload::Payload;
 use crate::stats::Cause;
 use crate::supervise::{Exit, StartError};
-use crate::task::{Outcome, Payload};
+use crate::task::Outcome;
 use crate::worker::Stop;
 
 /// Where an item stood on a board.

@@ -7,6 +7,7 @@ use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use crate::apart::Outbox;
 use crate::manager::complete;
 use crate::worker::Worker;
 
@@ -52,7 +53,7 @@ impl StreamPort {
     fn give(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = value.py();
         let (worker, mut bytes) = (self.worker.get(), Vec::with_capacity(16));
-        if let Err(reason) = worker.codec().write(value, &mut bytes) {
+        if let Err(reason) = worker.codec().write(value, &mut bytes, &mut Outbox::closed()) {
             // An interruption in the midst of it is none of the value's faults.
             if !reason.is_instance_of::<PyException>(py) {
                 return Err(reason);

@@ -3,8 +3,9 @@
 use super::Pool;
 use crate::event::Output;
 use crate::id::{TaskId, WorkerId};
+use crate::payload::Payload;
 use crate::stream::Unasked;
-use crate::task::{Payload, TaskState, Wish};
+use crate::task::{TaskState, Wish};
 
 impl Pool {
     /// A worker gives a value of a stream. From the first one on the task is not run again: it would repeat what its

@@ -60,6 +60,8 @@ impl Driver {
         self.tell_dropped(worker.seat);
         let (claimed, taken) = self.link.bury(worker.seat);
         self.link.seats.remove(&worker.seat);
+        let now = self.now();
+        self.lender.forget_peer(now, worker);
         self.tell(Input::Exited(Dead { worker, exit, claimed, taken, leased }))
     }
 
@@ -148,7 +150,7 @@ impl Driver {
     }
 
     pub(super) fn start(&mut self, worker: WorkerId, queue: QueueIndex) -> io::Result<()> {
-        match self.link.seat(worker, queue) {
+        match self.link.seat(worker, queue, &self.returns) {
             Ok(NewSeat { socket, lifeline }) => {
                 let seat = &self.link.seats[&worker.seat];
                 let our_ends = [seat.socket.as_raw_fd(), seat.lifeline.as_raw_fd()];
