@@ -122,11 +122,13 @@ def test_waiting_for_a_handle_cancels_it_as_a_task_would_be(run: Run, bell: Bell
                     await asyncio.shield(handle)
             assert not handle.done()
 
-            waiting = asyncio.ensure_future(asyncio.gather(handle, pool.submit(targets.wait_for_ever, bell.path)))
+            other = pool.submit(targets.wait_for_ever, bell.path)
+            waiting = asyncio.ensure_future(asyncio.gather(handle, other))
             assert await bell.hear() == "started"
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await waiting
+                await waiting  # which ends with the first of them
+            await asyncio.wait([handle, other])
             assert bell.heard() == ["cancelled", "cancelled"]
 
     run(main())
