@@ -28,8 +28,9 @@ async def main() -> None:
         await orders.aput(f"dish {number}")
     print("served by the others:", len({await served.aget() for _ in range(20)}))
 
+    for _ in cooks[1:]:
+        await orders.aput(None)  # whoever takes it leaves
     for process in cooks[1:]:
-        await orders.aput(None)
         await process.join()
     print("left over:", orders.qsize())
 
