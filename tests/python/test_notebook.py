@@ -42,8 +42,9 @@ class Notebook:
             elif kind == "error" or content.get("name") == "stderr":
                 errors.append(content.get("text") or "\n".join(content["traceback"]))
 
-        self.client.execute_interactive(cell, timeout=REPLY_WITHIN_S, output_hook=read, allow_stdin=False)
+        reply = self.client.execute_interactive(cell, timeout=REPLY_WITHIN_S, output_hook=read, allow_stdin=False)
         assert not errors, "\n".join(errors)
+        assert reply["content"]["status"] == "ok"
         return json.loads(shown[-1]) if shown else None
 
     def worker_fds(self) -> list[int]:
@@ -111,7 +112,8 @@ def test_an_interrupted_cell_ends_its_task_and_the_pool_goes_on(notebook: Notebo
         "    finally:\n"
         "        mark.write_text('ended')"
     )
-    request = notebook.client.execute(f"await pool.apply(wait, (pathlib.Path({str(mark)!r}),))")
+    cell = f"await pool.apply(wait, (pathlib.Path({str(mark)!r}),))"
+    request = notebook.client.execute(cell, stop_on_error=False)  # else a cell that comes soon after it is not run
     assert mark.read_text() == "started"
     notebook.manager.interrupt_kernel()
     assert mark.read_text() == "ended"
@@ -141,6 +143,7 @@ def test_no_worker_outlives_its_kernel(notebook: Notebook, end: str) -> None:
 PROMPT = """\
 from polyloop import Pool
 pool = Pool(2)
+await pool.ready()
 async def scaled(n): return n * 2
 
 print("first:", await pool.map(scaled, range(3)))
