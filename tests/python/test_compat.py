@@ -106,8 +106,6 @@ def test_every_kind_of_pool_keeps_the_interface(kind: type[compat.Pool]) -> None
                 await pool.apply(targets.fail, ("no luck",))
             with pytest.raises(ProxyException):
                 await pool.map(targets.fail, "abc")
-            with pytest.raises(polyloop.WorkerDied, match="code 3"):
-                await pool.apply(targets.leave)
             with pytest.raises((ProxyException, polyloop.RemoteError), match="lock"):
                 await pool.apply(targets.lock)
             assert await pool.map(targets.double, range(100)) == [2 * n for n in range(100)]
@@ -118,6 +116,19 @@ def test_every_kind_of_pool_keeps_the_interface(kind: type[compat.Pool]) -> None
                 pool.map(targets.double, [1])
             await pool.join()
             assert not pool.processes
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", [compat.Pool, targets.OwnWorkersPool])
+def test_a_worker_that_dies_fails_its_task_and_is_replaced(kind: type[compat.Pool]) -> None:
+    """Over raw queues only where it was not writing into one: their lock would have died with it."""
+
+    async def main() -> None:
+        async with kind(1) as pool:
+            with pytest.raises(polyloop.WorkerDied, match="code 3"):
+                await pool.apply(targets.leave)
+            assert await pool.apply(targets.double, (4,)) == 8
 
     run(main())
 

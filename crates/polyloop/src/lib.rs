@@ -4,6 +4,7 @@
 //! to call when it is readable, and a [`Driver::deadline`]. [`WorkerLink`] is the worker's side. How a worker
 //! process is made, and what a function is, is up to the host.
 
+mod blocks;
 mod driver;
 mod inject;
 mod layout;
@@ -15,15 +16,16 @@ mod queue;
 mod watchdog;
 mod worker;
 
+pub use blocks::{BlockError, Lease, Memory, MemoryError};
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
 pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
 pub use polyloop_core::{
-    CallId, Cause, Counts, Cut, DEFER, Exit, HOPELESS_EXIT, Loss, MAX_REPLY, MapResults, Moment, NextResult,
-    OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, Stage, StartError, State, Stop, Submission,
-    TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId, WorkerView,
+    Apart, CallId, Cause, Counts, Cut, DEFER, Exit, HOPELESS_EXIT, Loss, Luggage, MAX_REPLY, MapResults, Moment,
+    NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, Stage, StartError, State, Stop,
+    Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId, WorkerView, lay_apart,
 };
 pub use polyloop_shm::{Item, Side};
 pub use process::{ParentDeathError, die_with_parent};
 pub use queue::{Nap, QueueError, SharedQueue, Watch};
 pub use watchdog::{Interrupt, Watchdog};
-pub use worker::{ConnectError, Control, Job, Next, Rested, WorkerError, WorkerLink};
+pub use worker::{CannotPass, ConnectError, Control, Job, Next, Rested, WorkerError, WorkerLink};
