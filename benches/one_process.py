@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 from polyloop import Pool, _core
+from polyloop._produce import produce
 from polyloop._threads import Threads
 from polyloop._worker import Plan, Turns, _wait_for
 from rows.work import no_op, plain_no_op, suspend_once
@@ -54,7 +56,9 @@ class OneProcess:
         turns = Turns(worker, self.loop, self.plan.grace_s)
         self.loop.add_reader(worker.fileno(), turns.take)
         threads = Threads(self.plan.concurrency, turns.check_not_forked)
-        worker.start(self.loop, turns.take, _wait_for, threads.run, None, os.environ.get("POLYLOOP_TASKS", "lazy"))
+        producer = functools.partial(produce, threads)
+        tasks = os.environ.get("POLYLOOP_TASKS", "lazy")
+        worker.start(self.loop, turns.take, _wait_for, threads.run, producer, (), None, tasks)
         self.loop.call_soon(turns.take)
 
 

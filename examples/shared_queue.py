@@ -29,7 +29,7 @@ async def main() -> None:
     print("served by the others:", len({await served.aget() for _ in range(20)}))
 
     for _ in cooks[1:]:
-        await orders.aput(None)  # whoever takes it leaves
+        await orders.aput(None)  # whichever of them takes it
     for process in cooks[1:]:
         await process.join()
     print("left over:", orders.qsize())

@@ -42,8 +42,9 @@ PYO3_CRATE = "polyloop-python"
 # A module imports from layers above its own line only, never from its own. Packages count as one module.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_checks", "_core", "_lazy", "_preload", "_progress", "errors", "_exceptions", "_limits", "scheduler"}),
-    frozenset({"_codec", "_stats", "context", "current", "handle", "options", "results"}),
-    frozenset({"_bridge", "_launch", "_lifespan", "_room", "_select", "_stacks", "_threads", "_verbs"}),
+    frozenset({"_codec", "_stats", "context", "current", "handle", "options", "results", "stream"}),
+    frozenset({"_bridge", "_contextvars", "_launch", "_lifespan", "_logs", "_room", "_select", "_stacks", "_threads"}),
+    frozenset({"_produce", "_verbs"}),
     frozenset({"_worker"}),
     frozenset({"_roster", "process", "queue"}),
     frozenset({"_staff"}),

@@ -114,6 +114,7 @@ impl Stage {
             retries: 1,
             retry_deaths: true,
             judged: true,
+            is_stream: token == 2,
             attempt: 1,
             timeout: None,
             token,
@@ -162,6 +163,7 @@ impl Stage {
         assert!(self.driver.held_bytes() <= HELD_BYTES_MAX, "the manager keeps {} bytes", self.driver.held_bytes());
         while let Some(event) = self.driver.next_event() {
             match event {
+                Event::Yield { task, .. } => self.driver.taken(task).expect("the system refuses nothing"),
                 Event::Start(order) => self.start(order.worker, order.socket),
                 Event::Reap(worker) => {
                     self.rogues.remove(&worker);
@@ -174,7 +176,8 @@ impl Stage {
                     _ => self.ends[token as usize] += u32::from(self.driver.settled(task)),
                 },
                 Event::Closed => self.closed = true,
-                Event::Report(_) | Event::Blocked { .. } | Event::Garbage { .. } | Event::Up | Event::GaveUp(_) => (),
+                Event::Report(_) | Event::Log { .. } | Event::Blocked { .. } | Event::Garbage { .. } => (),
+                Event::Up | Event::GaveUp(_) => (),
             }
         }
         assert!(self.ends.iter().all(|ends| *ends <= 1), "a task ended twice");

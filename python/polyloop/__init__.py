@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .queue import Queue
     from .results import Outcome, PoolResult
     from .scheduler import QueueID, RoundRobin, Scheduler, TaskID
+    from .stream import Stream
 
 __version__ = "0.1.0"
 
@@ -52,6 +53,7 @@ __all__ = [
     "RemoteError",
     "RoundRobin",
     "Scheduler",
+    "Stream",
     "TaskHandle",
     "TaskID",
     "TaskTimeout",
@@ -88,6 +90,7 @@ _HOMES = {
     "queue": ("Queue",),
     "results": ("Outcome", "PoolResult"),
     "scheduler": ("QueueID", "RoundRobin", "Scheduler", "TaskID"),
+    "stream": ("Stream",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import Any, NoReturn, final
 
 __all__ = [
     "LARGE_BYTES",
+    "LOG_RECORD_BYTES",
     "NO_MAIN_GUARD_EXITCODE",
+    "STREAM_BYTES",
+    "STREAM_VALUES",
     "ApplyCall",
     "Done",
     "Manager",
@@ -15,6 +18,8 @@ __all__ = [
     "Queue",
     "QueueWatch",
     "Select",
+    "StreamCall",
+    "StreamPort",
     "TaskOptions",
     "ThreadCall",
     "Worker",
@@ -22,7 +27,10 @@ __all__ = [
 ]
 
 LARGE_BYTES: int
+LOG_RECORD_BYTES: int
 NO_MAIN_GUARD_EXITCODE: int
+STREAM_BYTES: int
+STREAM_VALUES: int
 
 def die_with_parent(lifeline: int | None, parent_pid: int, is_direct_child: bool) -> None: ...
 
@@ -57,6 +65,7 @@ class Manager:
         event_loop: asyncio.AbstractEventLoop,
         call_flush_soon: Callable[[], object],
         max_reply: int | None = None,
+        capture_context: Callable[[], bytes | None] | None = None,
     ) -> Manager: ...
     @property
     def is_ours(self) -> bool: ...
@@ -80,6 +89,13 @@ class Manager:
         future: asyncio.Future[Any],
         keeps: object = None,
     ) -> int: ...
+    def open_stream(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        options: TaskOptions,
+    ) -> StreamCall: ...
     def apply(
         self,
         func: Callable[..., Any],
@@ -141,6 +157,18 @@ class MapCall:
     def wait_for_room(self, future: Any) -> None: ...
     def wait_for_end(self, future: Any) -> None: ...
     def cancel(self) -> bool: ...
+
+@final
+class StreamCall:
+    def take(self) -> tuple[int, Any]: ...
+    def wait(self, future: asyncio.Future[None]) -> None: ...
+    def wait_for_end(self, future: asyncio.Future[None]) -> None: ...
+    def leave(self) -> None: ...
+
+@final
+class StreamPort:
+    def give(self, value: Any) -> bool: ...
+    def room(self) -> asyncio.Future[None]: ...
 
 @final
 class Queue:
@@ -224,9 +252,12 @@ class Worker:
         take_turn: Callable[[], object] | None,
         wait_for: Callable[[Awaitable[Any]], Awaitable[Any]],
         run_in_thread: Callable[..., Awaitable[Any]],
+        produce: Callable[..., Awaitable[None]],
+        contextvars: Sequence[ContextVar[Any]],
         exception_handler: Callable[[BaseException], object] | None,
         tasks: str,
     ) -> None: ...
+    def log(self, record: bytes) -> None: ...
     def failed(self, error: bytes) -> None: ...
     def turn(self) -> int: ...
     def abandon(self) -> None: ...

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
+from .stream import Stream
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -128,6 +129,46 @@ class Verbs:
         255
         """
         return self._pool._submit(func, args, kwargs, self._options)
+
+    @overload
+    def stream(self, func: Callable[P, AsyncIterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]: ...
+    @overload
+    def stream(self, func: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]: ...
+    def stream(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Stream[Any]:
+        """Start `func(*args, **kwargs)` on a worker, and iterate over what it yields, with `async for`.
+
+        The generator runs ahead of what is taken by a bounded number of values, and is closed when the stream is left:
+        see `Stream`. It starts at this call. It is run again, where `retries` say so, only if nothing has come of it:
+        no value is given twice. The `timeout` is for the whole stream, the pauses included.
+
+        Parameters:
+            func: an async generator function; or a generator function, which blocks its worker from value to value, or
+                a thread of it with `options(in_thread=True)`; or any that returns an iterable.
+
+        Raises:
+            PoolClosed: the pool takes no new work.
+            TypeError: the function or an argument can't be sent.
+
+        Raises, when iterated over:
+            BaseException: what the generator raised.
+            WorkerDied: its worker died.
+            TaskTimeout: it ran longer than its timeout.
+            RemoteError: a value could not be pickled, or unpickled; the stream has ended.
+            PoolTerminated: the pool was terminated first.
+
+        >>> import asyncio
+        >>> from polyloop import Pool
+        >>> async def read(lines):
+        ...     for number in range(lines):
+        ...         await asyncio.sleep(0)
+        ...         yield f"line {number}"
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         return [line async for line in pool.stream(read, lines=3)]
+        >>> asyncio.run(main())
+        ['line 0', 'line 1', 'line 2']
+        """
+        return self._pool._stream(func, args, kwargs, self._options)
 
     @overload
     def map(

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,8 +25,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from polyloop import _core
 
 from . import _codec, current
+from ._contextvars import find_contextvars
 from ._launch import Launch
 from ._lifespan import Lifespan, run_until_done
+from ._logs import Forwarder
+from ._produce import produce
 from ._select import WorkerSelector, new_event_loop
 from ._stacks import answer_by_stack
 from ._threads import Threads
@@ -56,6 +59,9 @@ class Plan:
     grace_s: float = 0.0
     concurrency: int = 1
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
+    contextvars: Sequence[str] = ()
+    log_levels: Mapping[str, int] | None = None
+    """Of the client's loggers; None if it does not want the worker's records."""
 
 
 class Recruit(Launch):
@@ -87,13 +93,19 @@ class Recruit(Launch):
         except ConnectionError:
             leave(NO_POOL_EXITCODE)
         here = current.enter(worker)
+        forwarder = None
         try:
             run, plan = self.load()
+            if plan.log_levels is not None:
+                forwarder = Forwarder(worker, plan.log_levels)
+                forwarder.stand_in()
             loop = prepare(plan)
             lifespan = None if plan.lifespan is None else open_lifespan(loop, plan)
         except BaseException as error:
             worker.failed(_codec.dump_exception(error))
             leave(START_FAILED_EXITCODE)
+        if forwarder is not None:
+            forwarder.settle()
         answer_by_stack(self.stacks.take())
         if lifespan is None:
             run(worker, loop, plan, None)
@@ -117,6 +129,7 @@ def prepare(plan: Plan) -> asyncio.AbstractEventLoop:
     asyncio.set_event_loop(loop)
     if plan.initializer is not None:
         plan.initializer(*plan.initargs)
+    find_contextvars(plan.contextvars)
     return loop
 
 
@@ -150,7 +163,10 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan, life
     os.register_at_fork(after_in_child=turns.forked)
     loop.add_reader(worker.fileno(), turns.take)
     threads = Threads(plan.concurrency, turns.check_not_forked)
-    worker.start(loop, None if polls else turns.take, _wait_for, threads.run, plan.exception_handler, _tasks())
+    producer = functools.partial(produce, threads)
+    variables = find_contextvars(plan.contextvars)
+    take_turn = None if polls else turns.take
+    worker.start(loop, take_turn, _wait_for, threads.run, producer, variables, plan.exception_handler, _tasks())
     loop.call_soon(turns.take)
     if lifespan is not None:
         lifespan.on_early_end(turns.give_up)

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _core, _worker
 from ._checks import check_lifespan, check_positive, check_synchronous
+from ._contextvars import Travelling
 from ._limits import check_descriptors, explain_file_size
+from ._logs import levels, load_record
 from ._room import Room
 from ._roster import Roster, WorkerProcess, forget_ends, usable_cpus
 from ._staff import Staff
@@ -34,6 +36,7 @@ from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
 from .scheduler import QueueID, RoundRobin, Scheduler
+from .stream import Stream
 
 if TYPE_CHECKING:
     from ._bridge import PoolExecutor
@@ -84,6 +87,14 @@ class Pool(Verbs):
             has run its last task, also on SIGTERM; killed if that takes longer than `grace`. What it yields is
             `current_worker().state`, and the context variables it sets are seen by every task. A worker with a lifespan
             is gone before its successor starts, so that what they hold never exists twice.
+        contextvars: the names of context variables, each "module:name", that travel with tasks: what they are set to at
+            the call of `apply`, `submit`, `map` or `stream`, they are set to in the task. Those that are not set there
+            are left as they are in the worker. Their values are pickled.
+        forward_logs: whether what workers log, and their warnings, go to the loggers of the same names here: message
+            and exception as text, `process` and `processName` being the worker's. They come in order, and before the
+            outcome of the task that logged; what finds no room is counted in a warning. Not from workers whose root
+            logger has a handler once they are initialised, as under fork it may. Loggers that have no level there get
+            the one that they have here when the pool is made.
         max_pending: how many calls by `submit` and `apply` may be unfinished. One more by `submit` raises `PoolFull` at
             once; one more by `apply` waits for its turn. What a `map` draws ahead is limited by its `buffersize`. None
             for any number.
@@ -97,10 +108,10 @@ class Pool(Verbs):
             signal `SIGRTMIN+3`.
 
     Raises:
-        TypeError: `retry_on`, `lifespan`, `mp_context` or `preload` is not what it should be.
+        TypeError: `retry_on`, `lifespan`, `contextvars`, `mp_context` or `preload` is not what it should be.
         ModuleNotFoundError: there is no such module to preload.
-        ValueError: impossible numbers, a coroutine function as initializer, or more processes than this one may have
-            file descriptors for.
+        ValueError: impossible numbers, names that lead nowhere, a coroutine function as initializer, or more processes
+            than this one may have file descriptors for.
         OSError: no memory; or RLIMIT_FSIZE is lower than a pool's shared memory is large.
         RuntimeError: no event loop runs, or the program lacks its main guard.
 
@@ -131,6 +142,8 @@ class Pool(Verbs):
         max_memory_per_child: int | None = None,
         max_age_per_child: float | None = None,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+        contextvars: Sequence[str] = (),
+        forward_logs: bool = True,
         max_pending: int | None = None,
         mp_context: str | BaseContext | None = None,
         preload: Sequence[str] = (),
@@ -143,6 +156,7 @@ class Pool(Verbs):
         check_positive("max_memory_per_child", max_memory_per_child)
         check_positive("max_pending", max_pending)
         check_positive("max_age_per_child", max_age_per_child)
+        travelling = Travelling(contextvars)
         check_main_guard()
         self.context = get_context(mp_context)
         preload = check_preload(preload, self.context)
@@ -180,11 +194,20 @@ class Pool(Verbs):
                 grace_s=grace,
                 event_loop=self._loop,
                 call_flush_soon=_flusher(self),
+                capture_context=travelling.capture if contextvars else None,
             )
         except OSError as error:
             raise explain_file_size(error) from None
         plan = Plan(
-            initializer, tuple(initargs), loop_initializer, exception_handler, grace, self.childconcurrency, lifespan
+            initializer,
+            tuple(initargs),
+            loop_initializer,
+            exception_handler,
+            grace,
+            self.childconcurrency,
+            lifespan,
+            tuple(contextvars),
+            levels() if forward_logs else None,
         )
         self._roster = Roster(self._manager, self._loop, plan, self.context, preload, _oom_file)
         self._staff = Staff(self._manager, self._roster, self._loop)
@@ -409,6 +432,12 @@ class Pool(Verbs):
             handle.add_done_callback(self._room.leave)
         return handle
 
+    def _stream(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    ) -> Stream[Any]:
+        self._check_usable()
+        return Stream(self._manager.open_stream(func, args, kwargs or None, options.core), self)
+
     def _map(
         self,
         func: Callable[..., Any],
@@ -515,6 +544,19 @@ class Pool(Verbs):
         if pid is not None:
             self._roster.stacks.ask(pid, functools.partial(_warn_blocked, pid, blocked_s))
 
+    def _on_log(self, pid: int | None, dropped: int, data: bytes) -> None:
+        try:
+            if dropped:
+                _log.warning("worker %s logged more than there was room for: %d records were dropped", pid, dropped)
+            if data:
+                record = load_record(data)
+                logger = logging.getLogger(record.name)
+                if logger.isEnabledFor(record.levelno):
+                    logger.handle(record)
+        except Exception as error:  # of a filter here, or of what a record carries: nobody's task must suffer from it
+            message = f"a record of worker {pid} can't be logged"
+            self._loop.call_exception_handler({"message": message, "exception": error})
+
     def _on_closed(self) -> None:
         self._end_maps()
         self._finalizer.cancel()
@@ -543,6 +585,7 @@ _ORDERS: dict[str, Callable[..., None]] = {
     "terminated": Pool._on_terminated,
     "garbage": Pool._on_garbage,
     "blocked": Pool._on_blocked,
+    "log": Pool._on_log,
     "up": Pool._on_up,
     "gave_up": Pool._on_gave_up,
     "closed": Pool._on_closed,

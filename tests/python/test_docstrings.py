@@ -22,7 +22,7 @@ def test_the_examples_of_a_module_are_right(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Outcome", "Pool", "PoolResult", "Process", "Queue", "RoundRobin", "Scheduler", "TaskHandle", "Worker"],
+    ["Outcome", "Pool", "PoolResult", "Process", "Queue", "RoundRobin", "Scheduler", "Stream", "TaskHandle", "Worker"],
 )
 def test_public_classes_have_an_example(name: str) -> None:
     assert ">>>" in (getattr(polyloop, name).__doc__ or "")

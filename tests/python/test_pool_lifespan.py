@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(60)
 
 LOOPS = pytest.mark.parametrize("loop_initializer", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 SPAWN = pytest.mark.parametrize("start_method", ["spawn"], indirect=True)
-"""A forkserver, and what it forks, writes to what stderr was when it started."""
+"""What is forked has the handlers of the test runner, and keeps its records."""
 
 
 # ---------------------------------------------------------------------------------------------------- while it is open
@@ -138,7 +138,7 @@ def test_one_that_does_not_end_is_killed_after_the_grace(bell: Bell) -> None:
 
 
 @SPAWN
-def test_one_that_fails_as_it_ends_does_no_harm(start_method: str, capfd: Any) -> None:
+def test_one_that_fails_as_it_ends_does_no_harm(start_method: str, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         pool = Pool(1, lifespan=targets.fails_at_end)
         assert await pool.submit(targets.index) == 0
@@ -146,11 +146,13 @@ def test_one_that_fails_as_it_ends_does_no_harm(start_method: str, capfd: Any) -
         assert pool.stats().restarts["died"] == 0
 
     asyncio.run(main())
-    assert "LookupError: can't close" in capfd.readouterr().err
+    assert "LookupError: can't close" in caplog.text
 
 
 @SPAWN
-def test_one_that_ends_before_its_time_takes_its_worker_with_it(start_method: str, bell: Bell, capfd: Any) -> None:
+def test_one_that_ends_before_its_time_takes_its_worker_with_it(
+    start_method: str, bell: Bell, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         async with Pool(1, lifespan=targets.ends_early(bell.path)) as pool:
             with pytest.raises(WorkerDied):
@@ -158,7 +160,7 @@ def test_one_that_ends_before_its_time_takes_its_worker_with_it(start_method: st
             assert await pool.submit(targets.pid) != int(await bell.hear())
 
     asyncio.run(main())
-    assert "the connection is lost" in capfd.readouterr().err
+    assert "the connection is lost" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------ how it does not start

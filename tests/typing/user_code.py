@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from typing import assert_type
 
-from polyloop import Pool, PoolResult, TaskHandle, current_worker
+from polyloop import Pool, PoolResult, Stream, TaskHandle, current_worker
 
 
 async def fetch(url: str, *, retries: int = 0) -> int:
@@ -72,6 +72,26 @@ async def mapping(pool: Pool) -> None:
     async for size in pool.map(fetch, ["a"]):
         assert_type(size, int)
     pool.map(fetch, [1])  # type: ignore[arg-type]
+
+
+async def lines(path: str) -> AsyncIterator[str]:
+    yield path
+
+
+def words(text: str) -> Iterator[str]:
+    yield from text.split()
+
+
+async def streaming(pool: Pool) -> None:
+    assert_type(pool.stream(lines, "a"), Stream[str])
+    assert_type(pool.stream(words, text="a"), Stream[str])
+    assert_type(pool.options(timeout=2).stream(lines, "a"), Stream[str])
+    async for line in pool.stream(lines, "a"):
+        assert_type(line, str)
+    async with pool.stream(words, "a") as stream:
+        assert_type(await anext(stream), str)
+    pool.stream(lines, 1)  # type: ignore[call-overload]
+    pool.stream(fetch, "a")  # type: ignore[call-overload]
 
 
 async def viewing(pool: Pool) -> None:

@@ -66,6 +66,20 @@ pub enum Heard {
     Input(Input),
     /// The worker waits for this task's bytes.
     Fetch(TaskId),
+    /// A value of a stream.
+    Yield {
+        /// Which task.
+        task: TaskId,
+        /// As the worker's codec wrote it.
+        value: Payload,
+    },
+    /// A record of the worker's log.
+    Log {
+        /// Records that were dropped since the one before.
+        dropped: u64,
+        /// As the host wrote it; empty if only those are to be told.
+        record: Vec<u8>,
+    },
     /// Nothing yet: it is a piece of something.
     Piece,
     /// This, of blocks. Of one that was lent, [`Conduct::carry`] what is in it.
@@ -120,6 +134,8 @@ impl Conduct {
                 let outcome = self.reply(task, reply, standing(task))?;
                 Ok(Heard::Input(Input::Outcome { worker, task, outcome }))
             }
+            ResultFrame::Yield { task, bytes } => self.value(task, bytes, standing(task)),
+            ResultFrame::Log { dropped, record } => Ok(Heard::Log { dropped, record: record.to_vec() }),
             ResultFrame::Piece { task, bytes } => self.piece(task, bytes, standing(task)),
             ResultFrame::Fetch(task) => self.fetch(task, standing(task)),
             ResultFrame::Block(frame) => {
@@ -159,24 +175,21 @@ impl Conduct {
     fn reply(&mut self, task: TaskId, reply: Reply<'_>, standing: Standing) -> Result<Outcome, Breach> {
         self.check(task, standing)?;
         self.fetched.remove(&task);
-        let (before, apart) = self.partial.take().map(|partial| (partial.bytes, partial.apart)).unwrap_or_default();
-        let max = self.max_reply;
-        let whole = |bytes: &[u8]| {
-            check_size(before.len() + bytes.len(), max)?;
-            if before.is_empty() {
-                return Ok(Payload::from_slice(bytes).with(apart));
-            }
-            let mut whole = before;
-            whole.extend_from_slice(bytes);
-            Ok(Payload::from_vec(whole).with(apart))
-        };
+        let (before, max) = (self.partial.take(), self.max_reply);
         Ok(match reply {
-            Reply::Value(bytes) => Outcome::Value(whole(bytes)?),
-            Reply::Raised(bytes) => Outcome::Raised(whole(bytes)?),
-            Reply::Rejected(bytes) => Outcome::Rejected(whole(bytes)?),
+            Reply::Value(bytes) => Outcome::Value(whole(before, bytes, max)?),
+            Reply::Raised(bytes) => Outcome::Raised(whole(before, bytes, max)?),
+            Reply::Rejected(bytes) => Outcome::Rejected(whole(before, bytes, max)?),
             Reply::Cancelled => Outcome::Cancelled,
             Reply::TimedOut => Outcome::TimedOut,
         })
+    }
+
+    /// How many there may be is the pool's business, which keeps account of them.
+    fn value(&mut self, task: TaskId, bytes: &[u8], standing: Standing) -> Result<Heard, Breach> {
+        self.check(task, standing)?;
+        let value = whole(self.partial.take(), bytes, self.max_reply)?;
+        Ok(if standing == Standing::Over { Heard::Piece } else { Heard::Yield { task, value } })
     }
 
     fn piece(&mut self, task: TaskId, bytes: &[u8], standing: Standing) -> Result<Heard, Breach> {
@@ -215,6 +228,17 @@ impl Conduct {
         let other = self.partial.as_ref().is_some_and(|partial| partial.task != task);
         if other { Err(Breach::Interleaved(task)) } else { Ok(()) }
     }
+}
+
+/// What comes in pieces, with its last.
+fn whole(before: Option<Partial>, bytes: &[u8], max: u64) -> Result<Payload, Breach> {
+    let (mut whole, apart) = before.map(|partial| (partial.bytes, partial.apart)).unwrap_or_default();
+    check_size(whole.len() + bytes.len(), max)?;
+    if whole.is_empty() {
+        return Ok(Payload::from_slice(bytes).with(apart));
+    }
+    whole.extend_from_slice(bytes);
+    Ok(Payload::from_vec(whole).with(apart))
 }
 
 fn check_size(bytes: usize, max: u64) -> Result<(), Breach> {
@@ -352,5 +376,29 @@ mod tests {
         let mut conduct = conduct();
         assert!(conduct.hear(retiring, |_| SMALL).is_ok());
         assert!(matches!(conduct.hear(retiring, |_| SMALL), Err(Breach::Repeated(_))));
+    }
+
+    #[test]
+    fn a_value_of_a_stream_comes_whole_from_whoever_holds_it_and_nothing_is_kept_of_one_that_is_over() {
+        let mut conduct = conduct();
+        let value = |index| ResultFrame::Yield { task: task(index), bytes: b"xyz" };
+        assert!(matches!(conduct.hear(piece(1), |_| SMALL), Ok(Heard::Piece)));
+        let heard = conduct.hear(value(1), |_| SMALL);
+        assert!(matches!(heard, Ok(Heard::Yield { ref value, .. }) if value[..] == *b"abcxyz"), "{heard:?}");
+        assert!(matches!(conduct.hear(value(1), |_| Standing::Over), Ok(Heard::Piece)));
+        assert_eq!(conduct.hear(value(1), |_| Standing::Stranger).unwrap_err(), Breach::NotHeld(task(1)));
+        (0..3).for_each(|_| assert!(matches!(conduct.hear(piece(1), |_| SMALL), Ok(Heard::Piece))));
+        assert_eq!(conduct.hear(value(2), |_| SMALL).unwrap_err(), Breach::Interleaved(task(2)));
+        assert_eq!(conduct.hear(value(1), |_| SMALL).unwrap_err(), Breach::TooLarge(MAX));
+    }
+
+    #[test]
+    fn a_log_is_no_business_of_any_task() {
+        let mut conduct = conduct();
+        assert!(matches!(conduct.hear(piece(1), |_| SMALL), Ok(Heard::Piece)));
+        let log = ResultFrame::Log { dropped: 2, record: b"record" };
+        let heard = conduct.hear(log, |_| Standing::Stranger);
+        assert!(matches!(heard, Ok(Heard::Log { dropped: 2, ref record }) if record == b"record"), "{heard:?}");
+        assert_eq!(conduct.kept_bytes(), 3);
     }
 }

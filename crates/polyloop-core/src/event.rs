@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::id::{CallId, QueueIndex, TaskId, WorkerId};
+use crate::payload::Payload;
 use crate::stats::Cause;
 use crate::supervise::{Exit, StartError};
 use crate::task::Outcome;
@@ -137,6 +138,15 @@ pub enum Output {
         /// Which task.
         task: TaskId,
     },
+    /// Tell a worker that so many values of a stream have been taken.
+    Credit {
+        /// Which worker.
+        worker: WorkerId,
+        /// Which task.
+        task: TaskId,
+        /// How many.
+        values: u32,
+    },
     /// Tell a worker to stop.
     Stop {
         /// Which worker.
@@ -150,6 +160,15 @@ pub enum Output {
         worker: WorkerId,
         /// Whether it can be caught: SIGTERM, else SIGKILL.
         gently: bool,
+    },
+    /// Give the caller a value of its stream. Answered, once it is taken, by [`Pool::taken`](crate::Pool::taken).
+    Yield {
+        /// Which task.
+        task: TaskId,
+        /// As submitted.
+        token: u64,
+        /// The value, as the worker's codec wrote it.
+        value: Payload,
     },
     /// Tell the caller how its task ended.
     Deliver {

@@ -66,6 +66,7 @@ const CANCELLED: u32 = 3;
 const REJECTED: u32 = 4;
 const TIMED_OUT: u32 = 6;
 const PIECE: u32 = 5;
+const YIELD: u32 = 7;
 const READY: u32 = 16;
 const FAILED: u32 = 17;
 const RETIRING: u32 = 18;
@@ -73,6 +74,7 @@ const FETCH: u32 = 19;
 const BLOCK: u32 = 20;
 const RETURN: u32 = 21;
 const FORGET: u32 = 22;
+const LOG: u32 = 23;
 
 const CANCEL: u32 = 32;
 const STOP: u32 = 33;
@@ -82,8 +84,12 @@ const BLOCK_DOWN: u32 = 36;
 const RETURN_DOWN: u32 = 37;
 const FORGET_DOWN: u32 = 38;
 const GIVE_BACK: u32 = 39;
+const CREDIT: u32 = 40;
 
 const TASK: usize = 8;
+
+/// The largest record of a worker's log, in bytes.
+pub const LOG_RECORD_BYTES: usize = 32 << 10;
 
 /// A frame that no correct peer writes.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -195,7 +201,14 @@ pub enum ResultFrame<'a> {
         /// How.
         reply: Reply<'a>,
     },
-    /// A piece of a reply too large for one record.
+    /// A value of an item that is a stream; earlier pieces come before these bytes.
+    Yield {
+        /// Which task.
+        task: TaskId,
+        /// The value, as the host's codec wrote it.
+        bytes: &'a [u8],
+    },
+    /// A piece of a reply or a value too large for one record.
     Piece {
         /// Which task.
         task: TaskId,
@@ -208,6 +221,13 @@ pub enum ResultFrame<'a> {
     Failed(&'a [u8]),
     /// The worker claims nothing more, for this reason.
     Retiring(Cause),
+    /// A record of the worker's log.
+    Log {
+        /// Records for which there was no room since the one before.
+        dropped: u64,
+        /// As the host wrote it; empty if only those are to be told.
+        record: &'a [u8],
+    },
     /// The worker has started a task whose bytes did not go into the slot, and needs them.
     Fetch(TaskId),
     /// Of blocks.
@@ -228,8 +248,14 @@ impl<'a> ResultFrame<'a> {
                 let (kind, bytes) = reply.parts();
                 with_task(task, kind, bytes)
             }
+            Self::Yield { task, bytes } => with_task(task, YIELD, bytes),
             Self::Piece { task, bytes } => with_task(task, PIECE, bytes),
             Self::Fetch(task) => with_task(task, FETCH, &[]),
+            Self::Log { dropped, record } => {
+                out.extend_from_slice(&dropped.to_le_bytes());
+                out.extend_from_slice(record);
+                LOG
+            }
             Self::Ready => READY,
             Self::Retiring(cause) => {
                 out.push(cause as u8);
@@ -257,8 +283,14 @@ impl<'a> ResultFrame<'a> {
             CANCELLED => reply(|_| Reply::Cancelled),
             TIMED_OUT => reply(|_| Reply::TimedOut),
             REJECTED => reply(Reply::Rejected),
+            YIELD => split_task(kind, payload).map(|(task, bytes)| Self::Yield { task, bytes }),
             PIECE => split_task(kind, payload).map(|(task, bytes)| Self::Piece { task, bytes }),
             FETCH => split_task(kind, payload).map(|(task, _)| Self::Fetch(task)),
+            LOG => {
+                let (dropped, record) =
+                    payload.split_first_chunk().ok_or(FrameError::Short { kind, len: payload.len() })?;
+                Ok(Self::Log { dropped: u64::from_le_bytes(*dropped), record })
+            }
             READY => Ok(Self::Ready),
             RETIRING => {
                 let cause = payload.first().and_then(|at| Cause::ALL.get(usize::from(*at)));
@@ -278,6 +310,13 @@ pub enum ControlFrame<'a> {
     Cancel(TaskId),
     /// Stop.
     Stop(Stop),
+    /// So many values of a stream have been taken: as many more may be given.
+    Credit {
+        /// Which task.
+        task: TaskId,
+        /// How many.
+        values: u32,
+    },
     /// Bytes of a task that was fetched.
     Bytes {
         /// Which task.
@@ -306,6 +345,11 @@ impl<'a> ControlFrame<'a> {
                 out.push(u8::from(stop == Stop::Now));
                 STOP
             }
+            Self::Credit { task, values } => {
+                out.extend_from_slice(&task.to_bits().to_le_bytes());
+                out.extend_from_slice(&values.to_le_bytes());
+                CREDIT
+            }
             Self::Bytes { task, bytes, last } => {
                 out.extend_from_slice(&task.to_bits().to_le_bytes());
                 out.extend_from_slice(bytes);
@@ -328,6 +372,11 @@ impl<'a> ControlFrame<'a> {
                 [_, ..] => Ok(Self::Stop(Stop::Now)),
                 [] => Err(FrameError::Short { kind, len: 0 }),
             },
+            CREDIT => {
+                let (task, values) = split_task(kind, payload)?;
+                let values = values.first_chunk().ok_or(FrameError::Short { kind, len: payload.len() })?;
+                Ok(Self::Credit { task, values: u32::from_le_bytes(*values) })
+            }
             BYTES | LAST_BYTES => {
                 split_task(kind, payload).map(|(task, bytes)| Self::Bytes { task, bytes, last: kind == LAST_BYTES })
             }
@@ -386,7 +435,9 @@ mod tests {
             ResultFrame::Reply { task: T, reply: Reply::Raised(b"e") },
             ResultFrame::Reply { task: T, reply: Reply::Cancelled },
             ResultFrame::Reply { task: T, reply: Reply::Rejected(b"") },
+            ResultFrame::Yield { task: T, bytes: b"y" },
             ResultFrame::Piece { task: T, bytes: b"p" },
+            ResultFrame::Log { dropped: 3, record: b"r" },
             ResultFrame::Ready,
             ResultFrame::Failed(b"f"),
             ResultFrame::Retiring(Cause::Memory),
@@ -418,6 +469,7 @@ mod tests {
             ControlFrame::Cancel(T),
             ControlFrame::Stop(Stop::Now),
             ControlFrame::Stop(Stop::WhenDone),
+            ControlFrame::Credit { task: T, values: 7 },
             ControlFrame::Bytes { task: T, bytes: b"abc", last: false },
             ControlFrame::Bytes { task: T, bytes: b"", last: true },
             ControlFrame::Block(BlockFrame::Lent { task: T, block: BlockId(1), bytes: 9 }),

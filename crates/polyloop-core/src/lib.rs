@@ -17,6 +17,7 @@ mod payload;
 mod pool;
 mod schedule;
 mod stats;
+mod stream;
 mod supervise;
 mod task;
 mod value;
@@ -27,13 +28,16 @@ pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
 pub use blocks::{BLOCK_IDLE, BlockId, BlockTable, Discarded, NotLent, Taken};
 pub use conduct::{Breach, CONTROL_WAITING_MAX, Conduct, Heard, MAX_REPLY, Standing};
 pub use event::{Dead, Input, Output, Place, Refused, Report};
-pub use frame::{BlockFrame, ControlFrame, FrameError, Large, Reply, ResultFrame, Terms, split_large, write_large};
+pub use frame::{
+    BlockFrame, ControlFrame, FrameError, LOG_RECORD_BYTES, Large, Reply, ResultFrame, Terms, split_large, write_large,
+};
 pub use hearing::HearingWatch;
 pub use id::{ALONE_LANE, CallId, Moment, QueueIndex, TaskId, WorkerId};
 pub use map::{Cut, MapResults, Next as NextResult, Want};
 pub use payload::{Luggage, Payload};
 pub use pool::{Pool, PoolConfig};
 pub use stats::{Cause, Counts};
+pub use stream::{Flow, Intake, STREAM_BYTES, STREAM_VALUES, Unasked};
 pub use supervise::{Exit, HOPELESS_EXIT, Stage, StartError, State, WorkerView};
 pub use task::{Loss, Outcome, Parcel, Submission};
 pub use value::{Apart, Value, ValueError, ValueReader, ValueWriter, lay_apart};

@@ -22,6 +22,7 @@ mod change;
 mod post;
 mod recycle;
 mod staff;
+mod streams;
 mod undertake;
 
 /// The shape of a pool. Fixed for its life.
@@ -194,13 +195,14 @@ impl Pool {
         arguments: impl IntoIterator<Item = Payload>,
         mut accepted: impl FnMut(TaskId),
     ) -> Result<(), Refused> {
-        let Submission { call, queue, function, retries, retry_deaths, judged, attempt, timeout, token, .. } = first;
+        let Submission { call, queue, function, retries, retry_deaths, judged, is_stream, .. } = first;
+        let Submission { attempt, timeout, token, .. } = first;
         if call == CallId::SINGLES || self.mode != Mode::Closing {
             self.check_open()?;
         }
         let queue = queue.min(QueueIndex(self.config.queues - 1));
         let entry = self.calls.get_mut(&call).filter(|call| call.open).ok_or(Refused::Closed)?;
-        let brief = Arc::new(Brief { call, queue, function, retry_deaths, judged, timeout });
+        let brief = Arc::new(Brief { call, queue, function, retry_deaths, judged, is_stream, timeout });
         let tasks = &mut self.tasks;
         let ids = (token..).zip(arguments).map(|(token, arguments)| {
             let id = tasks.insert(Task::new(Arc::clone(&brief), arguments, token, retries, attempt));

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::frame::Terms;
 use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
 use crate::payload::Payload;
+use crate::stream::Intake;
 use crate::supervise::{Exit, StartError};
 
 /// What a caller asks for.
@@ -31,6 +32,8 @@ pub struct Submission {
     pub retry_deaths: bool,
     /// Whether the host judges, too, when it raises or runs out of time.
     pub judged: bool,
+    /// Whether it gives values while it runs.
+    pub is_stream: bool,
     /// Which run of it this is, from 1.
     pub attempt: u32,
     /// How long a run may take.
@@ -47,6 +50,7 @@ pub(crate) struct Brief {
     pub(crate) function: Arc<[u8]>,
     pub(crate) retry_deaths: bool,
     pub(crate) judged: bool,
+    pub(crate) is_stream: bool,
     pub(crate) timeout: Option<Duration>,
 }
 
@@ -137,6 +141,8 @@ pub(crate) struct Task {
     pub(crate) attempt: u32,
     pub(crate) state: TaskState,
     pub(crate) wish: Wish,
+    /// Of a stream; boxed, as most tasks are none.
+    pub(crate) intake: Option<Box<Intake>>,
     /// A worker died while running it, so it runs alone from then on.
     pub(crate) suspect: bool,
     /// Workers that died while running nothing else.
@@ -146,7 +152,8 @@ pub(crate) struct Task {
 impl Task {
     pub(crate) fn new(brief: Arc<Brief>, arguments: Payload, token: u64, retries: u32, attempt: u32) -> Self {
         let (state, wish) = (TaskState::Waiting, Wish::Run);
-        Self { brief, arguments, token, retries, attempt, state, wish, suspect: false, deaths_alone: 0 }
+        let intake = brief.is_stream.then(Box::default);
+        Self { brief, arguments, token, retries, attempt, state, wish, intake, suspect: false, deaths_alone: 0 }
     }
 
     /// Whether the host has a say in whether it ends so.
@@ -236,6 +243,7 @@ mod tests {
             function: Arc::from(*b"f"),
             retry_deaths: true,
             judged: false,
+            is_stream: false,
             timeout: None,
         });
         let task = || Task::new(Arc::clone(&brief), Payload::new(), 0, 0, 1);

@@ -120,6 +120,7 @@ fn client_submits(both: &mut Both, tokens: std::ops::Range<u64>) {
         retries: 0,
         retry_deaths: true,
         judged: false,
+        is_stream: false,
         attempt: 1,
         timeout: None,
         token: tokens.start,

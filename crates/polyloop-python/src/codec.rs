@@ -8,6 +8,8 @@ use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, 
 
 use crate::apart::{Inbox, Outbox, Put};
 
+use crate::options::Verb;
+
 /// How deep simple values may nest.
 const DEPTH_MAX: u32 = 4;
 /// How many values a simple sequence may hold; beyond, pickle is as good.
@@ -165,7 +167,13 @@ impl Codec {
         mut apart: Inbox<'_>,
     ) -> PyResult<Arguments<'py>> {
         let mut reader = ValueReader::new(bytes);
-        let first = match step(&mut reader)? {
+        let mut first = step(&mut reader)?;
+        if first == Value::Bool(true) {
+            // The context is dealt with by whoever enters it.
+            step(&mut reader)?;
+            first = step(&mut reader)?;
+        }
+        let first = match first {
             Value::Tuple(1) => return Ok(Arguments::One(self.read_one(py, &mut reader, &mut apart)?)),
             Value::None => {
                 let (args, kwargs) = self.read_one(py, &mut reader, &mut apart)?.extract()?;
@@ -174,6 +182,11 @@ impl Codec {
             first => self.build(py, first, &mut reader, &mut apart)?,
         };
         Ok(Arguments::Many(first.cast_into()?))
+    }
+
+    /// What `polyloop._codec.dumps` wrote.
+    pub(crate) fn loads<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        self.loads.bind(py).call1((PyBytes::new(py, bytes),))
     }
 
     pub(crate) fn dump_exception(&self, py: Python<'_>, error: &PyErr) -> PyResult<Vec<u8>> {
@@ -198,18 +211,21 @@ impl Codec {
         error.is_instance(py, self.not_importable.bind(py))
     }
 
-    pub(crate) fn function_ref(&self, function: &Bound<'_, PyAny>, scope: u64) -> PyResult<Vec<u8>> {
-        self.reference(&self.function_ref, function, scope)
+    pub(crate) fn function_ref(&self, function: &Bound<'_, PyAny>, scope: u64, verb: Verb) -> PyResult<Vec<u8>> {
+        self.reference(&self.function_ref, function, scope, verb)
     }
 
     pub(crate) fn function_by_value(&self, function: &Bound<'_, PyAny>, scope: u64) -> PyResult<Vec<u8>> {
-        self.reference(&self.function_by_value, function, scope)
+        self.reference(&self.function_by_value, function, scope, Verb::Call)
     }
 
-    fn reference(&self, by: &Py<PyAny>, function: &Bound<'_, PyAny>, scope: u64) -> PyResult<Vec<u8>> {
+    fn reference(&self, by: &Py<PyAny>, function: &Bound<'_, PyAny>, scope: u64, verb: Verb) -> PyResult<Vec<u8>> {
         let py = function.py();
         let kwargs = PyDict::new(py);
         kwargs.set_item(intern!(py, "scope"), scope)?;
+        if verb == Verb::Stream {
+            kwargs.set_item(intern!(py, "allow_async_generator"), true)?;
+        }
         by.bind(py).call((function,), Some(&kwargs))?.extract()
     }
 
@@ -240,7 +256,7 @@ impl Codec {
             Value::Bytes(value) => PyBytes::new(py, value).into_any(),
             Value::Tuple(len) => PyTuple::new(py, self.read_many(py, reader, apart, len)?)?.into_any(),
             Value::List(len) => PyList::new(py, self.read_many(py, reader, apart, len)?)?.into_any(),
-            Value::Other(bytes) => self.loads.bind(py).call1((PyBytes::new(py, bytes),))?,
+            Value::Other(bytes) => self.loads(py, bytes)?,
             Value::Apart(Apart::Bytes, len) => apart.bytes(py, len)?,
             Value::Apart(Apart::ByteArray, len) => apart.byte_array(py, len)?,
             Value::Apart(kind @ (Apart::View | Apart::WritableView), len) => {
@@ -267,6 +283,27 @@ impl Codec {
         len: u32,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         (0..len).map(|_| self.read_one(py, reader, apart)).collect()
+    }
+}
+
+/// Before arguments: the context that travels with them, if any.
+pub(crate) fn write_context(context: Option<&[u8]>, out: &mut Vec<u8>) {
+    if let Some(context) = context {
+        let mut writer = ValueWriter::new(out);
+        writer.write(Value::Bool(true));
+        writer.write(Value::Other(context));
+    }
+}
+
+/// The context that travels with arguments, if any.
+pub(crate) fn context_of(arguments: &[u8]) -> Option<&[u8]> {
+    let mut reader = ValueReader::new(arguments);
+    match reader.read() {
+        Ok(Value::Bool(true)) => match reader.read() {
+            Ok(Value::Other(context)) => Some(context),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

@@ -9,9 +9,11 @@ mod manager;
 mod map;
 mod options;
 mod pending;
+mod port;
 mod queue;
 mod reference;
 mod select;
+mod stream;
 mod task;
 mod thread;
 mod worker;
@@ -28,6 +30,18 @@ mod _core {
     #[pymodule_export]
     const LARGE_BYTES: usize = crate::apart::LARGE_BYTES;
 
+    /// The largest record of a worker's log, in bytes.
+    #[pymodule_export]
+    const LOG_RECORD_BYTES: usize = polyloop::LOG_RECORD_BYTES;
+
+    /// How many values of a stream may be under way.
+    #[pymodule_export]
+    const STREAM_VALUES: usize = polyloop::STREAM_VALUES;
+
+    /// Bytes of values after which no other is given until some were taken.
+    #[pymodule_export]
+    const STREAM_BYTES: usize = polyloop::STREAM_BYTES;
+
     #[pymodule_export]
     use crate::apply::ApplyCall;
     #[pymodule_export]
@@ -39,9 +53,13 @@ mod _core {
     #[pymodule_export]
     use crate::options::TaskOptions;
     #[pymodule_export]
+    use crate::port::StreamPort;
+    #[pymodule_export]
     use crate::queue::{Queue, QueueWatch};
     #[pymodule_export]
     use crate::select::Select;
+    #[pymodule_export]
+    use crate::stream::StreamCall;
     #[pymodule_export]
     use crate::task::Done;
     #[pymodule_export]

@@ -12,21 +12,24 @@ use polyloop::{
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::apart::{Inbox, Outbox};
 use crate::apply::ApplyCall;
-use crate::codec::Codec;
+use crate::codec::{Codec, write_context};
 use crate::errors;
 use crate::map::{MapCall, Opening, is_stop_iteration};
-use crate::options::TaskOptions;
+use crate::options::{TaskOptions, Verb};
 use crate::pending::{Pending, PendingTable, Target};
 use crate::reference::travels_by_name;
+use crate::stream::StreamCall;
 
 /// How long one drain may spend on completing what has come back.
 const DELIVERY_BUDGET: Duration = Duration::from_millis(2);
 /// Deliveries between two looks at the clock.
 const DELIVERIES_PER_LOOK: usize = 32;
+/// Records of workers' logs in one drain: what the client's handlers do with each takes its time.
+const LOGS_PER_DRAIN: usize = 64;
 /// Arguments up to this many bytes are written into a buffer that is used again.
 const BUFFER_MAX: usize = 4096;
 /// Functions whose references are remembered.
@@ -65,6 +68,9 @@ enum Reference {
     ByValue,
 }
 
+/// By the function's address, and what it is sent for; the function is kept, so that no other has its address.
+type References = HashMap<(usize, Verb), (Py<PyAny>, Reference)>;
+
 /// The scheduler that chooses the queue of each task, where there is a choice.
 struct Scheduler {
     schedule: Py<PyAny>,
@@ -84,6 +90,7 @@ struct Scheduler {
 ///     grace_s: how long whoever is asked to end may take, in seconds.
 ///     event_loop: the loop that calls `drain`, and that whoever submits runs on.
 ///     call_flush_soon: called when tasks have been submitted; it has `flush` called before the loop waits again.
+///     capture_context: called at each call; gives the bytes of what travels with its tasks, or None. None for nothing.
 #[pyclass(frozen, weakref, module = "polyloop._core")]
 pub(crate) struct Manager {
     driver: Mutex<Driver>,
@@ -92,11 +99,12 @@ pub(crate) struct Manager {
     /// Maps with items that have not ended.
     maps: Mutex<HashMap<CallId, Py<MapCall>>>,
     buffer: Mutex<Vec<u8>>,
-    references: Mutex<HashMap<usize, (Py<PyAny>, Reference)>>,
+    references: Mutex<References>,
     scheduler: OnceLock<Scheduler>,
     last_scheduled: Mutex<u64>,
     event_loop: Py<PyAny>,
     call_flush_soon: Py<PyAny>,
+    capture_context: Option<Py<PyAny>>,
     /// Calls that have ended and whose coroutines are to go on.
     woken: Mutex<VecDeque<Py<ApplyCall>>>,
     last_scope: Mutex<u64>,
@@ -147,7 +155,7 @@ impl Manager {
     #[new]
     #[pyo3(signature = (
         *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, overlap, block_warning_s, grace_s,
-        event_loop, call_flush_soon, max_reply=None,
+        event_loop, call_flush_soon, max_reply=None, capture_context=None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn new(
@@ -164,6 +172,7 @@ impl Manager {
         event_loop: Py<PyAny>,
         call_flush_soon: Py<PyAny>,
         max_reply: Option<u64>,
+        capture_context: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let grace = seconds("grace", grace_s)?;
         let max_age = max_age_s.map(|age| seconds("max_age_per_child", age)).transpose()?;
@@ -194,6 +203,7 @@ impl Manager {
             last_scheduled: Mutex::new(0),
             event_loop,
             call_flush_soon,
+            capture_context,
             woken: Mutex::default(),
             last_scope: Mutex::new(0),
             flush_due: Mutex::default(),
@@ -274,6 +284,21 @@ impl Manager {
         slf.get().enter(func, args, kwargs, options, Target::Future(future, keeps))
     }
 
+    /// Open a stream of what `func(*args, **kwargs)` yields.
+    fn open_stream(
+        slf: &Bound<'_, Self>,
+        func: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+        options: Py<TaskOptions>,
+    ) -> PyResult<Py<StreamCall>> {
+        let (this, py) = (slf.get(), slf.py());
+        let call = Py::new(py, StreamCall::new(slf.clone().unbind()))?;
+        let token = this.enter(func, args, kwargs, options, Target::Stream(call.clone_ref(py)))?;
+        call.get().opened(token);
+        Ok(call)
+    }
+
     /// Submit `func(*args, **kwargs)`. Await what this returns for what comes of it.
     #[pyo3(signature = (func, args, kwargs, options))]
     fn apply(
@@ -310,10 +335,11 @@ impl Manager {
             *last += 1;
             *last
         };
-        let reference = options.get().manner().put_on(this.reference(func, scope)?);
+        let reference = options.get().manner(Verb::Call).put_on(this.reference(func, scope, Verb::Call)?);
+        let context = this.context(py)?;
         let call = lock(&this.driver).open_call(chunk).map_err(|error| errors::refused(py, &this.codec, &error))?;
         let function = func.clone().unbind();
-        let opening = Opening { function, reference, scope, call, options, star, window, keeps_errors };
+        let opening = Opening { function, reference, scope, call, options, context, star, window, keeps_errors };
         Py::new(py, MapCall::new(slf.clone().unbind(), opening, source))
     }
 
@@ -355,7 +381,8 @@ impl Manager {
     /// Take in what has happened. Returns what Python must do, in order, as tuples:
     /// ("start", key, queue, socket, lifeline, our_ends), ("reap", key), ("died", key, pid, exitcode, retried, lost),
     /// ("degraded", exception), ("recovered",), ("terminated", count), ("garbage", key, problem),
-    /// ("blocked", key, pid, seconds), ("up",), ("gave_up", exception), ("closed",).
+    /// ("blocked", key, pid, seconds), ("log", pid, records dropped before, record or nothing), ("up",),
+    /// ("gave_up", exception), ("closed",).
     fn drain<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let (this, py) = (slf.get(), slf.py());
         lock(&this.driver).drain()?;
@@ -378,7 +405,7 @@ impl Manager {
     fn events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let orders = PyList::empty(py);
         let mut maps: Vec<Py<MapCall>> = Vec::new();
-        let mut judged = false;
+        let (mut judged, mut logs) = (false, 0);
         let started = Instant::now();
         let mut since_look = 0;
         loop {
@@ -390,19 +417,24 @@ impl Manager {
                     self.returned(py, &values, &mut maps);
                 }
                 Event::Deliver { call, token, outcome, .. } => self.deliver(py, call, token, outcome, &mut maps),
+                Event::Yield { token, value, .. } => self.yielded(py, token as usize, value),
                 Event::Judge { task, call, token, outcome } => {
                     self.judge(py, task, (call, token), outcome, &mut maps);
                     judged = true;
                 }
-                other => orders.append(self.order(py, other)?)?,
-            }
-            if since_look >= DELIVERIES_PER_LOOK {
-                since_look = 0;
-                if started.elapsed() > DELIVERY_BUDGET {
-                    // The rest comes with the loop's next round.
-                    lock(&self.driver).call_again()?;
-                    break;
+                other => {
+                    logs += usize::from(matches!(other, Event::Log { .. }));
+                    orders.append(self.order(py, other)?)?;
                 }
+            }
+            let looks = since_look >= DELIVERIES_PER_LOOK;
+            if looks {
+                since_look = 0;
+            }
+            if logs == LOGS_PER_DRAIN || looks && started.elapsed() > DELIVERY_BUDGET {
+                // The rest comes with the loop's next round.
+                lock(&self.driver).call_again()?;
+                break;
             }
         }
         let must_flush = judged || !maps.is_empty();
@@ -491,6 +523,31 @@ impl Manager {
         self.drive(|driver| driver.cancel_call(call))
     }
 
+    /// The next value of a stream has been taken.
+    pub(crate) fn taken(&self, call: &Bound<'_, StreamCall>) -> PyResult<()> {
+        let task = lock(&self.pending).of_stream(call);
+        task.map_or(Ok(()), |task| self.drive(|driver| driver.taken(task)))
+    }
+
+    /// Cancels a stream, unless it has ended, or its pool is another process's.
+    pub(crate) fn cancel_stream(&self, call: &Bound<'_, StreamCall>) -> PyResult<()> {
+        let task = lock(&self.pending).of_stream(call);
+        task.filter(|_| self.is_ours()).map_or(Ok(()), |task| self.drive(|driver| driver.cancel(task)))
+    }
+
+    pub(crate) fn read<'py>(&self, py: Python<'py>, value: &Payload) -> PyResult<Bound<'py, PyAny>> {
+        self.codec.read(py, value, Inbox::of(value))
+    }
+
+    /// Hands a value to whoever takes those of its stream.
+    fn yielded(&self, py: Python<'_>, token: usize, value: Payload) {
+        let call = match lock(&self.pending).get_mut(token) {
+            Some(Pending { target: Target::Stream(call), .. }) => call.clone_ref(py),
+            _ => return,
+        };
+        call.get().push(py, value);
+    }
+
     /// Does something with the driver; what comes of it is fetched by the drain that this makes the loop call.
     fn drive(&self, act: impl FnOnce(&mut Driver) -> std::io::Result<()>) -> PyResult<()> {
         let mut driver = lock(&self.driver);
@@ -534,10 +591,12 @@ impl Manager {
         target: Target,
     ) -> PyResult<usize> {
         let py = func.py();
-        let function = options.get().manner().put_on(self.reference(func, 0)?);
-        let arguments = self.arguments(args, kwargs)?;
+        let verb = target.verb();
+        let function = options.get().manner(verb).put_on(self.reference(func, 0, verb)?);
+        let arguments = self.arguments(self.context(py)?.as_deref(), args, kwargs)?;
         let (queue, scheduled_as) = self.schedule(func, args, kwargs)?;
-        let submission = submission(CallId::SINGLES, queue, function, arguments, options.get());
+        let mut submission = submission(CallId::SINGLES, queue, function, arguments, options.get());
+        submission.is_stream = verb == Verb::Stream;
         let pending = Pending { target, function: Some(func.clone().unbind()), task: None, options, scheduled_as };
         let token = self.accept(py, pending, submission)?;
         self.flush_in_time(py)?;
@@ -552,13 +611,20 @@ impl Manager {
         buffer: &mut Vec<u8>,
     ) -> PyResult<Prepared> {
         buffer.clear();
+        let context = map.context.as_deref();
         if !map.star && self.scheduler.get().is_none() {
-            let write = |bytes: &mut _, apart: &mut _| self.codec.write_argument(item, bytes, apart);
+            let write = |bytes: &mut _, apart: &mut _| {
+                write_context(context, bytes);
+                self.codec.write_argument(item, bytes, apart)
+            };
             let arguments = self.write(item.py(), buffer, write)?;
             return Ok(Prepared { arguments, queue: QueueIndex(0), scheduled_as: 0 });
         }
         let args = map.arguments(item)?;
-        let write = |bytes: &mut _, apart: &mut _| self.codec.write_arguments(&args, None, bytes, apart);
+        let write = |bytes: &mut _, apart: &mut _| {
+            write_context(context, bytes);
+            self.codec.write_arguments(&args, None, bytes, apart)
+        };
         let arguments = self.write(item.py(), buffer, write)?;
         let (queue, scheduled_as) = self.schedule(map.function(item.py()), &args, None)?;
         Ok(Prepared { arguments, queue, scheduled_as })
@@ -600,12 +666,24 @@ impl Manager {
         self.drive(|driver| driver.cancel_call_after(call, index))
     }
 
-    fn arguments(&self, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Payload> {
+    /// What travels with the tasks of a call that is made now.
+    fn context(&self, py: Python<'_>) -> PyResult<Option<Vec<u8>>> {
+        self.capture_context.as_ref().map_or(Ok(None), |capture| capture.call0(py)?.extract(py))
+    }
+
+    fn arguments(
+        &self,
+        context: Option<&[u8]>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Payload> {
         // Taken, not borrowed: pickling runs the caller's code, which may submit to this pool.
         let mut bytes = std::mem::take(&mut *lock(&self.buffer));
         bytes.clear();
-        let arguments =
-            self.write(args.py(), &mut bytes, |bytes, apart| self.codec.write_arguments(args, kwargs, bytes, apart))?;
+        let arguments = self.write(args.py(), &mut bytes, |bytes, apart| {
+            write_context(context, bytes);
+            self.codec.write_arguments(args, kwargs, bytes, apart)
+        })?;
         *lock(&self.buffer) = bytes;
         Ok(arguments)
     }
@@ -657,7 +735,7 @@ impl Manager {
             return Some(name.clone());
         }
         let function = pending.function(py)?;
-        if let Ok(reference) = self.reference(&function, 0)
+        if let Ok(reference) = self.reference(&function, 0, pending.target.verb())
             && let Some((b'n', name)) = reference.split_first()
         {
             return Some(String::from_utf8_lossy(name).into_owned());
@@ -668,26 +746,26 @@ impl Manager {
     }
 
     /// A function's reference; remembered where it is the same in every call.
-    fn reference(&self, function: &Bound<'_, PyAny>, scope: u64) -> PyResult<Arc<[u8]>> {
-        match lock(&self.references).get(&(function.as_ptr() as usize)) {
+    fn reference(&self, function: &Bound<'_, PyAny>, scope: u64, verb: Verb) -> PyResult<Arc<[u8]>> {
+        match lock(&self.references).get(&(function.as_ptr() as usize, verb)) {
             Some((_, Reference::ByName(reference))) => return Ok(Arc::clone(reference)),
             Some((_, Reference::ByValue)) => return Ok(self.codec.function_by_value(function, scope)?.into()),
             None => (),
         }
-        let reference: Arc<[u8]> = self.codec.function_ref(function, scope)?.into();
+        let reference: Arc<[u8]> = self.codec.function_ref(function, scope, verb)?.into();
         if travels_by_name(&reference) {
-            self.remember(function, Reference::ByName(Arc::clone(&reference)));
+            self.remember(function, verb, Reference::ByName(Arc::clone(&reference)));
         }
         Ok(reference)
     }
 
     /// Remembers a reference by the function itself, which is kept alive so that no other takes its address.
-    fn remember(&self, function: &Bound<'_, PyAny>, reference: Reference) {
+    fn remember(&self, function: &Bound<'_, PyAny>, verb: Verb, reference: Reference) {
         let forgotten = {
             let mut references = lock(&self.references);
             let full = references.len() >= REFERENCES_MAX;
             let forgotten = if full { std::mem::take(&mut *references) } else { HashMap::new() };
-            references.insert(function.as_ptr() as usize, (function.clone().unbind(), reference));
+            references.insert((function.as_ptr() as usize, verb), (function.clone().unbind(), reference));
             forgotten
         };
         // Not under the lock: a function may be the last to hold something that uses this pool as it goes.
@@ -819,7 +897,8 @@ impl Manager {
 
     /// Gives an outcome to whoever waits for it.
     fn end(&self, py: Python<'_>, pending: Pending, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
-        if matches!(outcome, Outcome::Cancelled) && !matches!(pending.target, Target::Item(..)) {
+        let takes_results = matches!(pending.target, Target::Item(..) | Target::Stream(_));
+        if matches!(outcome, Outcome::Cancelled) && !takes_results {
             self.tell_scheduler(py, pending.scheduled_as);
             match pending.target {
                 Target::Apply(call) => {
@@ -829,7 +908,7 @@ impl Manager {
                 }
                 Target::Future(future, _) => complete(py, future.bind(py), intern!(py, "cancel"), None),
                 Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
-                Target::Item(..) => (),
+                Target::Item(..) | Target::Stream(_) => (),
             }
             return;
         }
@@ -844,6 +923,7 @@ impl Manager {
                 map.get().deliver([(index, result)]);
                 touch(maps, map);
             }
+            Target::Stream(call) => call.get().end(py, result),
             Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
             Target::Apply(call) => {
                 if call.get().complete(result) {
@@ -886,9 +966,9 @@ impl Manager {
             return None;
         }
         let by_value = |function: &Bound<'_, PyAny>, scope| {
-            self.remember(function, Reference::ByValue);
+            self.remember(function, pending.target.verb(), Reference::ByValue);
             let reference = self.codec.function_by_value(function, scope).ok()?;
-            Some(pending.options.get().manner().put_on(reference.into()))
+            Some(pending.options.get().manner(pending.target.verb()).put_on(reference.into()))
         };
         let Target::Item(map, _) = &pending.target else {
             return by_value(pending.function.as_ref()?.bind(py), 0);
@@ -922,6 +1002,9 @@ impl Manager {
             Event::Blocked { worker, pid, blocked } => {
                 ("blocked", worker_key(worker), pid, blocked.as_secs_f64()).into_pyobject(py)?.into_any()
             }
+            Event::Log { pid, dropped, record } => {
+                ("log", pid, dropped, PyBytes::new(py, &record)).into_pyobject(py)?.into_any()
+            }
             Event::Up => ("up",).into_pyobject(py)?.into_any(),
             Event::GaveUp(error) => {
                 ("gave_up", errors::no_workers(py, &self.codec, &error)?).into_pyobject(py)?.into_any()
@@ -936,7 +1019,7 @@ impl Manager {
             }
             Event::Report(Report::Recovered) => ("recovered",).into_pyobject(py)?.into_any(),
             Event::Report(Report::Terminated(count)) => ("terminated", count).into_pyobject(py)?.into_any(),
-            Event::Returned(_) | Event::Deliver { .. } | Event::Judge { .. } => {
+            Event::Returned(_) | Event::Deliver { .. } | Event::Yield { .. } | Event::Judge { .. } => {
                 return Err(PyRuntimeError::new_err("an outcome is no order"));
             }
         };
@@ -952,8 +1035,20 @@ fn submission(
     options: &TaskOptions,
 ) -> Submission {
     let TaskOptions { retries, retry_deaths, timeout, .. } = *options;
-    let judged = options.judges();
-    Submission { call, queue, function, arguments, retries, retry_deaths, judged, attempt: 1, timeout, token: 0 }
+    let (judged, is_stream) = (options.judges(), false);
+    Submission {
+        call,
+        queue,
+        function,
+        arguments,
+        retries,
+        retry_deaths,
+        judged,
+        is_stream,
+        attempt: 1,
+        timeout,
+        token: 0,
+    }
 }
 
 /// Bytes that were written into a buffer, which is used again unless they are many.

@@ -24,11 +24,11 @@ const DRAWS_PER_LOOK: usize = 8;
 const RUN_ITEMS: usize = 64;
 
 /// What `take` says of the next result.
-const PENDING: u8 = 0;
-const VALUE: u8 = 1;
+pub(crate) const PENDING: u8 = 0;
+pub(crate) const VALUE: u8 = 1;
 const ERROR: u8 = 2;
-const FAILED: u8 = 3;
-const END: u8 = 4;
+pub(crate) const FAILED: u8 = 3;
+pub(crate) const END: u8 = 4;
 
 struct State {
     results: MapResults<Py<PyAny>>,
@@ -55,6 +55,8 @@ pub(crate) struct Opening {
     pub(crate) scope: u64,
     pub(crate) call: CallId,
     pub(crate) options: Py<TaskOptions>,
+    /// What travels with each item.
+    pub(crate) context: Option<Vec<u8>>,
     /// Whether each item is a sequence of arguments.
     pub(crate) star: bool,
     /// Items drawn ahead of what has come back, or of what has been taken by whoever iterates.
@@ -73,6 +75,8 @@ pub(crate) struct MapCall {
     pub(crate) scope: u64,
     pub(crate) call: CallId,
     pub(crate) options: Py<TaskOptions>,
+    /// What travels with each item.
+    pub(crate) context: Option<Vec<u8>>,
     /// Whether each item is a sequence of arguments.
     pub(crate) star: bool,
     keeps_errors: bool,
@@ -83,7 +87,7 @@ pub(crate) struct MapCall {
 
 impl MapCall {
     pub(crate) fn new(manager: Py<Manager>, opening: Opening, source: Option<Py<PyAny>>) -> Self {
-        let Opening { function, reference, scope, call, options, star, window, keeps_errors } = opening;
+        let Opening { function, reference, scope, call, options, context, star, window, keeps_errors } = opening;
         let state = State {
             results: MapResults::new(window, keeps_errors),
             source,
@@ -97,7 +101,7 @@ impl MapCall {
         };
         let (reference, state) = (Mutex::new(reference), Mutex::new(state));
         let scheduled = Mutex::default();
-        Self { manager, function, reference, scope, call, options, star, keeps_errors, scheduled, state }
+        Self { manager, function, reference, scope, call, options, context, star, keeps_errors, scheduled, state }
     }
 
     pub(crate) fn function<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {

@@ -7,6 +7,15 @@ use pyo3::prelude::*;
 
 use crate::reference::Manner;
 
+/// What a function is sent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Verb {
+    /// To be called.
+    Call,
+    /// To be called, and what it returns iterated over.
+    Stream,
+}
+
 /// How tasks are run.
 ///
 /// Parameters:
@@ -52,8 +61,8 @@ impl TaskOptions {
 
 impl TaskOptions {
     /// What goes with the reference of the function.
-    pub(crate) fn manner(&self) -> Manner<'_> {
-        Manner { name: self.name.as_deref(), in_thread: self.in_thread }
+    pub(crate) fn manner(&self, verb: Verb) -> Manner<'_> {
+        Manner { name: self.name.as_deref(), in_thread: self.in_thread, is_stream: verb == Verb::Stream }
     }
 
     /// Whether a task that raises may be run again.

@@ -5,7 +5,8 @@ use pyo3::prelude::*;
 
 use crate::apply::ApplyCall;
 use crate::map::MapCall;
-use crate::options::TaskOptions;
+use crate::options::{TaskOptions, Verb};
+use crate::stream::StreamCall;
 
 /// Who waits for a task.
 pub(crate) enum Target {
@@ -14,6 +15,8 @@ pub(crate) enum Target {
     /// A future, and what must not be collected before it is done.
     #[expect(dead_code, reason = "kept, not used")]
     Future(Py<PyAny>, Option<Py<PyAny>>),
+    /// Whoever takes the values of a stream.
+    Stream(Py<StreamCall>),
     /// An item of a map.
     Item(Py<MapCall>, u64),
     /// A future that is set, to nothing, once the cancelled task has ended.
@@ -29,6 +32,13 @@ pub(crate) struct Pending {
     pub(crate) options: Py<TaskOptions>,
     /// What the scheduler knows it by.
     pub(crate) scheduled_as: u64,
+}
+
+impl Target {
+    /// What the function is sent for.
+    pub(crate) fn verb(&self) -> Verb {
+        if matches!(self, Self::Stream(_)) { Verb::Stream } else { Verb::Call }
+    }
 }
 
 impl Pending {
@@ -64,6 +74,12 @@ impl PendingTable {
 
     pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut Pending> {
         self.entries.get_mut(index)?.as_mut()
+    }
+
+    /// The task of a stream, unless it has ended.
+    pub(crate) fn of_stream(&self, call: &Bound<'_, StreamCall>) -> Option<TaskId> {
+        let pending = self.entries.get(call.get().token()?)?.as_ref()?;
+        if matches!(&pending.target, Target::Stream(of) if of.is(call)) { pending.task } else { None }
     }
 
     pub(crate) fn remove(&mut self, index: usize) -> Option<Pending> {

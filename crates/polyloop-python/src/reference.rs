@@ -10,6 +10,7 @@ use std::sync::Arc;
 const WITH_MANNER: u8 = b'o';
 const IN_THREAD: u8 = 1;
 const NAMED: u8 = 2;
+const STREAM: u8 = 4;
 
 /// How a task is run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(crate) struct Manner<'a> {
     pub(crate) name: Option<&'a str>,
     /// A plain function runs on a thread of its own.
     pub(crate) in_thread: bool,
+    /// What it returns is iterated over there, and given value by value.
+    pub(crate) is_stream: bool,
 }
 
 impl Manner<'_> {
@@ -29,7 +32,8 @@ impl Manner<'_> {
         let name = self.name.unwrap_or_default();
         let flag = |holds, flag| if holds { flag } else { 0 };
         let mut bytes = Vec::with_capacity(6 + name.len() + reference.len());
-        bytes.extend([WITH_MANNER, flag(self.in_thread, IN_THREAD) | flag(self.name.is_some(), NAMED)]);
+        let flags = [(self.in_thread, IN_THREAD), (self.name.is_some(), NAMED), (self.is_stream, STREAM)];
+        bytes.extend([WITH_MANNER, flags.into_iter().fold(0, |all, (holds, one)| all | flag(holds, one))]);
         bytes.extend((name.len() as u32).to_le_bytes());
         bytes.extend(name.as_bytes());
         bytes.extend(&*reference);
@@ -50,7 +54,7 @@ fn parse(bytes: &[u8]) -> Option<(Manner<'_>, &[u8])> {
     let (len, rest) = rest.split_first_chunk()?;
     let (name, reference) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
     let name = if flags & NAMED != 0 { Some(std::str::from_utf8(name).ok()?) } else { None };
-    Some((Manner { name, in_thread: flags & IN_THREAD != 0 }, reference))
+    Some((Manner { name, in_thread: flags & IN_THREAD != 0, is_stream: flags & STREAM != 0 }, reference))
 }
 
 /// A function that travels by name, and so means the same in every call.
@@ -67,8 +71,8 @@ mod tests {
         let plain: Arc<[u8]> = Arc::from(*b"napp:fetch");
         assert!(Arc::ptr_eq(&plain, &Manner::default().put_on(Arc::clone(&plain))));
         for name in [None, Some(""), Some("größer")] {
-            for in_thread in [false, true] {
-                let manner = Manner { name, in_thread };
+            for (in_thread, is_stream) in [(false, false), (true, false), (false, true), (true, true)] {
+                let manner = Manner { name, in_thread, is_stream };
                 let whole = manner.put_on(Arc::clone(&plain));
                 assert_eq!(split(&whole), (manner, &*plain));
                 assert!(travels_by_name(&whole));
@@ -78,7 +82,7 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_is_nobodys_reference() {
-        let whole = Manner { name: Some("name"), in_thread: true }.put_on(Arc::from(*b"n"));
+        let whole = Manner { name: Some("name"), in_thread: true, is_stream: true }.put_on(Arc::from(*b"n"));
         for len in 0..whole.len() - 1 {
             assert_eq!(split(&whole[..len]), (Manner::default(), &whole[..len]));
         }

@@ -14,8 +14,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::apart::{Inbox, Outbox};
-use crate::codec::{Arguments, Codec, with_traceback};
+use crate::codec::{Arguments, Codec, context_of, with_traceback};
 use crate::errors;
+use crate::port::StreamPort;
 use crate::reference::{self, travels_by_name};
 use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutine};
 
@@ -95,6 +96,8 @@ struct Host {
     exception_handler: Option<Py<PyAny>>,
     wait_for: Py<PyAny>,
     run_in_thread: Py<PyAny>,
+    produce: Py<PyAny>,
+    contextvars: Vec<Py<PyAny>>,
     cancelled_error: Py<PyAny>,
 }
 
@@ -124,6 +127,10 @@ pub(crate) struct Worker {
     remarks: Mutex<HashMap<TaskId, Remark>>,
     /// Whether there was ever such an item.
     any_remarks: AtomicBool,
+    /// Where the values of streams leave.
+    ports: Mutex<HashMap<TaskId, Py<StreamPort>>>,
+    /// Whether there was ever a stream.
+    any_ports: AtomicBool,
     /// The last item that was interrupted there because it was cancelled, likewise.
     cancelled: AtomicU64,
     watchdog: OnceLock<Watchdog>,
@@ -206,6 +213,8 @@ impl Worker {
             current: AtomicU64::new(NO_TASK),
             remarks: Mutex::default(),
             any_remarks: AtomicBool::new(false),
+            ports: Mutex::default(),
+            any_ports: AtomicBool::new(false),
             cancelled: AtomicU64::new(NO_TASK),
             watchdog: OnceLock::new(),
             overdue: Arc::default(),
@@ -229,17 +238,23 @@ impl Worker {
     ///     take_turn: what the loop is to call soon when an item has ended; None if it looks for that by itself.
     ///     wait_for: a coroutine function that awaits its argument.
     ///     run_in_thread: a coroutine function that calls a function with these arguments on a thread.
+    ///     produce: a coroutine function that calls a function and gives what it yields to a port; its last argument is
+    ///         whether that is done on a thread.
+    ///     contextvars: the context variables that travel with items, in the pool's order.
     ///     exception_handler: called with each exception that an item raises, or None.
     ///     tasks: "lazy", "eager" or "plain": how items get their Tasks, if loop and interpreter allow it.
     ///
     /// Raises:
     ///     ValueError: `tasks` is none of these.
+    #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn start(
         &self,
         event_loop: &Bound<'_, PyAny>,
         take_turn: Option<Py<PyAny>>,
         wait_for: Py<PyAny>,
         run_in_thread: Py<PyAny>,
+        produce: Py<PyAny>,
+        contextvars: Vec<Py<PyAny>>,
         exception_handler: Option<Py<PyAny>>,
         tasks: &str,
     ) -> PyResult<()> {
@@ -251,12 +266,19 @@ impl Worker {
             exception_handler,
             wait_for,
             run_in_thread,
+            produce,
+            contextvars,
             cancelled_error: py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.unbind(),
         };
         if self.host.set(host).is_err() {
             return Err(PyRuntimeError::new_err("this worker has been started already"));
         }
         Ok(lock(&self.link).ready()?)
+    }
+
+    /// Have the pool log a record. Never waits: what finds no room is counted, and the pool told of it.
+    fn log(&self, record: &[u8]) {
+        lock(&self.link).log(record);
     }
 
     /// Tell the pool that this worker could not be initialised.
@@ -380,6 +402,19 @@ impl Worker {
 }
 
 impl Worker {
+    pub(crate) fn codec(&self) -> &Codec {
+        &self.codec
+    }
+
+    pub(crate) fn create_future(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.host()?.event_loop.call_method0(py, intern!(py, "create_future"))
+    }
+
+    /// Sends a value of a stream.
+    pub(crate) fn give(&self, job: Job, value: &[u8]) -> PyResult<()> {
+        if self.is_abandoned() { Ok(()) } else { Ok(lock(&self.link).give(job, value)?) }
+    }
+
     pub(crate) fn bell_fd(&self) -> RawFd {
         lock(&self.link).as_fd().as_raw_fd()
     }
@@ -488,6 +523,12 @@ impl Worker {
                     self.stopping.store(true, Ordering::Relaxed);
                 }
                 Some(Control::Stop(Stop::WhenDone)) => (),
+                Some(Control::Credit(task, values)) => {
+                    let port = lock(&self.ports).get(&task).map(|port| port.clone_ref(py));
+                    if let Some(port) = port {
+                        port.get().credit(py, values);
+                    }
+                }
                 Some(Control::Cancel(task)) => {
                     let task = lock(&self.running).get(&task).map(|running| running.task.clone_ref(py));
                     if let Some(task) = task {
@@ -516,11 +557,33 @@ impl Worker {
     fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
         self.watch(job)?;
         self.current.store(job.task.to_bits(), Ordering::Relaxed);
-        let begun = self.begin(slf, host, job, desk, level);
+        let context = context_of(&desk.item.arguments).map(|context| self.codec.loads(slf.py(), context));
+        let begun = match context {
+            None => self.begin(slf, host, job, desk, level),
+            Some(Ok(values)) => self.begin_in(slf, host, job, desk, level, &values),
+            Some(Err(error)) => self.reply_error(slf.py(), job, &error),
+        };
         self.current.store(NO_TASK, Ordering::Relaxed);
         begun?;
         // A process that this item forked goes no further: the loop shares what it waits for with the worker's.
         if self.is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
+    }
+
+    /// Begins an item in a context in which the variables that came with it are set.
+    fn begin_in(
+        &self,
+        slf: &Bound<'_, Self>,
+        host: &Host,
+        job: Job,
+        desk: &mut Desk,
+        level: Level,
+        values: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let (begun, _) = in_own_context(slf.py(), |_| match enter(host, values) {
+            Ok(()) => self.begin(slf, host, job, desk, level),
+            Err(error) => self.reply_error(slf.py(), job, &error),
+        })?;
+        begun
     }
 
     fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
@@ -545,7 +608,11 @@ impl Worker {
             let arguments = self.codec.read_arguments(py, &item.arguments, Inbox::new(apart.as_ref(), job.kept))?;
             // What uses the memory keeps it, and no longer than that.
             drop(apart);
-            Ok((self.call(py, host, function, manner.in_thread, arguments)?, Arc::clone(function)))
+            let called = match manner.is_stream {
+                true => self.open_port(slf, host, job, function, manner.in_thread, arguments)?,
+                false => self.call(py, host, function, manner.in_thread, arguments)?,
+            };
+            Ok((called, Arc::clone(function)))
         });
         let (coroutine, function) = match called {
             Ok((Called::Value(value), _)) => return self.reply_value(job, &value, bytes),
@@ -576,6 +643,24 @@ impl Worker {
                 Ok(())
             }
         }
+    }
+
+    /// Opens a stream: what gives its values.
+    fn open_port<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        host: &Host,
+        job: Job,
+        function: &Function,
+        in_thread: bool,
+        arguments: Arguments<'py>,
+    ) -> PyResult<Called<'py>> {
+        let py = slf.py();
+        let (args, kwargs) = arguments.into_parts(py)?;
+        let port = Py::new(py, StreamPort::new(slf.clone().unbind(), job))?;
+        lock(&self.ports).insert(job.task, port.clone_ref(py));
+        self.any_ports.store(true, Ordering::Relaxed);
+        host.produce.bind(py).call1((port, &function.call, args, kwargs, in_thread)).map(Called::Coroutine)
     }
 
     fn call<'py>(
@@ -729,7 +814,7 @@ impl Worker {
     }
 
     /// What is raised in place of an outcome that is larger than a worker may send.
-    fn too_large(&self, py: Python<'_>, what: &str, bytes: &[u8]) -> PyResult<Option<Vec<u8>>> {
+    pub(crate) fn too_large(&self, py: Python<'_>, what: &str, bytes: &[u8]) -> PyResult<Option<Vec<u8>>> {
         let (len, max) = (bytes.len() as u64, self.max_reply);
         if len <= max {
             return Ok(None);
@@ -755,9 +840,14 @@ impl Worker {
         }
     }
 
+    /// Forgets what is said of an item that has ended, and the port of one that was a stream.
     fn forget_remark(&self, job: Job) {
         if self.any_remarks.load(Ordering::Relaxed) {
             lock(&self.remarks).remove(&job.task);
+        }
+        if self.any_ports.load(Ordering::Relaxed) {
+            let port = lock(&self.ports).remove(&job.task);
+            drop(port);
         }
     }
 
@@ -785,6 +875,17 @@ fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {
         (None, Some(name)) => Ok(name),
         (_, None) => function.repr()?.extract(),
     }
+}
+
+/// Sets the variables that came with an item, in the current context.
+fn enter(host: &Host, values: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = values.py();
+    for (at, value) in values.extract::<HashMap<usize, Py<PyAny>>>()? {
+        if let Some(variable) = host.contextvars.get(at) {
+            variable.call_method1(py, intern!(py, "set"), (value,))?;
+        }
+    }
+    Ok(())
 }
 
 fn cancel(task: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -96,14 +96,8 @@ impl RingWriter {
     fn begin(&mut self, kind: u32, len: usize) -> Result<u64, Full> {
         debug_assert!(len <= self.max_payload(), "a record larger than the ring takes");
         let needed = 1 + words_for(len) as u64;
-        if !self.has_room(needed) {
-            self.waits += 1;
-            self.words[WAITS].store(self.waits, Ordering::Relaxed);
-            // Pairs with the fence in `RingReader::writer_waits`: either the reader sees us wait, or we see its room.
-            fence(Ordering::SeqCst);
-            if !self.has_room(needed) {
-                return Err(Full);
-            }
+        if !self.has_room_or_waits(needed) {
+            return Err(Full);
         }
         self.data(self.tail).store((len as u64) << 32 | u64::from(kind), Ordering::Relaxed);
         Ok(needed)
@@ -113,6 +107,25 @@ impl RingWriter {
         self.tail += needed;
         // Pairs with the Acquire load in `RingReader::published`: whoever sees this tail sees the record.
         self.words[TAIL].store(self.tail, Ordering::Release);
+    }
+
+    /// Whether half of the ring would be free after a record of so many bytes. If not, the writer is rung as if it had
+    /// found it full.
+    pub fn has_ample_room(&mut self, bytes: usize) -> bool {
+        // The ring's length is a power of two.
+        let half = (self.mask + 1) >> 1;
+        self.has_room_or_waits(1 + words_for(bytes) as u64 + half)
+    }
+
+    fn has_room_or_waits(&mut self, needed: u64) -> bool {
+        if self.has_room(needed) {
+            return true;
+        }
+        self.waits += 1;
+        self.words[WAITS].store(self.waits, Ordering::Relaxed);
+        // Pairs with the fence in `RingReader::writer_waits`: either the reader sees us wait, or we see its room.
+        fence(Ordering::SeqCst);
+        self.has_room(needed)
     }
 
     fn has_room(&mut self, needed: u64) -> bool {
@@ -280,6 +293,17 @@ mod tests {
         reader.pop(&mut buffer).unwrap();
         assert!(reader.writer_waits() && !reader.writer_waits());
         assert_eq!(writer.push(1, &[0; 8]), Ok(()));
+    }
+
+    #[test]
+    fn room_is_ample_while_half_of_the_ring_stays_free() {
+        let (mut writer, mut reader, _) = ring(16);
+        assert!(writer.has_ample_room(7 * 8) && !writer.has_ample_room(7 * 8 + 1));
+        assert!(reader.writer_waits(), "it is rung when there is more");
+        writer.push(0, &[0; 8]).unwrap();
+        assert!(!writer.has_ample_room(6 * 8));
+        reader.pop(&mut Vec::new()).unwrap();
+        assert!(writer.has_ample_room(7 * 8));
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl Client {
             arguments: Payload::from_slice(&plan.arguments),
             retries: plan.retries,
             retry_deaths: plan.retry_deaths,
+            is_stream: false,
             judged: true,
             attempt: 1,
             timeout: plan.timeout,

@@ -8,6 +8,7 @@
 
 mod blocks;
 mod change;
+mod logs;
 mod processes;
 mod rest;
 mod rings;
@@ -133,6 +134,15 @@ pub enum Event {
         /// How it ended.
         outcome: Outcome,
     },
+    /// A value of a stream has come. Answered, once it is taken, by [`Driver::taken`].
+    Yield {
+        /// Which task.
+        task: TaskId,
+        /// As submitted.
+        token: u64,
+        /// The value.
+        value: Payload,
+    },
     /// A task failed in a way that its host may not want to leave at. Answered by [`Driver::again`] or
     /// [`Driver::settled`].
     Judge {
@@ -144,6 +154,15 @@ pub enum Event {
         token: u64,
         /// How it would end.
         outcome: Outcome,
+    },
+    /// A worker has logged something.
+    Log {
+        /// Its process.
+        pid: Option<u32>,
+        /// Records that were dropped since the one before.
+        dropped: u64,
+        /// As its host wrote it; empty if only those are to be told.
+        record: Vec<u8>,
     },
     /// News for a log.
     Report(Report),
@@ -199,6 +218,8 @@ pub struct Driver {
     /// Items that were posted to each queue since its workers were last rung.
     posted: Vec<usize>,
     events: VecDeque<Event>,
+    /// Of these, records of workers' logs.
+    logs_waiting: usize,
     origin: Instant,
     generation: u32,
     tokens: Vec<u64>,
@@ -265,6 +286,7 @@ impl Driver {
             workers_idle_at: None,
             posted: vec![0; usize::from(config.queues)],
             events: VecDeque::new(),
+            logs_waiting: 0,
             origin: Instant::now(),
             generation: os::forked_generation(),
             tokens: Vec::new(),
@@ -362,6 +384,14 @@ impl Driver {
         self.act_and_rest(0)
     }
 
+    /// The next value of a stream has been taken: its worker may give others.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn taken(&mut self, task: TaskId) -> io::Result<()> {
+        if self.pool.taken(task) { self.act_and_rest(0) } else { Ok(()) }
+    }
+
     /// What a task runs, as submitted.
     pub fn function_of(&self, task: TaskId) -> Option<Arc<[u8]>> {
         self.pool.parcel_of(task).map(|parcel| Arc::clone(parcel.function))
@@ -444,7 +474,11 @@ impl Driver {
 
     /// The next event for the host, if any.
     pub fn next_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if let Some(Event::Log { .. }) = event {
+            self.log_is_heard();
+        }
+        event
     }
 
     /// Whether no more is under way than would have a worker each: then waiting for more to be submitted before a
@@ -579,6 +613,7 @@ impl Driver {
                 self.pool.handle(now, input);
             }
             Output::Cancel { worker, task } => self.urge(worker, ControlFrame::Cancel(task))?,
+            Output::Credit { worker, task, values } => self.send(worker, ControlFrame::Credit { task, values })?,
             Output::Stop { worker, stop: Stop::Now } => self.urge(worker, ControlFrame::Stop(Stop::Now))?,
             Output::Stop { worker, stop } => self.send(worker, ControlFrame::Stop(stop))?,
             Output::Kill { worker, gently } => {
@@ -589,6 +624,7 @@ impl Driver {
             Output::Deliver { task, call, token, outcome } => {
                 self.events.push_back(Event::Deliver { task, call, token, outcome });
             }
+            Output::Yield { task, token, value } => self.events.push_back(Event::Yield { task, token, value }),
             Output::Judge { task, call, token, outcome } => {
                 self.events.push_back(Event::Judge { task, call, token, outcome });
             }

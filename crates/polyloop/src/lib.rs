@@ -20,9 +20,10 @@ pub use blocks::{BlockError, Lease, Memory, MemoryError};
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
 pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
 pub use polyloop_core::{
-    Apart, CallId, Cause, Counts, Cut, DEFER, Exit, HOPELESS_EXIT, Loss, Luggage, MAX_REPLY, MapResults, Moment,
-    NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, Stage, StartError, State, Stop,
-    Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId, WorkerView, lay_apart,
+    Apart, CallId, Cause, Counts, Cut, DEFER, Exit, Flow, HOPELESS_EXIT, LOG_RECORD_BYTES, Loss, Luggage, MAX_REPLY,
+    MapResults, Moment, NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report,
+    STREAM_BYTES, STREAM_VALUES, Stage, StartError, State, Stop, Submission, TaskId, Value, ValueError, ValueReader,
+    ValueWriter, Want, WorkerId, WorkerView, lay_apart,
 };
 pub use polyloop_shm::{Item, Side};
 pub use process::{ParentDeathError, die_with_parent};

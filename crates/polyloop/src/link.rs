@@ -81,6 +81,8 @@ pub(crate) struct Seat {
     /// Nothing more is read from a worker that wrote garbage.
     pub(crate) mute: bool,
     pub(crate) gone: bool,
+    /// Records of its log that were dropped here, and not told.
+    pub(crate) dropped_logs: u64,
     payload: Vec<u8>,
 }
 
@@ -314,6 +316,7 @@ impl Link {
             borrower: Borrower::new(lender_of(worker), Arc::clone(returns)),
             mute: false,
             gone: false,
+            dropped_logs: 0,
             payload: Vec::new(),
             region,
         };

@@ -14,7 +14,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    Cause, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker, WorkerConfig,
+    Cause, DEFER, FrameError, LOG_RECORD_BYTES, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker,
+    WorkerConfig,
 };
 use polyloop_shm::{
     AttachError, BoardReader, Claim, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader,
@@ -100,6 +101,8 @@ pub enum Control {
     Cancel(TaskId),
     /// Claim nothing more; with [`Stop::Now`], cancel what runs too.
     Stop(Stop),
+    /// So many values of this item's stream have been taken.
+    Credit(TaskId, u32),
     /// Start this item: a large one, whose function and arguments have arrived in the buffer, and the arguments' large
     /// parts in this memory.
     Start(Job, Option<Arc<Memory>>),
@@ -163,6 +166,8 @@ pub struct WorkerLink {
     borrower: Borrower,
     returns: Arc<Returns>,
     origin: Instant,
+    /// Records of the host's log for which there was no room, and of which the manager has not been told.
+    dropped_logs: u64,
     /// Items that were answered for although they go on.
     given_up: BTreeSet<TaskId>,
     grace: Duration,
@@ -240,6 +245,7 @@ impl WorkerLink {
             borrower: Borrower::new(MANAGER, Arc::clone(&returns)),
             returns,
             origin: Instant::now(),
+            dropped_logs: 0,
             given_up: BTreeSet::new(),
             grace: Duration::from_micros(grace_micros),
             max_reply,
@@ -368,27 +374,49 @@ impl WorkerLink {
         }
         // What it used is free before whoever waits for it submits more.
         self.settle_blocks();
-        let piece = self.results.max_payload() - size_of::<u64>();
         let task = job.task;
-        let mut send = |bytes: &[u8]| {
-            let mut rest = bytes;
-            while rest.len() > piece {
-                let (bytes, after) = rest.split_at(piece);
-                self.publish(&ResultFrame::Piece { task, bytes }, None);
-                step("piece");
-                rest = after;
-            }
-            bytes.len() - rest.len()
-        };
         let reply = match reply {
-            Reply::Value(bytes) => Reply::Value(&bytes[send(bytes)..]),
-            Reply::Raised(bytes) => Reply::Raised(&bytes[send(bytes)..]),
-            Reply::Rejected(bytes) => Reply::Rejected(&bytes[send(bytes)..]),
+            Reply::Value(bytes) => Reply::Value(self.publish_pieces(task, bytes)),
+            Reply::Raised(bytes) => Reply::Raised(self.publish_pieces(task, bytes)),
+            Reply::Rejected(bytes) => Reply::Rejected(self.publish_pieces(task, bytes)),
             Reply::Cancelled | Reply::TimedOut => reply,
         };
         self.publish_reply(job, reply);
         // Its load is told by what comes next: the next item, or the end of the turn.
         self.core.finished();
+    }
+
+    /// Publishes a value of an item that is a stream, and has the manager look; in a process that this worker forked,
+    /// nothing happens. The host counts them: it gives no more than it has credit for.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn give(&mut self, job: Job, value: &[u8]) -> io::Result<()> {
+        if !self.is_ours() || self.given_up.contains(&job.task) {
+            return Ok(());
+        }
+        let bytes = self.publish_pieces(job.task, value);
+        self.publish(&ResultFrame::Yield { task: job.task, bytes }, None);
+        step("given");
+        // What was published must not wait for the next value, which may take its time.
+        self.tell()
+    }
+
+    /// Publishes a record of the host's log, and has the manager look; in a process that this worker forked, nothing
+    /// happens. It is in shared memory afterwards, or counted as dropped: half of the ring is kept free of logs.
+    pub fn log(&mut self, record: &[u8]) {
+        if !self.is_ours() {
+            return;
+        }
+        if record.len() > LOG_RECORD_BYTES || !self.has_room_for_log(record.len()) {
+            self.dropped_logs += 1;
+            return;
+        }
+        let dropped = std::mem::take(&mut self.dropped_logs);
+        self.publish(&ResultFrame::Log { dropped, record }, None);
+        step("logged");
+        // A manager that can't be rung is gone, and so will this process be.
+        let _ = self.tell();
     }
 
     /// Answers for an item that has run out of time and goes on, and takes no more items: the process is to end soon.
@@ -450,6 +478,7 @@ impl WorkerLink {
         self.check_ours()?;
         self.settle_blocks();
         self.publish_waiting();
+        self.tell_dropped();
         self.tell()?;
         self.publish_status();
         if self.core.leave() == Leave::Leave {
@@ -477,6 +506,18 @@ impl WorkerLink {
     /// Whether it was told to stop.
     pub fn is_stopping(&self) -> bool {
         self.core.is_stopping()
+    }
+
+    fn has_room_for_log(&mut self, bytes: usize) -> bool {
+        self.unpublished.is_empty() && self.results.has_ample_room(size_of::<u64>() + bytes)
+    }
+
+    /// Tells the manager of records that were dropped, if there is room now.
+    fn tell_dropped(&mut self) {
+        if self.dropped_logs > 0 && self.has_room_for_log(0) {
+            let dropped = std::mem::take(&mut self.dropped_logs);
+            self.publish(&ResultFrame::Log { dropped, record: &[] }, None);
+        }
     }
 
     /// Claims nothing more once this process holds more memory than it may.
@@ -549,6 +590,19 @@ impl WorkerLink {
         }
         self.news = true;
         self.payload = payload;
+    }
+
+    /// Publishes what is too large for one record, up to the last piece, which is given back.
+    fn publish_pieces<'a>(&mut self, task: TaskId, bytes: &'a [u8]) -> &'a [u8] {
+        let piece = self.results.max_payload() - size_of::<u64>();
+        let mut rest = bytes;
+        while rest.len() > piece {
+            let (bytes, after) = rest.split_at(piece);
+            self.publish(&ResultFrame::Piece { task, bytes }, None);
+            step("piece");
+            rest = after;
+        }
+        rest
     }
 
     /// Puts what waits for room into the ring, as far as there is. Says whether any went in.

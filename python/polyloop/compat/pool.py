@@ -125,6 +125,7 @@ class Pool:
             self.loop_initializer,
             self.exception_handler,
             mp_context=self.context,
+            forward_logs=False,  # there, a worker's records stay in the worker
         )
         self.processes, self.queues = self._engine.processes, self._engine.queues
 

@@ -136,5 +136,12 @@ impl Pool {
 
 /// Whether this would have been done for the sake of one task, which is not needed once all of them have ended.
 fn concerns_a_task(output: &Output) -> bool {
-    matches!(output, Output::Post { .. } | Output::Retract { .. } | Output::Cancel { .. } | Output::Judge { .. })
+    matches!(
+        output,
+        Output::Post { .. }
+            | Output::Retract { .. }
+            | Output::Cancel { .. }
+            | Output::Credit { .. }
+            | Output::Judge { .. }
+    )
 }

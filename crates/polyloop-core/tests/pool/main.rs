@@ -3,5 +3,6 @@
 mod changes;
 mod ends;
 mod stage;
+mod streams;
 mod tasks;
 mod workers;

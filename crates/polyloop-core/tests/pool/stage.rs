@@ -35,6 +35,7 @@ pub(crate) fn task(token: u64) -> Submission {
         retries: 0,
         retry_deaths: true,
         judged: false,
+        is_stream: false,
         attempt: 1,
         timeout: None,
         token,

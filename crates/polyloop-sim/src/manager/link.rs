@@ -48,6 +48,9 @@ impl Manager {
         let taken_by = |place: Place| boards[usize::from(place.queue.0)].taken_by(SlotIndex(place.slot), place.index);
         let input = match seat.conduct.hear(frame, |task| pool.standing(worker, task, taken_by)) {
             Ok(Heard::Input(input)) => input,
+            Ok(Heard::Yield { .. } | Heard::Log { .. }) => {
+                return site.ledger.violate(format!("{worker} has no stream and no log"));
+            }
             Ok(Heard::Fetch(task)) => {
                 site.ledger.count("large tasks fetched");
                 return self.fetch(worker, task);

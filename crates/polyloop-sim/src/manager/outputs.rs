@@ -45,6 +45,9 @@ impl Manager {
                     site.orders.push(Order::Signal { process, gently });
                 }
             }
+            Output::Yield { .. } | Output::Credit { .. } => {
+                site.ledger.violate("a stream that nobody has asked for".into());
+            }
             Output::Deliver { token, mut outcome, .. } => {
                 if let (true, Outcome::Lost(loss)) = (site.sabotages(Sabotage::PoisonUntold), &mut outcome) {
                     loss.poison = false;

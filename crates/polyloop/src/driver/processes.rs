@@ -57,6 +57,7 @@ impl Driver {
         self.read_worker(worker.seat, RECORDS_MAX)?;
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
         let leased = seat.leased();
+        self.tell_dropped(worker.seat);
         let (claimed, taken) = self.link.bury(worker.seat);
         self.link.seats.remove(&worker.seat);
         let now = self.now();

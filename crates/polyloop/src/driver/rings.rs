@@ -75,6 +75,13 @@ impl Driver {
                     self.pool.handle(now, input);
                     self.carry_out_all()?;
                 }
+                Ok(Some(Heard::Yield { task, value })) => {
+                    if let Err(unasked) = self.pool.yielded(worker, task, value) {
+                        self.garbage(worker, &unasked.to_string())?;
+                    }
+                    self.carry_out_all()?;
+                }
+                Ok(Some(Heard::Log { dropped, record })) => self.log(worker, dropped, record),
                 Ok(Some(Heard::Fetch(task))) => self.fetch(worker, task)?,
                 Ok(Some(Heard::Block(frame))) => self.block_frame(worker, frame)?,
                 Ok(Some(Heard::Piece)) => (),

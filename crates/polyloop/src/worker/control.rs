@@ -14,6 +14,7 @@ use crate::inject::step;
 pub(super) enum Said {
     Cancel(TaskId),
     Stop(Stop),
+    Credit(TaskId, u32),
     Start(Job, Item, Option<Arc<Memory>>),
 }
 
@@ -53,6 +54,7 @@ impl WorkerLink {
                 self.core.stop(stop);
                 Control::Stop(stop)
             }
+            Some(Said::Credit(task, values)) => Control::Credit(task, values),
             Some(Said::Start(job, large, apart)) => {
                 *item = large;
                 // What was published must not wait for this item, which may block.
@@ -98,6 +100,7 @@ impl WorkerLink {
                     None => return Ok(Some(Said::Cancel(task))),
                 },
                 ControlFrame::Stop(stop) => return Ok(Some(Said::Stop(stop))),
+                ControlFrame::Credit { task, values } => return Ok(Some(Said::Credit(task, values))),
                 ControlFrame::Block(frame) => self.block_frame(frame)?,
                 ControlFrame::GiveBack => self.give_back_free(),
                 ControlFrame::Bytes { task, bytes, last } => {

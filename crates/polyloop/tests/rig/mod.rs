@@ -154,6 +154,7 @@ impl Rig {
             arguments: Payload::from_vec(arguments).with(luggage),
             retries,
             retry_deaths: true,
+            is_stream: false,
             judged: false,
             attempt: 1,
             timeout: None,
@@ -316,6 +317,8 @@ impl Rig {
                         self.deliver(token, Outcome::Value(Payload::from_slice(bytes)));
                     }
                 }
+                Event::Yield { task, .. } => panic!("{}: task {task} is no stream", self.label),
+                Event::Log { .. } => panic!("{}: a worker that has no log", self.label),
                 Event::Report(report) => self.news.reports.push(report),
                 Event::Up | Event::GaveUp(_) => (),
                 Event::Blocked { worker, .. } => panic!("{}: nobody asked whether {worker} is blocked", self.label),

@@ -1,0 +1,115 @@
+"""Log records and warnings of workers in the loggers of the client.
+
+A record is text by the time its call returns in the worker, and in shared memory: what was written just before a worker
+dies arrives. Nothing waits: what finds no room there is counted, and the count arrives.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from . import _codec, _core
+
+__all__ = ["Forwarder", "levels", "load_record"]
+
+TEXT_MAX = 2500
+"""Characters left of each text of a record that is too large."""
+
+_last_resort = logging.lastResort
+_TEXTS = ("msg", "exc_text", "stack_info")
+_STANDARD = frozenset({*vars(logging.makeLogRecord({})), "taskName"})
+
+
+def levels() -> dict[str, int]:
+    """The levels that loggers of this process have of their own."""
+    root = logging.getLogger()
+    named = {name: logger for name, logger in root.manager.loggerDict.items() if isinstance(logger, logging.Logger)}
+    return {name: logger.level for name, logger in {"root": root, **named}.items() if logger.level != logging.NOTSET}
+
+
+class Forwarder(logging.Handler):
+    """In a worker: sends records to its client. In a process that a task forked: writes them to stderr.
+
+    Parameters:
+        client_levels: of the client's loggers, for those here that have none.
+    """
+
+    def __init__(self, worker: _core.Worker, client_levels: Mapping[str, int]) -> None:
+        super().__init__()
+        self._worker = worker
+        self._pid = os.getpid()
+        self._client_levels = client_levels
+
+    def stand_in(self) -> None:
+        """While the worker is initialised, take what nobody else does: that may give the root logger a handler."""
+        if logging.lastResort is not None:
+            self.setLevel(logging.lastResort.level)
+            logging.lastResort = self
+
+    def settle(self) -> None:
+        """After that, take everything, warnings too, unless the root logger has a handler."""
+        if logging.lastResort is self:
+            logging.lastResort = _last_resort
+        root = logging.getLogger()
+        if root.handlers:
+            return
+        self.setLevel(logging.NOTSET)
+        root.addHandler(self)
+        for name, level in self._client_levels.items():
+            logger = logging.getLogger(name)
+            if logger.level == logging.NOTSET or (logger is root and root.level == logging.WARNING):
+                logger.setLevel(level)
+        if warnings.showwarning.__module__ == "warnings":
+            logging.captureWarnings(True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record. What goes wrong is dealt with as for any handler."""
+        try:
+            if os.getpid() == self._pid:
+                self._worker.log(_dump_record(record))
+            elif _last_resort is not None and record.levelno >= _last_resort.level:
+                _last_resort.handle(record)
+        except Exception:
+            self.handleError(record)
+
+
+def _dump_record(record: logging.LogRecord) -> bytes:
+    """A record as bytes, its message and its exception as text."""
+    fields: dict[str, Any] = {name: value for name, value in vars(record).items() if name != "message"}
+    fields["msg"], fields["args"] = record.getMessage(), None
+    if record.exc_info and not record.exc_text:
+        fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
+    fields["exc_info"] = None
+    try:
+        data = _codec.dumps(fields)
+    except TypeError:
+        # Something of the user's own ("extra").
+        data = _codec.dumps({name: _sendable(value) for name, value in fields.items()})
+    if len(data) > _core.LOG_RECORD_BYTES:
+        data = _codec.dumps({name: _cut(name, value) for name, value in fields.items() if name in _STANDARD})
+    return data
+
+
+def _sendable(value: Any) -> Any:
+    try:
+        _codec.dumps(value)
+    except TypeError:
+        return repr(value)
+    return value
+
+
+def _cut(name: str, value: Any) -> Any:
+    if not isinstance(value, str) or len(value) <= TEXT_MAX:
+        return value
+    note = f"[{len(value) - TEXT_MAX} characters left out]"
+    # The end of a traceback says most.
+    return f"{note} {value[-TEXT_MAX:]}" if name == "exc_text" else f"{value[:TEXT_MAX]} {note}"
+
+
+def load_record(data: bytes) -> logging.LogRecord:
+    """In the client: the record that `Forwarder` has sent."""
+    return logging.makeLogRecord(_codec.loads(data))
