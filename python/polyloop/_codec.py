@@ -45,6 +45,7 @@ __all__ = [
     "dump_unsendable",
     "dumps",
     "dumps_for_child",
+    "finish_imports",
     "function_by_value",
     "function_ref",
     "load_exception",
@@ -344,6 +345,11 @@ def _cloud_dumps_whole(func: Any) -> bytes:
         return _cloud_dumps(func)
     finally:
         cloudpickle.unregister_pickle_by_value(module)
+
+
+def finish_imports() -> None:
+    """Before a fork: have no thread in the middle of this import. The child would wait for its end for ever."""
+    _cloudpickle()
 
 
 def _cloudpickle() -> Any:

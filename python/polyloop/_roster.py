@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
-from . import _core
+from . import _codec, _core
 from ._limits import OomKills
 from ._stacks import Stacks
 from ._worker import Plan, Recruit
@@ -158,6 +158,8 @@ def _start(
 ) -> None:
     """On the starter thread. What `_kept` holds open goes to the child, too."""
     try:
+        if recruit.setup is not None and recruit.setup.start_method == "fork":
+            _codec.finish_imports()
         start_process(process, preload=preload)
     finally:
         os.close(socket)

@@ -231,6 +231,8 @@ class Process:
     def _start_here(self, handles: Handles) -> None:
         """On the starter thread."""
         try:
+            if self._start_method == "fork":
+                _codec.finish_imports()
             start_process(self.aio_process)
         except BaseException:
             handles.release()
