@@ -55,6 +55,12 @@ wheel: build ## Build a wheel for PYTHON into dist/
 	CARGO_TARGET_DIR=$(abspath target/python-$(PYTHON)) $(BIN)/maturin build --release $(LOCKED) --out dist \
 		--interpreter $(BIN)/python
 
+.PHONY: wheel-test
+wheel-test: ## Build a wheel, install it into an empty environment, and run the examples from there (asks the package index)
+	@rm -f dist/polyloop-*-cp$(subst .,,$(PYTHON))-*.whl
+	@$(MAKE) --no-print-directory wheel PYTHON=$(PYTHON)
+	$(BIN)/python tools/wheel_test.py dist/polyloop-*-cp$(subst .,,$(PYTHON))-*.whl
+
 .PHONY: test
 test: test-rust test-python ## Rust tests, then Python tests on every supported CPython found
 
