@@ -311,6 +311,11 @@ impl Driver {
         self.pool.terms_of(task).map(|(submission, _)| Arc::clone(&submission.function))
     }
 
+    /// The call that a task belongs to.
+    pub fn call_of(&self, task: TaskId) -> Option<CallId> {
+        self.pool.terms_of(task).map(|(submission, _)| submission.call)
+    }
+
     /// Has a task run again that [`Event::Judge`] was about, with the next [`Self::flush`] and under another id; with
     /// another form of its function, if the worker could make nothing of the first. `None` if it was no longer there:
     /// its outcome is among the events.
