@@ -18,7 +18,7 @@
 //!     assert_eq!(pool.apply(double, (21,)).await?, 42);
 //!     let all: Vec<u64> = pool.map(double, 0..1000).try_collect().await?;
 //!     assert_eq!(all[999], 1998);
-//!     let crashed = pool.apply(|| std::process::abort(), ()).await;
+//!     let crashed = pool.apply(|| -> () { std::process::abort() }, ()).await;
 //!     assert!(matches!(crashed, Err(Error::WorkerDied(_))));
 //!     pool.close().await
 //! }

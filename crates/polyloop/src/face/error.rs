@@ -99,7 +99,7 @@ impl Error {
 /// use polyloop::{Error, Exit, Pool};
 ///
 /// let pool = Pool::builder().processes(1).build().await?;
-/// let crashed = pool.apply(|| std::process::abort(), ()).await;
+/// let crashed = pool.apply(|| -> () { std::process::abort() }, ()).await;
 /// let Err(Error::WorkerDied(death)) = crashed else { panic!() };
 /// assert_eq!(death.exit, Exit::Signal(6));
 /// # Ok(())

@@ -331,7 +331,7 @@ impl Inner {
 
     fn refusal(&self, refused: &Refused) -> Error {
         match refused {
-            Refused::Closed if self.over => Error::PoolTerminated,
+            Refused::Closed if self.over && self.driver.state() != State::Closed => Error::PoolTerminated,
             Refused::Closed => Error::PoolClosed,
             Refused::NoWorkers(error) => Error::no_workers(error),
         }
