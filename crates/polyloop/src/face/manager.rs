@@ -130,6 +130,7 @@ impl Manager {
     pub(crate) fn submit(&self, function: Arc<[u8]>, arguments: Payload, options: Options) -> Result<Ticket, Error> {
         let (sender, outcome) = oneshot::channel();
         let mut inner = self.lock();
+        inner.check_driven()?;
         let token = inner.pending.insert(sender);
         let submission = submission(CallId::SINGLES, function, arguments, options, token as u64);
         let task = match inner.driver.submit(submission) {
@@ -158,6 +159,7 @@ impl Manager {
 
     pub(crate) fn open_map(&self, cell: &Arc<MapCell>) -> Result<CallId, Error> {
         let mut inner = self.lock();
+        inner.check_driven()?;
         let call = inner.driver.open_call().map_err(|refused| inner.refusal(&refused))?;
         inner.maps.insert(call, Arc::clone(cell));
         Ok(call)
@@ -172,6 +174,9 @@ impl Manager {
         items: impl Iterator<Item = (u64, Payload)>,
     ) -> (usize, Result<(), Error>) {
         let (mut inner, mut submitted) = (self.lock(), 0);
+        if let Err(error) = inner.check_driven() {
+            return (0, Err(error));
+        }
         for (index, arguments) in items {
             let submission = submission(call, Arc::clone(function), arguments, options, index);
             match inner.driver.submit(submission) {
@@ -329,9 +334,13 @@ impl Inner {
         if self.driver.has_events() { self.driver.call_again() } else { Ok(()) }
     }
 
+    /// Nothing comes back from a pool whose runtime has ended.
+    fn check_driven(&self) -> Result<(), Error> {
+        if self.over && self.driver.state() != State::Closed { Err(Error::PoolTerminated) } else { Ok(()) }
+    }
+
     fn refusal(&self, refused: &Refused) -> Error {
         match refused {
-            Refused::Closed if self.over && self.driver.state() != State::Closed => Error::PoolTerminated,
             Refused::Closed => Error::PoolClosed,
             Refused::NoWorkers(error) => Error::no_workers(error),
         }
