@@ -201,8 +201,8 @@ impl Builder {
     /// async fn fail() -> Result<(), RemoteError> {
     ///     Err(RemoteError::new("no luck"))
     /// }
-    /// let Err(Error::WorkerStart(reason)) = Pool::builder().lifespan(fail, async |_| ()).build().await else { panic!() };
-    /// assert_eq!(reason, "no luck");
+    /// let failed = Pool::builder().lifespan(fail, async |_| ()).build().await.err();
+    /// assert!(matches!(&failed, Some(Error::WorkerStart(reason)) if reason == "no luck"), "{failed:?}");
     /// # }
     /// ```
     pub async fn build(self) -> Result<Pool, Error> {

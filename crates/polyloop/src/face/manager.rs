@@ -40,13 +40,11 @@ pub(crate) struct Options {
 }
 
 /// What a pool is as a whole.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Starting,
-    /// A worker has been ready.
-    Ready,
-    /// There are no workers and there will be none. Taken by whoever builds the pool.
-    Failed(Option<Error>),
+    /// A worker has been ready, or there will be none.
+    Started,
     Closed,
 }
 
@@ -67,15 +65,20 @@ struct Inner {
     children: BTreeMap<WorkerId, Child>,
     references: HashMap<Reference, Arc<[u8]>>,
     flush_due: bool,
+    /// Why no worker could be started.
+    failure: Option<Error>,
     /// Nobody drives any more.
     over: bool,
 }
+
+/// Outcomes of a map, by index.
+type MapDelivery = (Arc<MapCell>, Vec<(u64, Outcome)>);
 
 /// What has come back and is to be told without the lock.
 #[derive(Default)]
 struct Deliveries {
     singles: Vec<(oneshot::Sender<Outcome>, Outcome)>,
-    maps: Vec<(Arc<MapCell>, Vec<(u64, Outcome)>)>,
+    maps: Vec<MapDelivery>,
 }
 
 /// A task that was submitted by itself.
@@ -103,6 +106,7 @@ impl Manager {
             children: BTreeMap::new(),
             references: HashMap::new(),
             flush_due: false,
+            failure: None,
             over: false,
         };
         let (crowd, phase) = (Notify::new(), watch::Sender::new(Phase::Starting));
@@ -223,14 +227,7 @@ impl Manager {
 
     /// Why the pool has failed, if it has; for one to take.
     pub(crate) fn take_failure(&self) -> Option<Error> {
-        let mut failure = None;
-        self.phase.send_if_modified(|phase| {
-            if let Phase::Failed(error) = phase {
-                failure = Some(error.take().unwrap_or(Error::PoolClosed));
-            }
-            false
-        });
-        failure
+        self.lock().failure.take()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -262,33 +259,24 @@ impl Manager {
             }
         }
         let state = inner.driver.state();
-        if state == State::Terminating {
+        if matches!(state, State::Terminating | State::Closed) {
             // Answers a pool that has failed with its reason, and any other with nothing of interest.
             if let Err(Refused::NoWorkers(error)) = inner.driver.open_call() {
-                self.enter(Phase::Failed(Some(Error::no_workers(&error))));
+                inner.failure = Some(Error::no_workers(&error));
             }
         }
         drop(inner);
         deliveries.tell();
         match state {
-            State::Running | State::Degraded | State::Closing => self.enter(Phase::Ready),
-            State::Starting | State::Terminating | State::Closed => (),
-        }
-        if closed {
-            self.phase.send_replace(Phase::Closed);
+            State::Starting => (),
+            _ if closed => self.enter(Phase::Closed),
+            _ => self.enter(Phase::Started),
         }
         Ok(closed)
     }
 
-    /// Tells of the first phase after the start.
     fn enter(&self, next: Phase) {
-        self.phase.send_if_modified(|phase| {
-            let is_news = matches!(phase, Phase::Starting);
-            if is_news {
-                *phase = next;
-            }
-            is_news
-        });
+        self.phase.send_if_modified(|phase| std::mem::replace(phase, next) != next);
     }
 
     fn start_worker(self: &Arc<Self>, order: StartOrder) {
@@ -320,7 +308,7 @@ impl Manager {
             let _ = child.kill();
             let _ = child.wait();
         }
-        self.phase.send_replace(Phase::Closed);
+        self.enter(Phase::Closed);
     }
 }
 

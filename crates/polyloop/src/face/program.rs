@@ -32,10 +32,8 @@ static PROGRAM: OnceLock<io::Result<Program>> = OnceLock::new();
 /// function is not yours, as in tests. Called again, it does nothing.
 ///
 /// ```
-/// fn main() {
-///     polyloop::init();
-///     // What follows does not run in workers.
-/// }
+/// polyloop::init();
+/// // What follows does not run in workers.
 /// ```
 pub fn init() {
     let program = PROGRAM.get_or_init(Program::open);

@@ -2,7 +2,7 @@
 //! started it ends, so this one lasts.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
@@ -34,5 +34,5 @@ pub(crate) fn start(program: &Program, lifespan: u64, order: StartOrder) -> io::
     let (ours, theirs) = os::socket_pair()?;
     let orders = Orders { fingerprint: program.fingerprint(), parent: std::process::id(), lifespan };
     os::send(ours.as_fd(), &orders.to_numbers(), &[order.socket.as_fd(), order.lifeline.as_fd()])?;
-    program.command().stdin(Stdio::from(OwnedFd::from(theirs))).spawn()
+    program.command().stdin(Stdio::from(theirs)).spawn()
 }
