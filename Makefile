@@ -75,7 +75,9 @@ $(SUPPORTED:%=test-python-%): test-python-%: .venv-%/built
 .PHONY: lint
 lint: build ## Format, clippy, ruff, types, stubs, and the rule of who may import whom
 	cargo fmt --all --check
-	PYO3_PYTHON=$(abspath $(BIN))/python cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	PYO3_PYTHON=$(abspath $(BIN))/python cargo clippy $(LOCKED) --workspace --all-targets \
+		--features polyloop/tracing,polyloop/anyhow -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps -p polyloop --features tracing,anyhow
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -145,6 +147,10 @@ fuzz: ## FUZZ_SECONDS of libFuzzer on each of FUZZ_TARGETS; what it finds is lef
 .PHONY: bench
 bench: build ## polyloop, aiomultiprocess and asyncio.gather side by side; writes benches/results/
 	$(BIN)/python benches/main_job.py $(BENCH)
+
+.PHONY: bench-rust
+bench-rust: ## A no-op on other processes from Rust: polyloop, pipes, procspawn, rayon (minutes to build)
+	cargo run $(LOCKED) --release --manifest-path benches/pools/Cargo.toml --target-dir target/bench -- $(BENCH)
 
 .PHONY: fault-table
 fault-table: build ## Faults on polyloop, aiomultiprocess, ProcessPoolExecutor and pebble; writes docs/faults.md (minutes)

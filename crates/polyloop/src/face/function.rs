@@ -21,6 +21,13 @@ use super::error::RemoteError;
 ///
 /// A closure that captures something is refused when the program is compiled: pass what it captures as an argument.
 ///
+/// ```compile_fail,E0080
+/// # fn example(pool: &polyloop::Pool, factor: u32) {
+/// let call = pool.apply(move |n: u32| n * factor, (1,));
+/// # }
+/// # std::hint::black_box(example as fn(_, _));
+/// ```
+///
 /// ```
 /// # use polyloop::{Function, Pool};
 /// async fn twice<F, K>(pool: &Pool, function: F) -> Result<(u32, u32), polyloop::Error>
@@ -57,7 +64,7 @@ pub enum Begun<R> {
     Suspended(Pin<Box<dyn Future<Output = R>>>),
 }
 
-/// The kinds of functions.
+/// The kinds of functions, which the compiler finds: see [`Function`].
 pub mod kind {
     /// A function that returns its result.
     #[derive(Debug)]
