@@ -1,15 +1,13 @@
 //! How arguments, results and failures travel: the only file that knows the format, which is postcard's.
 
-use std::cell::RefCell;
-
 use polyloop_core::Payload;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, RemoteError, TaskPanicked};
 
-/// A buffer that grew above this many bytes is not kept.
-const BUFFER_MAX: usize = 64 << 10;
+/// Arguments up to this many bytes are copied out of their buffer, which is used again.
+const BUFFER_MAX: usize = 4096;
 
 /// Why a task has no result of its own.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,17 +45,12 @@ pub(crate) fn write_result<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result
     write(value, out).map_err(|error| Failure::Unsendable(RemoteError::unsendable::<T>("written", &error)))
 }
 
-/// Writes arguments.
-pub(crate) fn write_arguments<T: Serialize>(value: &T) -> Result<Payload, Error> {
-    thread_local! {
-        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
-    // Writing may run the caller's code, which may submit something, too.
-    let mut buffer = BUFFER.take();
-    let written = write(value, &mut buffer).map(|()| Payload::from_slice(&buffer));
-    if buffer.capacity() <= BUFFER_MAX {
-        BUFFER.set(buffer);
-    }
+/// Writes arguments, by way of a buffer that may be used again.
+pub(crate) fn write_arguments<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<Payload, Error> {
+    let written = write(value, buffer).map(|()| match buffer.len() {
+        0..=BUFFER_MAX => Payload::from_slice(buffer),
+        _ => Payload::from_vec(std::mem::take(buffer)),
+    });
     written.map_err(|error| Error::Unsendable(RemoteError::unsendable::<T>("written", &error)))
 }
 
@@ -100,7 +93,7 @@ mod tests {
     #[test]
     fn arguments_come_back_as_they_went_in() {
         let arguments = (7u64, "seven".to_owned(), vec![1.5f32; 100], Some(()));
-        let bytes = write_arguments(&arguments).unwrap();
+        let bytes = write_arguments(&arguments, &mut Vec::new()).unwrap();
         assert_eq!(read::<(u64, String, Vec<f32>, Option<()>)>(&bytes).unwrap(), arguments);
     }
 

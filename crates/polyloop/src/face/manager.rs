@@ -72,7 +72,11 @@ struct Inner {
 }
 
 /// Outcomes of a map, by index.
-type MapDelivery = (Arc<MapCell>, Vec<(u64, Outcome)>);
+struct MapDelivery {
+    call: CallId,
+    map: Arc<MapCell>,
+    outcomes: Vec<(u64, Outcome)>,
+}
 
 /// What has come back and is to be told without the lock.
 #[derive(Default)]
@@ -340,10 +344,11 @@ impl Inner {
             deliveries.singles.extend(sender.map(|sender| (sender, outcome)));
             return;
         }
-        let Some(map) = self.maps.get(&call) else { return };
-        match deliveries.maps.last_mut().filter(|(last, _)| Arc::ptr_eq(last, map)) {
-            Some((_, outcomes)) => outcomes.push((token, outcome)),
-            None => deliveries.maps.push((Arc::clone(map), vec![(token, outcome)])),
+        if let Some(last) = deliveries.maps.last_mut().filter(|last| last.call == call) {
+            return last.outcomes.push((token, outcome));
+        }
+        if let Some(map) = self.maps.get(&call) {
+            deliveries.maps.push(MapDelivery { call, map: Arc::clone(map), outcomes: vec![(token, outcome)] });
         }
     }
 
@@ -382,7 +387,7 @@ impl Deliveries {
             // Who does not wait any more has dropped the call.
             let _ = sender.send(outcome);
         }
-        self.maps.into_iter().for_each(|(map, outcomes)| map.deliver(outcomes));
+        self.maps.into_iter().for_each(|delivery| delivery.map.deliver(delivery.outcomes));
     }
 }
 

@@ -70,6 +70,9 @@ impl MapCell {
     }
 }
 
+/// Writes an item's arguments, by way of a buffer.
+type Write<T> = fn(T, &mut Vec<u8>) -> Result<Payload, Error>;
+
 enum Stage {
     /// Nobody has asked yet, so nothing has been drawn.
     New,
@@ -104,7 +107,8 @@ pub struct Map<I: Iterator, R> {
     manager: Arc<Manager>,
     terms: Result<Terms, Option<Error>>,
     input: Option<I>,
-    write: fn(I::Item) -> Result<Payload, Error>,
+    write: Write<I::Item>,
+    buffer: Vec<u8>,
     window: usize,
     want: Want,
     stage: Stage,
@@ -119,18 +123,14 @@ pub struct Map<I: Iterator, R> {
 impl<I: Iterator, R> Unpin for Map<I, R> {}
 
 impl<I: Iterator, R> Map<I, R> {
-    pub(crate) fn new(
-        manager: Arc<Manager>,
-        terms: Result<Terms, Error>,
-        input: I,
-        write: fn(I::Item) -> Result<Payload, Error>,
-    ) -> Self {
+    pub(crate) fn new(manager: Arc<Manager>, terms: Result<Terms, Error>, input: I, write: Write<I::Item>) -> Self {
         let state = CellState { results: MapResults::new(WINDOW, true), waiting: None, over: false };
         Self {
             manager,
             terms: terms.map_err(Some),
             input: Some(input),
             write,
+            buffer: Vec::new(),
             window: WINDOW,
             want: Want::InOrder,
             stage: Stage::New,
@@ -240,7 +240,7 @@ impl<I: Iterator, R> Map<I, R> {
         let (began, mut drawn, mut has_ended) = (Instant::now(), Vec::with_capacity(room), false);
         while drawn.len() < room && !has_ended {
             match input.next() {
-                Some(item) => drawn.push((self.write)(item)),
+                Some(item) => drawn.push((self.write)(item, &mut self.buffer)),
                 None => has_ended = true,
             }
             if drawn.len() % DRAWS_PER_LOOK == 0 && began.elapsed() > DRAW_BUDGET {

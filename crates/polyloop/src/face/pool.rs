@@ -98,7 +98,7 @@ impl Pool {
         Args: Serialize + DeserializeOwned,
     {
         let terms = self.terms::<F, Args, Kind>(function);
-        Apply::new(Arc::clone(&self.owner.0), terms, codec::write_arguments(&arguments))
+        Apply::new(Arc::clone(&self.owner.0), terms, codec::write_arguments(&arguments, &mut Vec::new()))
     }
 
     /// Calls a function in a worker at once, whether or not anyone waits for it.
@@ -143,7 +143,9 @@ impl Pool {
         I: IntoIterator<Item = T>,
     {
         let terms = self.terms::<F, (T,), Kind>(function);
-        Map::new(Arc::clone(&self.owner.0), terms, input.into_iter(), |item| codec::write_arguments(&(item,)))
+        Map::new(Arc::clone(&self.owner.0), terms, input.into_iter(), |item, buffer| {
+            codec::write_arguments(&(item,), buffer)
+        })
     }
 
     /// The same where each item is a tuple of arguments.
@@ -167,7 +169,9 @@ impl Pool {
         I: IntoIterator<Item = Args>,
     {
         let terms = self.terms::<F, Args, Kind>(function);
-        Map::new(Arc::clone(&self.owner.0), terms, input.into_iter(), |item| codec::write_arguments(&item))
+        Map::new(Arc::clone(&self.owner.0), terms, input.into_iter(), |item, buffer| {
+            codec::write_arguments(&item, buffer)
+        })
     }
 
     /// This pool, where one run of a task may take so long. Then the task is dropped and the caller gets
