@@ -38,7 +38,7 @@ endef
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Options: PYTHON=3.12  PYTEST='-k name'  SEEDS=$(SEEDS)  KILL_ROUNDS=$(KILL_ROUNDS)  SECONDS=$(SECONDS)  BENCH='--rounds 7'"
 
 .PHONY: demo
@@ -81,6 +81,8 @@ lint: build ## Format, clippy, ruff, types, stubs, and the rule of who may impor
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	@$(MAKE) --silent --no-print-directory $(VENV)/pyright
+	$(BIN)/basedpyright --level error
 	$(BIN)/python -m mypy.stubtest polyloop._core --mypy-config-file pyproject.toml
 	$(BIN)/python tools/check_imports.py
 
@@ -144,9 +146,35 @@ fuzz: ## FUZZ_SECONDS of libFuzzer on each of FUZZ_TARGETS; what it finds is lef
 			-max_len=512 -len_control=0 -verbosity=0 -artifact_prefix=fuzz/artifacts/$$name- target/fuzz/corpus/$$name; \
 	done
 
+# Each of these leaves docs/performance.md with the figures it has taken.
 .PHONY: bench
-bench: build ## polyloop, aiomultiprocess and asyncio.gather side by side; writes benches/results/
-	$(BIN)/python benches/main_job.py $(BENCH)
+bench: build $(VENV)/bench-tools ## Rivals side by side, against the goals; writes benches/results/ (minutes; wants a quiet machine)
+	$(BIN)/python benches/bench.py $(BENCH)
+	@$(BIN)/python benches/performance_page.py
+
+.PHONY: bench-scaling
+bench-scaling: build $(VENV)/bench-tools ## How cost grows with items, workers and payload, as plots; writes benches/results/ (minutes)
+	$(BIN)/python benches/scaling.py $(BENCH)
+	@$(BIN)/python benches/performance_page.py
+
+.PHONY: profile
+profile: build ## Where the time of client and worker goes for each item; writes benches/results/ (needs perf)
+	$(BIN)/python benches/profile_items.py $(BENCH)
+	@$(BIN)/python benches/performance_page.py
+
+.PHONY: instructions
+instructions: build ## Count instructions on the hot paths; fails where one costs more than its baseline (needs valgrind)
+	cargo build $(LOCKED) --release --package polyloop-paths
+	$(BIN)/python benches/instructions.py $(BENCH)
+	@$(BIN)/python benches/performance_page.py
+
+.PHONY: performance-page
+performance-page: $(VENV)/installed ## Put the last results into docs/performance.md
+	@$(BIN)/python benches/performance_page.py $(BENCH)
+
+.PHONY: bench-queue
+bench-queue: build ## polyloop.Queue and multiprocessing.Queue side by side; writes benches/results/
+	$(BIN)/python benches/queues.py $(BENCH)
 
 .PHONY: bench-rust
 bench-rust: ## A no-op on other processes from Rust: polyloop, pipes, procspawn, rayon (minutes to build)
@@ -156,11 +184,17 @@ bench-rust: ## A no-op on other processes from Rust: polyloop, pipes, procspawn,
 fault-table: build ## Faults on polyloop, aiomultiprocess, ProcessPoolExecutor and pebble; writes docs/faults.md (minutes)
 	$(BIN)/python benches/fault_table.py $(BENCH)
 
+.PHONY: docs
+docs: build ## Build the pages into target/site/
+	@$(MAKE) --silent --no-print-directory $(VENV)/docs-tools
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs target/site
+	@echo "documentation: target/site/index.html"
+
 .PHONY: lock
 lock: ## Resolve requirements/*.in again into locked files
 	$(need_python)
 	@$(MAKE) --silent --no-print-directory $(VENV)/lock-tools
-	@for name in dev lock; do \
+	@for name in dev bench docs lock pyright; do \
 		(cd requirements && UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile --quiet --universal --upgrade \
 			--python-version $(firstword $(SUPPORTED)) --generate-hashes --no-emit-index-url $$name.in -o $$name.txt); \
 	done
@@ -180,6 +214,19 @@ clean: ## Remove everything built
 
 .venv-%/lock-tools: requirements/lock.txt .venv-%/installed
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	@touch $@
+
+.venv-%/bench-tools: requirements/bench.txt .venv-%/installed
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
+# Only for lint, as it brings a JavaScript engine along.
+.venv-%/pyright: requirements/pyright.txt .venv-%/installed
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/pyright.txt
+	@touch $@
+
+.venv-%/docs-tools: requirements/docs.txt .venv-%/installed
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
 	@touch $@
 
 .PRECIOUS: .venv-%/installed

@@ -36,18 +36,20 @@ CRATES = {
     # python: converts and delegates; what it needs of core and shm the engine re-exports.
     "polyloop-python": CrateRule(workspace=frozenset({"polyloop"})),
     "polyloop-sim": CrateRule(workspace=frozenset({"polyloop-core", "polyloop-shm"}), forbids_unsafe=True),
+    "polyloop-paths": CrateRule(workspace=frozenset({"polyloop"}), forbids_unsafe=True),
 }
 PYO3_CRATE = "polyloop-python"
 
 # A module imports from layers above its own line only, never from its own. Packages count as one module.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"_core", "_lazy", "errors", "_exceptions", "_limits", "scheduler"}),
-    frozenset({"_codec", "_stats", "context", "options", "results"}),
-    frozenset({"_launch", "_stacks", "_verbs"}),
+    frozenset({"_checks", "_core", "_lazy", "_preload", "_progress", "errors", "_exceptions", "_limits", "scheduler"}),
+    frozenset({"_codec", "_stats", "context", "current", "handle", "options", "results"}),
+    frozenset({"_bridge", "_launch", "_lifespan", "_room", "_select", "_stacks", "_threads", "_verbs"}),
     frozenset({"_worker"}),
     frozenset({"_roster", "process", "queue"}),
+    frozenset({"_staff"}),
     frozenset({"pool"}),
-    frozenset({"executor"}),
+    frozenset({"executor", "_frozen"}),
     frozenset({"__init__"}),
     frozenset({"demo", "ext", "compat"}),
 )

@@ -5,7 +5,7 @@ Every ordering stronger than Relaxed is found in the sources and weakened, one a
 Relaxed, a SeqCst fence to an AcqRel one. A few wrong protocols follow, told by hand below. Works on a copy under
 target/, prints one row for each mutant, and exits with 1 if any of them passes all models.
 
-    tools/weaken.py [--only TEXT] [--preemptions 2]
+    tools/weaken.py [--only TEXT] [--models TEXT] [--preemptions 2]
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "target" / "weaken"
 CRATE = Path("crates") / "polyloop-shm"
-SOURCES = ("board.rs", "lease.rs", "ring.rs", "wake.rs")
+SOURCES = ("board.rs", "lease.rs", "ring.rs", "wake.rs", "queue/line.rs", "queue/naps.rs")
 WEAKER = {
     "Ordering::Acquire": "Ordering::Relaxed",
     "Ordering::Release": "Ordering::Relaxed",
@@ -72,6 +72,30 @@ WRONG_PROTOCOLS = [
         "whoever claimed the last item tells",
         "self.has_backlog() && self.has_emptied(claim)",
         "self.has_backlog() && claim.index + 1 == claim.count",
+    ),
+    (
+        "queue/line.rs",
+        "the tail may stay behind the head",
+        "if tail.position() == first.head.position() {",
+        "if false {",
+    ),
+    (
+        "queue/line.rs",
+        "links carry no position",
+        "Self(position.0 << (SEAT_BITS + NODE_BITS) | Self::NOTHING)",
+        "Self(u64::from(position.0 > 0) << (SEAT_BITS + NODE_BITS) | Self::NOTHING)",
+    ),
+    (
+        "queue/naps.rs",
+        "an actor rings only after it has acted",
+        "self.word().fetch_add(1, Ordering::Relaxed);\n        self.must_ring()",
+        "self.word().fetch_add(1, Ordering::Relaxed);\n        false",
+    ),
+    (
+        "queue/naps.rs",
+        "nobody asks who acts",
+        "(1..used).map(Seat).filter(acts)",
+        "(1..used.min(1)).map(Seat).filter(acts)",
     ),
     (
         "ring.rs",
@@ -156,12 +180,14 @@ def build(tree: Path) -> Path:
     return next(Path(m["executable"]) for m in messages if m.get("executable"))
 
 
-def failing(models: Path, preemptions: int) -> list[str]:
+def failing(models: Path, preemptions: int, only: str = "") -> list[str]:
     """Each model in a process of its own, since a deadlock aborts it."""
     listed = subprocess.run([models, "--list"], capture_output=True, text=True, check=True).stdout
     env = os.environ | {"LOOM_MAX_PREEMPTIONS": str(preemptions), "RUST_BACKTRACE": "0"}
     failed = []
-    for name in re.findall(r"^(\w+): test$", listed, re.MULTILINE):
+    for name in re.findall(r"^([\w:]+): test$", listed, re.MULTILINE):
+        if only not in name:
+            continue
         try:
             ran = subprocess.run(
                 [models, "--exact", name], env=env, capture_output=True, check=False, timeout=MODEL_TIMEOUT_S
@@ -176,13 +202,14 @@ def failing(models: Path, preemptions: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="only mutants whose row contains this text")
+    parser.add_argument("--models", default="", help="only models whose name contains this text")
     parser.add_argument("--preemptions", type=int, default=2)
     options = parser.parse_args()
 
     tree = copy_crate()
     sources = tree / CRATE / "src"
     originals = {name: (sources / name).read_text() for name in SOURCES}
-    if failed := failing(build(tree), options.preemptions):
+    if failed := failing(build(tree), options.preemptions, options.models):
         sys.exit(f"models fail on the sources as they are: {', '.join(failed)}")
 
     survivors = 0
@@ -192,7 +219,7 @@ def main() -> int:
             continue
         text = originals[mutant.source]
         (sources / mutant.source).write_text(text[: mutant.start] + mutant.text + text[mutant.end :])
-        failed = failing(build(tree), options.preemptions)
+        failed = failing(build(tree), options.preemptions, options.models)
         (sources / mutant.source).write_text(text)
         survivors += not failed
         print(f"{label:75} -> {', '.join(failed) or 'NO MODEL FAILS'}", flush=True)

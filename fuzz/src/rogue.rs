@@ -38,6 +38,7 @@ pub fn run(bytes: &[u8]) {
         max_memory: 0,
         max_reply: MAX_REPLY,
         max_age: Some(Duration::from_secs(1000)),
+        overlap: true,
         block_warning: None,
         grace: Duration::ZERO,
     };
@@ -166,13 +167,14 @@ impl Stage {
                     self.rogues.remove(&worker);
                     self.driver.exited(worker, Exit::Signal(9)).expect("it has exited");
                 }
+                Event::Returned(values) => values.iter().for_each(|(_, token, _)| self.ends[token as usize] += 1),
                 Event::Deliver { token, .. } => self.ends[token as usize] += 1,
                 Event::Judge { task, token, .. } => match token % 2 {
                     0 => drop(self.driver.again(task, None)),
                     _ => self.ends[token as usize] += u32::from(self.driver.settled(task)),
                 },
                 Event::Closed => self.closed = true,
-                Event::Report(_) | Event::Blocked { .. } | Event::Garbage { .. } => (),
+                Event::Report(_) | Event::Blocked { .. } | Event::Garbage { .. } | Event::Up | Event::GaveUp(_) => (),
             }
         }
         assert!(self.ends.iter().all(|ends| *ends <= 1), "a task ended twice");

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._stats import PoolStats, WorkerStats
     from .context import get_context, set_context, set_start_method
+    from .current import CurrentTask, CurrentWorker, current_worker
     from .errors import (
         PoisonTask,
         PolyloopError,
@@ -22,14 +23,19 @@ if TYPE_CHECKING:
         WorkerDied,
         WorkerStartError,
     )
+    from .executor import ProcessPoolExecutor
+    from .handle import TaskHandle
     from .pool import Pool, WorkerProcess
     from .process import Process, Worker
+    from .queue import Queue
     from .results import Outcome, PoolResult
     from .scheduler import QueueID, RoundRobin, Scheduler, TaskID
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CurrentTask",
+    "CurrentWorker",
     "Outcome",
     "PoisonTask",
     "PolyloopError",
@@ -40,10 +46,13 @@ __all__ = [
     "PoolStats",
     "PoolTerminated",
     "Process",
+    "ProcessPoolExecutor",
+    "Queue",
     "QueueID",
     "RemoteError",
     "RoundRobin",
     "Scheduler",
+    "TaskHandle",
     "TaskID",
     "TaskTimeout",
     "Worker",
@@ -51,6 +60,7 @@ __all__ = [
     "WorkerProcess",
     "WorkerStartError",
     "WorkerStats",
+    "current_worker",
     "get_context",
     "set_context",
     "set_start_method",
@@ -59,6 +69,7 @@ __all__ = [
 _HOMES = {
     "_stats": ("PoolStats", "WorkerStats"),
     "context": ("get_context", "set_context", "set_start_method"),
+    "current": ("CurrentTask", "CurrentWorker", "current_worker"),
     "errors": (
         "PoisonTask",
         "PolyloopError",
@@ -70,8 +81,11 @@ _HOMES = {
         "WorkerDied",
         "WorkerStartError",
     ),
+    "executor": ("ProcessPoolExecutor",),
+    "handle": ("TaskHandle",),
     "pool": ("Pool", "WorkerProcess"),
     "process": ("Process", "Worker"),
+    "queue": ("Queue",),
     "results": ("Outcome", "PoolResult"),
     "scheduler": ("QueueID", "RoundRobin", "Scheduler", "TaskID"),
 }

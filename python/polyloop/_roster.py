@@ -9,16 +9,16 @@ import asyncio
 import functools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from . import _core
 from ._limits import OomKills
 from ._stacks import Stacks
 from ._worker import Plan, Recruit
-from .context import CHILD_NAME, Setup, Starter, forget_parent_fd, get_context, register_parent_fd, start_process
+from .context import CHILD_NAME, Setup, Starter, forget_parent_fd, register_parent_fd, start_process
 
 __all__ = ["Roster", "WorkerProcess"]
 
@@ -73,14 +73,21 @@ class Roster:
     """Starts the workers of one pool on the starter thread, and reaps them."""
 
     def __init__(
-        self, manager: _core.Manager, loop: asyncio.AbstractEventLoop, plan: Plan, oom_file: str | None = None
+        self,
+        manager: _core.Manager,
+        loop: asyncio.AbstractEventLoop,
+        plan: Plan,
+        context: BaseContext,
+        preload: Sequence[str],
+        oom_file: str | None = None,
     ) -> None:
         self._manager = manager
         self._oom_file = oom_file
         self._oom_kills: dict[int, OomKills] = {}
         self._loop = loop
         self._plan = plan
-        self._context = get_context()
+        self._context = context
+        self._preload = preload
         self._method = str(self._context.get_start_method())
         self.stacks = Stacks(loop)
         self._workers: dict[int, WorkerProcess] = {}
@@ -95,11 +102,13 @@ class Roster:
         recruit = Recruit(self._plan, Setup.capture(self._method), socket, lifeline, self.stacks.fd)
         process = self._context.Process(target=recruit, name=f"{CHILD_NAME}worker-{key >> 32}", daemon=False)  # type: ignore[attr-defined]
         worker = self._workers[key] = WorkerProcess(process)
-        future = Starter.submit(functools.partial(_start, process, recruit, socket, lifeline, self.stacks))
+        future = Starter.submit(
+            functools.partial(_start, process, self._preload, recruit, socket, lifeline, self.stacks)
+        )
         future.add_done_callback(functools.partial(self._started_on_thread, key))
         return worker
 
-    def reap(self, key: int, reaped: Callable[[WorkerProcess, None], object], looks: int = STATUS_LOOKS) -> None:
+    def reap(self, key: int, reaped: Callable[[WorkerProcess], object], looks: int = STATUS_LOOKS) -> None:
         """Report the exit status of a worker whose process is gone, as soon as it is known."""
         worker = self._workers[key]
         exitcode = worker.exitcode
@@ -109,11 +118,15 @@ class Roster:
             return
         del self._workers[key]
         worker._ended = True
-        reaped(worker, None)
+        reaped(worker)
         forget_ends(self.our_ends, key)
         oom_kills = self._oom_kills.pop(key, None)
         out_of_memory = exitcode == -signal.SIGKILL and oom_kills is not None and oom_kills.any_since()
         self._manager.exited(key, exitcode, out_of_memory=out_of_memory)
+
+    def has_any(self, keys: Iterable[int]) -> bool:
+        """Whether any of these workers is not gone."""
+        return not self._workers.keys().isdisjoint(keys)
 
     def forget(self, key: int) -> WorkerProcess | None:
         """Drop a worker whose process could not be started."""
@@ -130,6 +143,7 @@ class Roster:
         error = started.exception()
         if error is not None:
             worker._ended = True
+            del self._workers[key]
             forget_ends(self.our_ends, key)
             self._manager.not_started(key, f"{type(error).__name__}: {error}")
             return
@@ -139,10 +153,12 @@ class Roster:
         self._manager.started(key, process.pid, self._method != "forkserver", process.sentinel)
 
 
-def _start(process: BaseProcess, recruit: Recruit, socket: int, lifeline: int, _kept: Stacks) -> None:
+def _start(
+    process: BaseProcess, preload: Sequence[str], recruit: Recruit, socket: int, lifeline: int, _kept: Stacks
+) -> None:
     """On the starter thread. What `_kept` holds open goes to the child, too."""
     try:
-        start_process(process)
+        start_process(process, preload=preload)
     finally:
         os.close(socket)
         os.close(lifeline)
@@ -170,14 +186,3 @@ def _cgroup_cpus() -> int | None:
         return max(1, -(-int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup v2, or no quota ("max")
         return None
-
-
-def as_arguments(args: Any) -> tuple[Any, ...]:
-    """The positional arguments of a call, refusing what is surely a slip.
-
-    Raises:
-        TypeError: not a sequence of arguments.
-    """
-    if isinstance(args, (str, bytes)):
-        raise TypeError(f"args must be a sequence of arguments, not a {type(args).__name__}: write (value,)")
-    return tuple(args)

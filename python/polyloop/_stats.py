@@ -56,7 +56,8 @@ class PoolStats:
         retried: how many times a task was run again because its worker died.
         workers: the workers that run or are being started.
         restarts: how many workers were replaced, by cause: "died", "recycled" (`maxtasksperchild`), "memory", "age",
-            "overdue" (it did not let go of a cancelled task) and "garbage" (it wrote nonsense).
+            "overdue" (it did not let go of a cancelled task), "garbage" (it wrote nonsense) and "restarted" (by
+            `restart`).
     """
 
     state: str

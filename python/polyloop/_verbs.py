@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
+from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
 
 if TYPE_CHECKING:
     from .pool import Pool
 
-__all__ = ["PoolView", "Verbs"]
+__all__ = ["PoolView", "Verbs", "as_arguments"]
 
+P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+
+class _AsItIs:
+    """Stands for an option that is left out, in signatures too."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+_AS_IT_IS: Any = _AsItIs()
 
 
 class Verbs:
@@ -65,7 +78,51 @@ class Verbs:
         >>> asyncio.run(main())
         255
         """
-        return await self._pool._apply(func, args, kwds, self._options)
+        pool = self._pool
+        pool._check_usable()
+        room = pool._room
+        if room is not None:
+            await room.wait()
+        try:
+            if type(args) is not tuple:
+                args = () if args is None else as_arguments(args)
+            call = pool._manager.apply(func, args, dict(kwds) if kwds else None, self._options.core)
+            try:
+                return await call
+            except asyncio.CancelledError:
+                await pool._cancel(call)
+                raise
+        finally:
+            if room is not None:
+                room.leave()
+
+    @overload
+    def submit(self, func: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
+    @overload
+    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
+    def submit(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+        """Start `func(*args, **kwargs)` on a worker, and return a future of what it returns.
+
+        What `apply` raises, the handle raises; what can't be sent is refused here. How the task is run is said by
+        `options`, so that all arguments here are the function's own.
+
+        Parameters:
+            func: a coroutine function or a plain one; lambdas, closures, methods and partials too.
+
+        Raises:
+            PoolClosed: the pool takes no new work.
+            TypeError: the function or an argument can't be sent.
+
+        >>> from polyloop import Pool
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         number = pool.submit(int, "ff", base=16)
+        ...         return await number
+        >>> import asyncio
+        >>> asyncio.run(main())
+        255
+        """
+        return self._pool._submit(func, args, kwargs, self._options)
 
     @overload
     def map(
@@ -75,6 +132,7 @@ class Verbs:
         *,
         return_exceptions: Literal[False] = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R]: ...
     @overload
     def map(
@@ -84,6 +142,7 @@ class Verbs:
         *,
         return_exceptions: Literal[False] = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R]: ...
     @overload
     def map(
@@ -93,6 +152,7 @@ class Verbs:
         *,
         return_exceptions: bool,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R | BaseException]: ...
     @overload
     def map(
@@ -102,6 +162,7 @@ class Verbs:
         *,
         return_exceptions: bool,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[R | BaseException]: ...
     def map(
         self,
@@ -110,6 +171,7 @@ class Verbs:
         *,
         return_exceptions: bool = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[Any]:
         """Run `func(item)` for each item of `iterable`.
 
@@ -119,11 +181,14 @@ class Verbs:
                 raises is raised.
             buffersize: how many items are drawn ahead of the results that have come back, or have been taken where
                 they are taken one by one; None for 2048.
+            chunksize: how many items are handed to the workers together, up to 256; None for as many as suit what they
+                cost, from one that takes long to hundreds that do next to nothing. Whatever it is, a worker takes one
+                item at a time, and each result comes back as its item ends.
 
         Raises:
             PoolClosed: the pool takes no new work.
             TypeError: the function can't be sent, or `iterable` is not one.
-            ValueError: `buffersize` is less than 1.
+            ValueError: `buffersize` or `chunksize` is less than 1.
 
         >>> from polyloop import Pool
         >>> async def main():
@@ -134,7 +199,7 @@ class Verbs:
         >>> asyncio.run(main())
         ([1, 3], [7, ValueError("invalid literal for int() with base 10: 'x'")])
         """
-        return self._pool._map(func, iterable, self._options, False, return_exceptions, buffersize)
+        return self._pool._map(func, iterable, self._options, False, return_exceptions, buffersize, chunksize)
 
     def starmap(
         self,
@@ -143,6 +208,7 @@ class Verbs:
         *,
         return_exceptions: bool = False,
         buffersize: int | None = None,
+        chunksize: int | None = None,
     ) -> PoolResult[Any]:
         """Run `func(*arguments)` for each sequence of arguments in `iterable`; as `map` otherwise.
 
@@ -154,17 +220,32 @@ class Verbs:
         >>> asyncio.run(main())
         [8, 9]
         """
-        return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize)
+        return self._pool._map(func, iterable, self._options, True, return_exceptions, buffersize, chunksize)
 
-    def options(self, **options: Any) -> PoolView:
+    def options(
+        self,
+        *,
+        timeout: float | None = _AS_IT_IS,
+        retries: int = _AS_IT_IS,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] = _AS_IT_IS,
+        in_thread: bool = _AS_IT_IS,
+        name: str | None = _AS_IT_IS,
+    ) -> PoolView:
         """A view of the pool with the same verbs, which runs tasks with other options.
 
+        What is left out stays as it is here.
+
         Parameters:
-            timeout, retries, retry_on: as for `Pool`; what is left out stays as it is here.
+            timeout, retries, retry_on: as for `Pool`.
+            in_thread: run plain functions on threads of their worker, as many at once as it runs tasks, while its loop
+                goes on. They see a copy of the task's context. Out of time, or cancelled, they get `CancelledError` at
+                their next step in Python; one that blocks for the pool's grace after that is given up with its worker.
+                Coroutines run on the loop as ever.
+            name: what the tasks are called, in errors and as `asyncio.Task`; None for the name of the function.
 
         Raises:
             ValueError: numbers that make no sense.
-            TypeError: `retry_on` is not made of exceptions, or there is no such option.
+            TypeError: `retry_on` is not made of exceptions, or the name is no text.
 
         >>> import asyncio, time
         >>> from polyloop import Pool, TaskTimeout
@@ -177,7 +258,15 @@ class Verbs:
         >>> asyncio.run(main())
         time:sleep ran longer than 0.1 s
         """
-        return PoolView(self._pool, dataclasses.replace(self._options, **options))
+        given: dict[str, Any] = {
+            "timeout": timeout,
+            "retries": retries,
+            "retry_on": retry_on,
+            "in_thread": in_thread,
+            "name": name,
+        }
+        changed = {option: value for option, value in given.items() if value is not _AS_IT_IS}
+        return PoolView(self._pool, dataclasses.replace(self._options, **changed))
 
 
 class PoolView(Verbs):
@@ -193,3 +282,14 @@ class PoolView(Verbs):
 
     def __repr__(self) -> str:
         return f"<PoolView of {self._viewed!r} with {self._options}>"
+
+
+def as_arguments(args: Any) -> tuple[Any, ...]:
+    """The positional arguments of a call, refusing what is surely a slip.
+
+    Raises:
+        TypeError: not a sequence of arguments.
+    """
+    if isinstance(args, (str, bytes)):
+        raise TypeError(f"args must be a sequence of arguments, not a {type(args).__name__}: write (value,)")
+    return tuple(args)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import functools
 import logging
 import os
 import selectors
@@ -19,14 +20,20 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from polyloop import _core
 
-from . import _codec
+from . import _codec, current
 from ._launch import Launch
+from ._lifespan import Lifespan, run_until_done
+from ._select import WorkerSelector, new_event_loop
 from ._stacks import answer_by_stack
+from ._threads import Threads
 from .context import PassedFd, Setup
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
 
 __all__ = ["Plan", "Recruit"]
 
@@ -47,6 +54,8 @@ class Plan:
     loop_initializer: Callable[[], asyncio.AbstractEventLoop] | None = None
     exception_handler: Callable[[BaseException], Any] | None = None
     grace_s: float = 0.0
+    concurrency: int = 1
+    lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
 
 
 class Recruit(Launch):
@@ -77,14 +86,20 @@ class Recruit(Launch):
             worker = _core.Worker(self.socket.take())
         except ConnectionError:
             leave(NO_POOL_EXITCODE)
+        here = current.enter(worker)
         try:
             run, plan = self.load()
             loop = prepare(plan)
+            lifespan = None if plan.lifespan is None else open_lifespan(loop, plan)
         except BaseException as error:
             worker.failed(_codec.dump_exception(error))
             leave(START_FAILED_EXITCODE)
         answer_by_stack(self.stacks.take())
-        run(worker, loop, plan)
+        if lifespan is None:
+            run(worker, loop, plan, None)
+        else:
+            here.state = lifespan.state
+            lifespan.context().run(run, worker, loop, plan, lifespan)
 
 
 def _tasks() -> str:
@@ -98,16 +113,32 @@ def _tasks() -> str:
 def prepare(plan: Plan) -> asyncio.AbstractEventLoop:
     """Make the event loop, and run the user's initializer with it in place."""
     _tasks()
-    loop = asyncio.new_event_loop() if plan.loop_initializer is None else plan.loop_initializer()
+    loop = new_event_loop() if plan.loop_initializer is None else plan.loop_initializer()
     asyncio.set_event_loop(loop)
     if plan.initializer is not None:
         plan.initializer(*plan.initargs)
     return loop
 
 
-def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> None:
+def open_lifespan(loop: asyncio.AbstractEventLoop, plan: Plan) -> Lifespan:
+    """Enter the user's lifespan. On SIGTERM, this process ends with it."""
+    assert plan.lifespan is not None
+    lifespan = Lifespan(loop, plan.lifespan)
+    try:
+        lifespan.enter(functools.partial(_expect_end, plan.grace_s))
+        if lifespan.terminated:
+            lifespan.leave()
+    finally:
+        if lifespan.terminated:
+            _die_of_sigterm()
+    return lifespan
+
+
+def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan, lifespan: Lifespan | None) -> None:
     """Take turns on the loop until the pool needs this worker no more, or SIGTERM."""
-    turns = Turns(worker, loop, plan.grace_s)
+    selector = getattr(loop, "_selector", None)
+    polls = isinstance(selector, WorkerSelector)
+    turns = Turns(worker, loop, plan.grace_s, polls=polls)
     try:
         # A signal that another thread takes, or that comes just before the loop waits, interrupts nothing, and the
         # handler below would wait with the loop. In a process forked by a thread, CPython 3.13.0 runs it no earlier.
@@ -118,21 +149,25 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> N
     signal.signal(worker.interrupt_signal, turns.interrupt)
     os.register_at_fork(after_in_child=turns.forked)
     loop.add_reader(worker.fileno(), turns.take)
-    worker.start(loop, turns.take, _wait_for, plan.exception_handler, _tasks())
+    threads = Threads(plan.concurrency, turns.check_not_forked)
+    worker.start(loop, None if polls else turns.take, _wait_for, threads.run, plan.exception_handler, _tasks())
     loop.call_soon(turns.take)
+    if lifespan is not None:
+        lifespan.on_early_end(turns.give_up)
+    if isinstance(selector, WorkerSelector):
+        selector.attach(worker, loop)
     turns.run()
+    if isinstance(selector, WorkerSelector):
+        selector.detach()
     loop.remove_reader(worker.fileno())
-    _close(loop)
+    if lifespan is not None and not turns.terminated:
+        _expect_end(plan.grace_s)
+    _close(loop, lifespan)
     # The pool may interrupt this process until it knows that all has ended, and an interpreter on its way out takes its
     # handlers away.
     signal.signal(worker.interrupt_signal, signal.SIG_IGN)
     if turns.terminated:
-        # Whoever sent the signal finds that it did its work.
-        _flush()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # Blocked here, it would be another thread's to take, some time after this one has ended the process.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        os.kill(os.getpid(), signal.SIGTERM)
+        _die_of_sigterm()
     if turns.broken:
         leave(BROKEN_EXITCODE)
 
@@ -140,7 +175,10 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan) -> N
 class Turns:
     """Takes turns when the pool rings, when an item has ended, and as often as the last turn asked for."""
 
-    def __init__(self, worker: _core.Worker, loop: asyncio.AbstractEventLoop, grace_s: float) -> None:
+    def __init__(
+        self, worker: _core.Worker, loop: asyncio.AbstractEventLoop, grace_s: float, *, polls: bool = False
+    ) -> None:
+        self.polls = polls  # the loop's selector sees by itself that another turn is due
         self.worker = worker
         self.loop = loop
         self.grace_s = grace_s
@@ -169,7 +207,7 @@ class Turns:
             _log.exception("worker %d lost its pool", os.getpid())
             self.broken = True
             next_turn = LEAVE
-        if next_turn == AGAIN:
+        if next_turn == AGAIN and not self.polls:
             self.loop.call_soon(self.take)
         elif next_turn == DEFER and not self.deferring:
             self.deferring = True
@@ -200,6 +238,17 @@ class Turns:
         else:
             self.loop.call_soon(leave_fork)
 
+    def give_up(self) -> None:
+        """What this worker runs is lost: what it needs is gone."""
+        self.worker.abandon()
+        self.over = self.broken = True
+        self.stop()
+
+    def check_not_forked(self) -> None:
+        """After a function on another thread: what it forked and did not end must not take part."""
+        if not self.worker.is_ours:
+            leave_fork()
+
     def interrupt(self, _signum: int, frame: FrameType | None) -> None:
         """On the signal of the watchdog or the pool: end the item that runs, if its time is up or it is cancelled."""
         if not self.over and _is_interruptible(frame) and self.worker.interrupts():
@@ -211,9 +260,8 @@ class Turns:
             return  # it is leaving, or its tasks are: they may clean up within the pool's grace
         self.worker.abandon()
         self.over = self.terminated = True
-        # The sender need not be the pool, and then nobody else would kill this process. Not a `Thread`: starting one
-        # takes a lock, which the code that this interrupts may hold.
-        _thread.start_new_thread(_kill_after, (self.grace_s,))
+        # The sender need not be the pool, and then nobody else would kill this process.
+        _expect_end(self.grace_s)
         self.loop.call_soon_threadsafe(self.take)
         if _is_in_user_code(frame):
             raise SystemExit(128 + signal.SIGTERM)
@@ -222,6 +270,21 @@ class Turns:
 def _is_interruptible(frame: FrameType | None) -> bool:
     """Whether an exception raised here is raised in user code, not in what it may share with other items."""
     return frame is not None and not frame.f_code.co_filename.startswith(_MACHINERY) and _is_in_user_code(frame)
+
+
+def _expect_end(grace_s: float) -> None:
+    """Have this process killed if it does not end within the grace."""
+    # Not a `Thread`: starting one takes a lock, which the code that a signal interrupts may hold.
+    _thread.start_new_thread(_kill_after, (grace_s,))
+
+
+def _die_of_sigterm() -> None:
+    """End in such a way that whoever sent the signal finds that it did its work."""
+    _flush()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Blocked here, it would be another thread's to take, some time after this one has ended the process.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _kill_after(grace_s: float) -> None:
@@ -262,28 +325,24 @@ def _flush() -> None:
             pass
 
 
-def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what user code left running on the loop, and let async generators and threads end."""
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    if left:
-        _run(loop, asyncio.gather(*left, return_exceptions=True))
-    _run(loop, loop.create_task(loop.shutdown_asyncgens()))
-    _run(loop, loop.create_task(loop.shutdown_default_executor()))
+def _close(loop: asyncio.AbstractEventLoop, lifespan: Lifespan | None) -> None:
+    """Cancel what user code left running on the loop, leave the lifespan, and let async generators and threads end."""
+    if lifespan is not None:
+        _cancel(loop, asyncio.all_tasks(loop) - lifespan.tasks)
+        lifespan.leave()
+    _cancel(loop, asyncio.all_tasks(loop))
+    run_until_done(loop, loop.create_task(loop.shutdown_asyncgens()))
+    run_until_done(loop, loop.create_task(loop.shutdown_default_executor()))
     asyncio.set_event_loop(None)
     signal.set_wakeup_fd(-1)  # the loop closes that descriptor first, and a SIGTERM just then would be complained about
     loop.close()
 
 
-def _run(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any]) -> None:
-    """Run the loop until the future is done, whoever stops the loop before."""
-    while not future.done():
-        try:
-            loop.run_until_complete(future)
-        except RuntimeError:
-            if future.done():
-                raise
+def _cancel(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        run_until_done(loop, asyncio.gather(*tasks, return_exceptions=True))
 
 
 async def _wait_for(awaitable: Awaitable[Any]) -> Any:

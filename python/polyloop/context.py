@@ -7,6 +7,7 @@ supervision of workers (the engine).
 from __future__ import annotations
 
 import functools
+import importlib.util
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.process
@@ -38,6 +39,7 @@ __all__ = [
     "Setup",
     "Starter",
     "check_main_guard",
+    "check_preload",
     "forget_parent_fd",
     "get_context",
     "holding_forks",
@@ -50,7 +52,8 @@ __all__ = [
 DEFAULT_START_METHOD = "forkserver"
 # Of a child's main module, multiprocessing says nothing before it is imported but its process's name.
 CHILD_NAME = "polyloop-"
-PRELOADED = ("polyloop._worker",)
+PRELOADED = ("polyloop._frozen",)
+PATH_FINDER = "polyloop._preload"
 
 T = TypeVar("T")
 
@@ -81,9 +84,23 @@ def set_start_method(method: str | None = DEFAULT_START_METHOD) -> None:
     _context = multiprocessing.get_context(method)
 
 
-def get_context() -> BaseContext:
-    """Return the multiprocessing context that new processes and pools use."""
+def get_context(method: str | BaseContext | None = None) -> BaseContext:
+    """Return the multiprocessing context that new processes and pools use.
+
+    Parameters:
+        method: the context of this start method instead, or this very context.
+
+    Raises:
+        ValueError: there is no such method.
+        TypeError: neither a method nor a context.
+    """
     global _context
+    if isinstance(method, BaseContext):
+        return method
+    if method is not None:
+        if not isinstance(method, str):
+            raise TypeError(f"expected a start method or a multiprocessing context, not {method!r}")
+        return multiprocessing.get_context(method)
     if _context is None:
         _context = multiprocessing.get_context(DEFAULT_START_METHOD)
     return _context
@@ -362,8 +379,36 @@ def _method_of(process: BaseProcess) -> str:
 def _choose_preload(preload: Sequence[str]) -> None:
     """Never `__main__`, which multiprocessing would take: forked random states and sockets. A user's choice stays."""
     server: Any = multiprocessing.forkserver._forkserver
-    if server._forkserver_pid is None and list(server._preload_modules) == ["__main__"]:
-        multiprocessing.forkserver.set_forkserver_preload([*PRELOADED, *preload])
+    if server._forkserver_pid is None:
+        modules = list(PRELOADED) if server._preload_modules == ["__main__"] else server._preload_modules
+        if preload:
+            modules = list(dict.fromkeys([PATH_FINDER, *PRELOADED, *modules, *preload]))
+        multiprocessing.forkserver.set_forkserver_preload(modules)
+
+
+def check_preload(preload: Sequence[str], context: BaseContext) -> tuple[str, ...]:
+    """The modules that a forkserver is to import, if that can still be had.
+
+    Raises:
+        TypeError: not a sequence of names.
+        ModuleNotFoundError: there is no such module.
+    """
+    if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
+        raise TypeError(f"preload must be a sequence of module names, as in preload=('numpy',), not {preload!r}")
+    for name in preload:
+        # Not the module itself: to import it here is what its user wants to be spared.
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            raise ModuleNotFoundError(f"there is no module {name!r} to preload", name=name)
+    server: Any = multiprocessing.forkserver._forkserver
+    late = [] if server._forkserver_pid is None else [name for name in preload if name not in server._preload_modules]
+    if late and context.get_start_method() == "forkserver":
+        warnings.warn(
+            f"{', '.join(late)} will not be preloaded: this program's forkserver runs already. "
+            "Make the pool that preloads before all others",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return tuple(preload)
 
 
 @contextmanager

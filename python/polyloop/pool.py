@@ -8,35 +8,46 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import logging
 import multiprocessing.util
 import operator
 import warnings
 import weakref
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence, Sized
+from contextlib import AbstractAsyncContextManager
+from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _core, _worker
+from ._checks import check_lifespan, check_positive, check_synchronous
 from ._limits import check_descriptors, explain_file_size
-from ._roster import Roster, WorkerProcess, as_arguments, forget_ends, usable_cpus
+from ._room import Room
+from ._roster import Roster, WorkerProcess, forget_ends, usable_cpus
+from ._staff import Staff
 from ._stats import PoolStats, pool_stats
 from ._verbs import Verbs
 from ._worker import Plan
-from .context import check_main_guard, get_context
+from .context import check_main_guard, check_preload, get_context
 from .errors import PoolClosed, WorkerDied
+from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
 from .scheduler import QueueID, RoundRobin, Scheduler
+
+if TYPE_CHECKING:
+    from ._bridge import PoolExecutor
 
 __all__ = ["Pool", "WorkerProcess"]
 
 MAX_TASKS_PER_CHILD = 0
 CHILD_CONCURRENCY = 16
 GRACE_S = 5.0
+PROCESSES_MAX = 32_766
 BLOCK_WARNING_S = 1.0
 MAP_WINDOW = 2048  # items drawn ahead
+CHUNK_MAX = 256  # items that go to the workers together
+_OTHER_LOOP = "this pool belongs to another event loop: make one on the loop that uses it"
 EXIT_PRIORITY = 100  # before multiprocessing waits for processes that nobody ended
 
 R = TypeVar("R")
@@ -69,11 +80,25 @@ class Pool(Verbs):
         max_memory_per_child: bytes of memory of its own (not shared pages) that a worker may hold. One found to hold
             more, after a task, at most every 100 ms, finishes what it runs, and another takes its place.
         max_age_per_child: seconds after which another worker takes its place likewise, or up to a tenth sooner.
+        lifespan: makes an asynchronous context manager that each worker enters before it takes work, and leaves when it
+            has run its last task, also on SIGTERM; killed if that takes longer than `grace`. What it yields is
+            `current_worker().state`, and the context variables it sets are seen by every task. A worker with a lifespan
+            is gone before its successor starts, so that what they hold never exists twice.
+        max_pending: how many calls by `submit` and `apply` may be unfinished. One more by `submit` raises `PoolFull` at
+            once; one more by `apply` waits for its turn. What a `map` draws ahead is limited by its `buffersize`. None
+            for any number.
+        mp_context: how worker processes are started, whatever `set_start_method` says: "spawn", "fork", "forkserver",
+            or a multiprocessing context.
+        preload: names of modules that the forkserver imports once, so that workers have them from their start and
+            share their memory. They must bear to be forked: no threads, no open connections. The program has one
+            forkserver: it takes what the first pool says. Without effect under other start methods.
         block_warning: seconds that a worker's event loop may be blocked by one call before that is logged in the
             client, once, with the stack of the call; None or 0 to log nothing. Workers are asked for the stack by the
             signal `SIGRTMIN+3`.
 
     Raises:
+        TypeError: `retry_on`, `lifespan`, `mp_context` or `preload` is not what it should be.
+        ModuleNotFoundError: there is no such module to preload.
         ValueError: impossible numbers, a coroutine function as initializer, or more processes than this one may have
             file descriptors for.
         OSError: no memory; or RLIMIT_FSIZE is lower than a pool's shared memory is large.
@@ -105,15 +130,22 @@ class Pool(Verbs):
         grace: float = GRACE_S,
         max_memory_per_child: int | None = None,
         max_age_per_child: float | None = None,
+        lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+        max_pending: int | None = None,
+        mp_context: str | BaseContext | None = None,
+        preload: Sequence[str] = (),
         block_warning: float | None = BLOCK_WARNING_S,
         _oom_file: str | None = None,
     ) -> None:
-        _check_synchronous("initializer", initializer)
-        _check_synchronous("loop_initializer", loop_initializer)
-        _check_positive("max_memory_per_child", max_memory_per_child)
-        _check_positive("max_age_per_child", max_age_per_child)
+        check_synchronous("initializer", initializer)
+        check_synchronous("loop_initializer", loop_initializer)
+        check_lifespan(lifespan)
+        check_positive("max_memory_per_child", max_memory_per_child)
+        check_positive("max_pending", max_pending)
+        check_positive("max_age_per_child", max_age_per_child)
         check_main_guard()
-        self.context = get_context()
+        self.context = get_context(mp_context)
+        preload = check_preload(preload, self.context)
         self.scheduler = scheduler or RoundRobin()
         self.process_count = max(1, processes or usable_cpus())
         self.queue_count = max(1, queuecount or 1)
@@ -132,6 +164,8 @@ class Pool(Verbs):
         self._loop = _running_loop()
         self._ended = self._loop.create_future()
         self._maps: set[PoolResult[Any]] = set()
+        self._room = None if max_pending is None else Room(max_pending)
+        self._on_death: Callable[[], None] | None = None
         check_descriptors(self.process_count)
         try:
             self._manager = _core.Manager(
@@ -141,14 +175,19 @@ class Pool(Verbs):
                 max_tasks=self.maxtasksperchild,
                 max_memory=max_memory_per_child or 0,
                 max_age_s=max_age_per_child,
+                overlap=lifespan is None,
                 block_warning_s=block_warning,
                 grace_s=grace,
+                event_loop=self._loop,
                 call_flush_soon=_flusher(self),
             )
         except OSError as error:
             raise explain_file_size(error) from None
-        plan = Plan(initializer, tuple(initargs), loop_initializer, exception_handler, grace)
-        self._roster = Roster(self._manager, self._loop, plan, _oom_file)
+        plan = Plan(
+            initializer, tuple(initargs), loop_initializer, exception_handler, grace, self.childconcurrency, lifespan
+        )
+        self._roster = Roster(self._manager, self._loop, plan, self.context, preload, _oom_file)
+        self._staff = Staff(self._manager, self._roster, self._loop)
         self._register_queues(custom_scheduler=scheduler is not None)
         self._loop.add_reader(self._manager.fileno(), _on_readable, weakref.ref(self))
         # Called when the pool is collected, and at the program's exit: never waits, needs no loop.
@@ -158,6 +197,7 @@ class Pool(Verbs):
             (self._manager, self._loop, self._manager.fileno(), self._roster.our_ends),
             exitpriority=EXIT_PRIORITY,
         )
+        self._drain()  # its first orders are to start workers
 
     @property
     def _pool(self) -> Pool:
@@ -192,7 +232,7 @@ class Pool(Verbs):
         `terminate`, or its own `cancel`. A map that is iterated goes on as its results are taken.
         """
         if self.running:
-            self.running = False
+            self._take_no_more()
             if self._manager.is_ours:
                 for result in list(self._maps):
                     result._pool_closes()
@@ -200,10 +240,85 @@ class Pool(Verbs):
 
     def terminate(self) -> None:
         """End all tasks and workers now. What was pending raises `PoolTerminated`."""
-        self.running = False
+        self._take_no_more()
         if self._manager.is_ours and not self._ended.done():
             self._manager.terminate()
             self._end_maps()
+
+    async def ready(self) -> None:
+        """Wait until all workers are up.
+
+        Tasks need not wait for that: those given to the pool before are run by the first worker that is.
+
+        Raises:
+            WorkerStartError: no worker can be started. That is the case if the first of them fails; a pool of which one
+                was healthy tries again for ever.
+            PoolClosed: the pool was closed or terminated.
+
+        >>> async def main():
+        ...     async with Pool(2) as pool:
+        ...         await pool.ready()
+        ...         return [worker.state for worker in pool.stats().workers]
+        >>> import asyncio
+        >>> asyncio.run(main())
+        ['ready', 'ready']
+        """
+        self._check_usable()
+        await self._staff.complete()
+
+    async def resize(self, processes: int) -> None:
+        """Have another number of workers, while tasks go on.
+
+        New ones take work as soon as each is up; those that are too many take none from now on, finish what they run,
+        and leave. Waits until the new ones are up and the old ones gone; cancelled, only the waiting ends.
+
+        Parameters:
+            processes: how many; at least `queuecount`, at most the larger of 128 and the number the pool was made with.
+
+        Raises:
+            ValueError: an impossible number, or more than this process may have file descriptors for.
+            WorkerStartError, PoolClosed: as `ready`.
+
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         await pool.resize(2)
+        ...         more = len(pool.stats().workers)
+        ...         await pool.resize(1)
+        ...         return more, len(pool.stats().workers)
+        >>> import asyncio
+        >>> asyncio.run(main())
+        (2, 1)
+        """
+        self._check_usable()
+        if not self.queue_count <= operator.index(processes) <= PROCESSES_MAX:
+            raise ValueError(f"a pool of {self.queue_count} queues can't have {processes} processes")
+        if processes > self.process_count:
+            check_descriptors(processes - self.process_count)
+        leaving = self._manager.resize(processes)
+        self.process_count = processes
+        await self._staff.complete(leaving)
+
+    async def restart(self) -> None:
+        """Replace all workers by new ones, one after the other, while tasks go on.
+
+        The new ones see the environment and the code as they are now. Each old one takes no more work once its
+        successor is up (with a `lifespan`: before that starts), finishes what it runs, and leaves. Waits until all have
+        done so; cancelled, only the waiting ends.
+
+        Raises:
+            WorkerStartError, PoolClosed: as `ready`.
+
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         before = await pool.submit(os.getpid)
+        ...         await pool.restart()
+        ...         return before != await pool.submit(os.getpid)
+        >>> import asyncio, os
+        >>> asyncio.run(main())
+        True
+        """
+        self._check_usable()
+        await self._staff.complete(self._manager.restart())
 
     async def join(self) -> None:
         """Wait until all workers are gone.
@@ -245,6 +360,23 @@ class Pool(Verbs):
             self.terminate()
             await self.join()
 
+    def executor(self) -> PoolExecutor:
+        """The standard library's `Executor` interface to this pool: for `run_in_executor`, for libraries, for threads.
+
+        Its calls are tasks like any other. Its futures must not be waited for on the thread of the pool's loop.
+
+        >>> async def main():
+        ...     async with Pool(1) as pool:
+        ...         return await asyncio.get_running_loop().run_in_executor(pool.executor(), abs, -1)
+        >>> import asyncio
+        >>> asyncio.run(main())
+        1
+        """
+        from ._bridge import PoolExecutor  # brings much with it that few need
+
+        ahead = self.process_count * (self.childconcurrency + 1)
+        return PoolExecutor(self._loop, self, ahead)
+
     def stats(self) -> PoolStats:
         """The pool in numbers, as they are now.
 
@@ -259,18 +391,23 @@ class Pool(Verbs):
         """
         return pool_stats(self._manager, list(self.queues))
 
-    async def _apply(
-        self, func: Callable[..., Any], args: Sequence[Any] | None, kwds: Mapping[str, Any] | None, options: Options
-    ) -> Any:
+    def _submit(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    ) -> TaskHandle[Any]:
         self._check_usable()
-        future: asyncio.Future[Any] = self._loop.create_future()
-        positional = as_arguments(args) if args is not None else ()
-        token = self._manager.submit(func, positional, dict(kwds) if kwds else None, options.core, future)
+        if self._room is not None:
+            self._room.enter()
+        handle: TaskHandle[Any] = TaskHandle(loop=self._loop)
+        handle._manager = self._manager
         try:
-            return await future
-        except asyncio.CancelledError:
-            await self._cancel(token, future)
+            handle._token = self._manager.submit(func, args, kwargs or None, options.core, handle, self)
+        except BaseException:
+            if self._room is not None:
+                self._room.leave()
             raise
+        if self._room is not None:
+            handle.add_done_callback(self._room.leave)
+        return handle
 
     def _map(
         self,
@@ -280,24 +417,32 @@ class Pool(Verbs):
         star: bool,
         return_exceptions: bool,
         buffersize: int | None,
+        chunksize: int | None,
     ) -> PoolResult[Any]:
         self._check_usable()
-        window = MAP_WINDOW if buffersize is None else operator.index(buffersize)
-        if window < 1:
-            raise ValueError("buffersize must be 1 or more, or None")
+        window = MAP_WINDOW if buffersize is None else _at_least_one("buffersize", buffersize)
+        chunk = None if chunksize is None else min(_at_least_one("chunksize", chunksize), CHUNK_MAX)
         asynchronous = aiter(iterable) if isinstance(iterable, AsyncIterable) else None
         source = iter(iterable) if asynchronous is None else None
-        call = self._manager.open_map(func, source, star, options.core, window, bool(return_exceptions))
-        return PoolResult(call, asynchronous, self._maps, self)
+        call = self._manager.open_map(func, source, star, options.core, window, chunk, bool(return_exceptions))
+        total = len(iterable) if isinstance(iterable, Sized) else None
+        return PoolResult(call, asynchronous, self._maps, self, total)
+
+    def _take_no_more(self) -> None:
+        self.running = False
+        if self._manager.is_ours:
+            self._staff.close()
+            if self._room is not None:
+                self._room.close()
 
     def _end_maps(self) -> None:
         for result in list(self._maps):
             result._pool_ended()
 
-    async def _cancel(self, token: int, future: asyncio.Future[Any]) -> None:
+    async def _cancel(self, call: _core.ApplyCall) -> None:
         """Cancel a task, and wait until it has ended. Being cancelled again ends only the waiting."""
         ended: asyncio.Future[None] = self._loop.create_future()
-        if self._manager.cancel(token, future, ended):
+        if self._manager.cancel(call, ended):
             await ended
 
     def _check_usable(self) -> None:
@@ -305,11 +450,12 @@ class Pool(Verbs):
             raise PoolClosed("pool is closed")
         if not self._manager.is_ours:
             raise RuntimeError("this pool belongs to the process that forked this one: make a pool of its own here")
-        self._check_loop()
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(_OTHER_LOOP)
 
     def _check_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError("this pool belongs to another event loop: make one on the loop that uses it")
+            raise RuntimeError(_OTHER_LOOP)
 
     def _register_queues(self, *, custom_scheduler: bool) -> None:
         for index in range(self.queue_count):
@@ -322,17 +468,26 @@ class Pool(Verbs):
             self._manager.set_scheduler(self.scheduler.schedule_task, self.scheduler.complete_task, qids)
 
     def _drain(self) -> None:
-        for kind, *details in self._manager.drain():
-            _ORDERS[kind](self, *details)
+        try:
+            for kind, *details in self._manager.drain():
+                _ORDERS[kind](self, *details)
+        finally:
+            self._manager.wake()
 
     def _on_start(self, key: int, queue: int, socket: int, lifeline: int, our_ends: list[int]) -> None:
         worker = self._roster.start(key, socket, lifeline, our_ends)
         self.processes[worker] = list(self.queues)[queue]
 
     def _on_reap(self, key: int) -> None:
-        self._roster.reap(key, self.processes.pop)
+        self._roster.reap(key, self._on_gone)
+
+    def _on_gone(self, worker: WorkerProcess) -> None:
+        del self.processes[worker]
+        self._loop.call_soon(self._staff.changed)
 
     def _on_died(self, key: int, pid: int | None, exitcode: int | None, retried: int, lost: int) -> None:
+        if self._on_death is not None:
+            self._on_death()
         fates = [f"{retried} to be run again"] if retried else []
         fates += [f"{lost} lost"] if lost else []
         running = f"; of its tasks {' and '.join(fates)}" if fates else ""
@@ -343,6 +498,12 @@ class Pool(Verbs):
 
     def _on_recovered(self) -> None:
         _log.warning("workers start again")
+
+    def _on_up(self) -> None:
+        self._staff.changed()
+
+    def _on_gave_up(self, error: BaseException) -> None:
+        self._staff.gave_up(error)
 
     def _on_terminated(self, unfinished: int) -> None:
         _log.warning("pool terminated with %d unfinished task%s", unfinished, "" if unfinished == 1 else "s")
@@ -382,6 +543,8 @@ _ORDERS: dict[str, Callable[..., None]] = {
     "terminated": Pool._on_terminated,
     "garbage": Pool._on_garbage,
     "blocked": Pool._on_blocked,
+    "up": Pool._on_up,
+    "gave_up": Pool._on_gave_up,
     "closed": Pool._on_closed,
 }
 
@@ -430,14 +593,11 @@ def _running_loop() -> asyncio.AbstractEventLoop:
         raise RuntimeError("a Pool needs a running event loop: make it within a coroutine") from None
 
 
-def _check_synchronous(name: str, function: Callable[..., Any] | None) -> None:
-    if function is not None and inspect.iscoroutinefunction(function):
-        raise ValueError(f"{name} must be synchronous function")
-
-
-def _check_positive(name: str, value: float | None) -> None:
-    if value is not None and value <= 0:
-        raise ValueError(f"{name} must be more than 0, or None for no limit")
+def _at_least_one(name: str, value: int) -> int:
+    number = operator.index(value)
+    if number < 1:
+        raise ValueError(f"{name} must be 1 or more, or None")
+    return number
 
 
 def _describe_exit(exitcode: int | None) -> str:

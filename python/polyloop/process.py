@@ -17,6 +17,7 @@ import os
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
+from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple, NoReturn
 
 from . import _codec, _core
@@ -58,6 +59,7 @@ class Process:
         initializer, initargs: a plain function that runs first, its loop being set.
         loop_initializer: makes the event loop ("uvloop.new_event_loop").
         process_target: called in the child with the `Unit` instead of `Process.run_async`.
+        mp_context: a multiprocessing context or the name of a start method; None for the one of `set_start_method`.
 
     Raises:
         ValueError: `target` is no coroutine function, or an initializer is one.
@@ -86,6 +88,7 @@ class Process:
         initargs: Sequence[Any] = (),
         loop_initializer: Callable[[], asyncio.AbstractEventLoop] | None = None,
         process_target: Callable[[Unit], Any] | None = None,
+        mp_context: BaseContext | str | None = None,
     ) -> None:
         if target is not None and not _is_coroutine_function(target):
             raise ValueError("target must be coroutine function")
@@ -97,7 +100,7 @@ class Process:
         self._launch = Launch(process_target or Process.run_async, self.unit)
         self._handles: Handles | None = None
         self._exit_fd = -1
-        context = get_context()
+        context = get_context(mp_context)
         self.aio_process = context.Process(  # type: ignore[attr-defined]
             group=group, target=self._launch, name=name, daemon=daemon
         )

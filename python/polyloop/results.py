@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from . import _core
+from ._progress import show_progress
 
 __all__ = ["Outcome", "PoolResult", "ResultIterator"]
 
@@ -80,8 +81,10 @@ class PoolResult(Awaitable[Sequence[R]], AsyncIterable[R], Generic[R]):
         source: AsyncIterator[Any] | None,
         unfinished: set[PoolResult[Any]],
         pool: object,
+        total: int | None = None,
     ) -> None:
         self._call = call
+        self._total = total
         # As long as results are to come: a pool that nobody else holds would end, and they never came.
         self._pool: object | None = pool
         self._values: list[R] | None = None
@@ -191,6 +194,32 @@ class PoolResult(Awaitable[Sequence[R]], AsyncIterable[R], Generic[R]):
         if self._collecting:
             raise RuntimeError("the results of this map are awaited: ask for outcomes instead")
         return self._iterate(functools.partial(self._call.iterate_as_finished, keep_errors=True), _outcome)
+
+    def progress(self, **options: Any) -> PoolResult[R]:
+        """Show a bar of what has finished, in a terminal or a notebook, until all has.
+
+        The bar is tqdm's: install it, or `polyloop[progress]`. It knows the end where the input has a length.
+
+        Parameters:
+            options: for tqdm, as `desc` or `total`.
+
+        Returns:
+            These results, to be awaited or iterated.
+
+        Raises:
+            ModuleNotFoundError: tqdm is not installed.
+
+        >>> from polyloop import Pool
+        >>> async def main(urls):
+        ...     async with Pool() as pool:
+        ...         return await pool.map(len, urls).progress(desc="pages")
+        >>> import asyncio
+        >>> asyncio.run(main(["a", "bc"]))  # doctest: +SKIP
+        pages: 100%|██████████| 2/2 [00:00<00:00, 19.90it/s]
+        [1, 2]
+        """
+        show_progress(self._call, self._ended, self._total, options)
+        return self
 
     def cancel(self) -> bool:
         """Cancel what has not finished, draw no more input, and close it.

@@ -8,6 +8,7 @@ import multiprocessing.forkserver
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -68,21 +69,44 @@ def test_the_main_guard_is_missed_only_while_main_is_imported(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("running", "before", "expected"),
+    ("running", "before", "preload", "expected"),
     [
-        (False, ["__main__"], ["polyloop._worker", "json"]),
-        (False, ["numpy"], ["numpy"]),
-        (True, ["__main__"], ["__main__"]),
+        (False, ["__main__"], [], ["polyloop._frozen"]),
+        (False, ["__main__"], ["json"], ["polyloop._preload", "polyloop._frozen", "json"]),
+        (False, ["numpy"], [], ["numpy"]),
+        (False, ["numpy"], ["json"], ["polyloop._preload", "polyloop._frozen", "numpy", "json"]),
+        (True, ["__main__"], ["json"], ["__main__"]),
     ],
 )
 def test_the_forkserver_preloads_polyloop_unless_the_user_chose(
-    monkeypatch: pytest.MonkeyPatch, running: bool, before: list[str], expected: list[str]
+    monkeypatch: pytest.MonkeyPatch, running: bool, before: list[str], preload: list[str], expected: list[str]
 ) -> None:
     server = multiprocessing.forkserver._forkserver
     monkeypatch.setattr(server, "_preload_modules", before)
     monkeypatch.setattr(server, "_forkserver_pid", 1 if running else None)
-    context._choose_preload(["json"])
+    context._choose_preload(preload)
     assert vars(server)["_preload_modules"] == expected
+
+
+PRELOADED_PROGRAM = """
+import asyncio, gc, sys
+from polyloop import Pool
+def seen():
+    wanted = ("asyncio", "polyloop.pool", "polyloop._worker", "polyloop._lazy")
+    return all(name in sys.modules for name in wanted), gc.get_freeze_count() > 10_000, gc.isenabled()
+async def main():
+    async with Pool(1) as pool:
+        print(await pool.apply(seen))
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_a_worker_of_a_forkserver_finds_polyloop_imported_and_frozen(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PRELOADED_PROGRAM)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout == "(True, True, True)\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------- setup

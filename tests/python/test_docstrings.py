@@ -20,6 +20,9 @@ def test_the_examples_of_a_module_are_right(name: str) -> None:
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("name", ["Outcome", "Pool", "PoolResult", "Process", "Worker", "Scheduler", "RoundRobin"])
+@pytest.mark.parametrize(
+    "name",
+    ["Outcome", "Pool", "PoolResult", "Process", "Queue", "RoundRobin", "Scheduler", "TaskHandle", "Worker"],
+)
 def test_public_classes_have_an_example(name: str) -> None:
     assert ">>>" in (getattr(polyloop, name).__doc__ or "")

@@ -22,6 +22,12 @@ PRINTS = {
         from an async generator: \[2, 3\]
         first primes above a million: \[1000003, 1000033, 1000037\]
     """,
+    "executor.py": r"""
+        \[4, 2\]
+        2
+        lost: SIGKILL
+        2
+    """,
     "killed_worker.py": r"""
         complete and in order: True
         the crash is an error: SIGKILL
@@ -43,6 +49,11 @@ PRINTS = {
         next: 10404
         next: 10609
         starmap: \[1024, 81\]
+    """,
+    "shared_queue.py": r"""
+        served: \['RICE', 'SOUP'\]
+        served by the others: 20
+        left over: 0
     """,
     "uvloop_workers.py": r"""
         hello from a worker, on uvloop, in another process: True

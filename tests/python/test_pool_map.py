@@ -164,10 +164,11 @@ def test_maps_and_applies_run_side_by_side(on_pool: OnPool) -> None:
     on_pool(main)
 
 
-def test_an_apply_does_not_wait_behind_an_endless_map(on_pool: OnPool) -> None:
+@pytest.mark.parametrize("chunksize", [None, 1, 256])
+def test_an_apply_does_not_wait_behind_an_endless_map(on_pool: OnPool, chunksize: int | None) -> None:
     async def main(pool: Pool) -> None:
         async def consume() -> None:
-            async for _ in pool.map(targets.double, itertools.count()):
+            async for _ in pool.map(targets.double, itertools.count(), chunksize=chunksize):
                 pass
 
         consumer = asyncio.ensure_future(consume())
@@ -175,6 +176,42 @@ def test_an_apply_does_not_wait_behind_an_endless_map(on_pool: OnPool) -> None:
         consumer.cancel()
         with pytest.raises(asyncio.CancelledError):
             await consumer
+
+    on_pool(main)
+
+
+@KINDS
+@pytest.mark.parametrize("chunksize", [1, 7, 256, 100_000])
+def test_results_are_the_same_with_chunks_of_every_size(on_pool: OnPool, kind: Kind, chunksize: int) -> None:
+    async def main(pool: Pool) -> None:
+        assert await pool.map(targets.double, kind(Source(600)), chunksize=chunksize) == list(range(0, 1200, 2))
+        pairs = [(n, 1) for n in range(300)]
+        assert await pool.starmap(targets.add_async, pairs, chunksize=chunksize) == list(range(1, 301))
+
+    on_pool(main)
+
+
+def test_an_item_that_fails_or_blocks_among_others_of_its_chunk_is_alone_in_that(on_pool: OnPool, gate: Gate) -> None:
+    """The last item of the chunk opens the gate at which the first one blocks its worker."""
+
+    async def main(pool: Pool) -> None:
+        task = functools.partial(targets.block_or_open, gate.path, 99)
+        assert await pool.map(task, range(100), chunksize=100) == list(range(100))
+        outcomes = await pool.map(
+            functools.partial(targets.fail_at, 3), range(100), chunksize=100, return_exceptions=True
+        )
+        assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, BaseException)] == [3]
+
+    on_pool(main)
+
+
+def test_an_impossible_chunksize_is_refused(on_pool: OnPool) -> None:
+    async def main(pool: Pool) -> None:
+        with pytest.raises(ValueError, match="chunksize must be 1 or more"):
+            pool.map(targets.later, [1], chunksize=0)
+        with pytest.raises(TypeError):
+            pool.starmap(targets.add, [(1, 2)], chunksize=1.5)  # type: ignore[arg-type]
+        assert await pool.map(targets.later, [1]) == [1]
 
     on_pool(main)
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(30)
 
 # On a busy machine, importing a module may take longer than a shorter limit.
 BLOCK_S = 0.4
-NO_RESTARTS = {"died": 0, "recycled": 0, "memory": 0, "age": 0, "overdue": 0, "garbage": 0}
+NO_RESTARTS = {"died": 0, "recycled": 0, "memory": 0, "age": 0, "overdue": 0, "garbage": 0, "restarted": 0}
 
 
 # ---------------------------------------------------------------------------------------------------------------- stats

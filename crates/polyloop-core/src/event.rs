@@ -120,7 +120,7 @@ pub enum Output {
         call: CallId,
         /// The lane on which they compete.
         lane: u16,
-        /// The tasks; their bytes are at [`Pool::terms_of`](crate::Pool::terms_of).
+        /// The tasks; their bytes are at [`Pool::parcel_of`](crate::Pool::parcel_of).
         tasks: Vec<TaskId>,
     },
     /// Take an item off the board if nobody has claimed it, and report [`Input::Retracted`] or [`Input::Owned`].
@@ -167,6 +167,8 @@ pub enum Output {
     Judge {
         /// Which task.
         task: TaskId,
+        /// The call it belongs to.
+        call: CallId,
         /// As submitted.
         token: u64,
         /// How it would end.
@@ -174,6 +176,10 @@ pub enum Output {
     },
     /// Something a person would want to know.
     Report(Report),
+    /// There are as many workers that take work as there should be. Said when one has become ready.
+    Up,
+    /// No worker can be started: every task has ended with this error.
+    GaveUp(StartError),
     /// All tasks have ended and all workers are gone. Comes once, and last.
     Closed,
 }

@@ -18,6 +18,8 @@ pub struct Terms {
     pub large: bool,
     /// Nothing else may run in its worker meanwhile.
     pub alone: bool,
+    /// Which run of the task this is, from 1; counted up to 255.
+    pub attempt: u8,
     /// How long it may run.
     pub timeout: Option<Duration>,
 }
@@ -25,15 +27,17 @@ pub struct Terms {
 impl Terms {
     const LARGE: u64 = 1;
     const ALONE: u64 = 2;
+    const ATTEMPT_SHIFT: u32 = 8;
     /// Above this, microseconds; 0 for no timeout.
-    const TIMEOUT_SHIFT: u32 = 8;
+    const TIMEOUT_SHIFT: u32 = 16;
 
-    /// As one word. A timeout is kept to the microsecond, and to 2,000 years.
+    /// As one word. A timeout is kept to the microsecond, and to 8 years.
     pub fn to_bits(self) -> u64 {
         let longest = u64::MAX >> Self::TIMEOUT_SHIFT;
         let micros = |timeout: Duration| u64::try_from(timeout.as_micros()).map_or(longest, |us| us.clamp(1, longest));
         let flag = |holds, flag| if holds { flag } else { 0 };
         self.timeout.map_or(0, micros) << Self::TIMEOUT_SHIFT
+            | u64::from(self.attempt) << Self::ATTEMPT_SHIFT
             | flag(self.large, Self::LARGE)
             | flag(self.alone, Self::ALONE)
     }
@@ -44,6 +48,7 @@ impl Terms {
         Self {
             large: bits & Self::LARGE != 0,
             alone: bits & Self::ALONE != 0,
+            attempt: (bits >> Self::ATTEMPT_SHIFT) as u8,
             timeout: (micros > 0).then(|| Duration::from_micros(micros)),
         }
     }
@@ -98,6 +103,19 @@ pub enum Reply<'a> {
     Rejected(&'a [u8]),
 }
 
+impl<'a> Reply<'a> {
+    /// The kind of a record that carries this, and the bytes that stand in it behind the task's.
+    pub fn parts(&self) -> (u32, &'a [u8]) {
+        match *self {
+            Self::Value(bytes) => (VALUE, bytes),
+            Self::Raised(bytes) => (RAISED, bytes),
+            Self::Cancelled => (CANCELLED, &[]),
+            Self::TimedOut => (TIMED_OUT, &[]),
+            Self::Rejected(bytes) => (REJECTED, bytes),
+        }
+    }
+}
+
 /// From a worker to the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResultFrame<'a> {
@@ -135,11 +153,10 @@ impl<'a> ResultFrame<'a> {
             kind
         };
         match *self {
-            Self::Reply { task, reply: Reply::Value(bytes) } => with_task(task, VALUE, bytes),
-            Self::Reply { task, reply: Reply::Raised(bytes) } => with_task(task, RAISED, bytes),
-            Self::Reply { task, reply: Reply::Cancelled } => with_task(task, CANCELLED, &[]),
-            Self::Reply { task, reply: Reply::TimedOut } => with_task(task, TIMED_OUT, &[]),
-            Self::Reply { task, reply: Reply::Rejected(bytes) } => with_task(task, REJECTED, bytes),
+            Self::Reply { task, reply } => {
+                let (kind, bytes) = reply.parts();
+                with_task(task, kind, bytes)
+            }
             Self::Piece { task, bytes } => with_task(task, PIECE, bytes),
             Self::Fetch(task) => with_task(task, FETCH, &[]),
             Self::Ready => READY,
@@ -284,6 +301,16 @@ mod tests {
         for frame in frames {
             let kind = frame.write(&mut out);
             assert_eq!(ResultFrame::parse(kind, &out), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn terms_come_back_as_they_went_in() {
+        for timeout in [None, Some(Duration::from_micros(1)), Some(Duration::from_secs(86_400 * 365))] {
+            for (large, alone) in [(false, false), (true, false), (false, true)] {
+                let terms = Terms { large, alone, attempt: 255, timeout };
+                assert_eq!(Terms::from_bits(terms.to_bits()), terms);
+            }
         }
     }
 

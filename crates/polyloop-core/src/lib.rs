@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bell;
+mod chunk;
 mod conduct;
 mod event;
 mod frame;
@@ -30,7 +31,7 @@ pub use map::{Cut, MapResults, Next as NextResult, Want};
 pub use pool::{Pool, PoolConfig};
 pub use stats::{Cause, Counts};
 pub use supervise::{Exit, HOPELESS_EXIT, Stage, StartError, State, WorkerView};
-pub use task::{Loss, Outcome, Payload, Submission};
+pub use task::{Loss, Outcome, Parcel, Payload, Submission};
 pub use value::{Value, ValueError, ValueReader, ValueWriter};
 pub use watch::{Look, LoopWatch};
 pub use worker::{DEFER, Leave, OVERDUE_EXITCODE, PeerView, Stop, Worker, WorkerConfig};

@@ -122,6 +122,11 @@ impl<T> MapResults<T> {
         self.room() * 2 >= self.window
     }
 
+    /// Items that have come back, in whatever way.
+    pub fn finished(&self) -> u64 {
+        self.drawn - self.outstanding as u64
+    }
+
     /// Items that have not come back.
     pub fn outstanding(&self) -> usize {
         self.outstanding
@@ -163,22 +168,22 @@ impl<T> MapResults<T> {
         std::mem::take(&mut self.scraps)
     }
 
-    /// An item has been drawn. Gives its index.
-    pub fn begin(&mut self) -> u64 {
-        let index = self.drawn;
-        self.drawn += 1;
-        self.outstanding += 1;
+    /// So many items have been drawn. Gives the index of the first.
+    pub fn begin(&mut self, count: usize) -> u64 {
+        let first = self.drawn;
+        self.drawn += count as u64;
+        self.outstanding += count;
         if self.want != Want::AsFinished {
-            self.spots.push_back(Spot::Waiting);
+            self.spots.extend((0..count).map(|_| Spot::Waiting));
         }
-        index
+        first
     }
 
-    /// The last item that has been drawn does not run after all.
-    pub fn withdraw(&mut self) {
-        self.drawn -= 1;
-        self.outstanding -= 1;
-        self.spots.pop_back();
+    /// The last items that have been drawn do not run after all.
+    pub fn withdraw(&mut self, count: usize) {
+        self.drawn -= count as u64;
+        self.outstanding -= count;
+        self.spots.truncate(self.spots.len().saturating_sub(count));
     }
 
     /// No more input, because it is used up or because it failed. Says whether it was still wanted.
@@ -398,7 +403,7 @@ mod tests {
 
     fn drawn(items: u64, keeps_errors: bool) -> MapResults<&'static str> {
         let mut results = MapResults::new(8, keeps_errors);
-        (0..items).for_each(|index| assert_eq!(results.begin(), index));
+        (0..items).for_each(|index| assert_eq!(results.begin(1), index));
         results
     }
 

@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::chunk::Chunk;
 use crate::conduct::Standing;
 use crate::event::{Input, Output, Place, Refused, Report};
-use crate::frame::Terms;
 use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
 use crate::schedule::Queue;
 use crate::stats::{Cause, Counts};
 use crate::supervise::{StartError, State, Supervisor};
-use crate::task::{Outcome, Submission, Task, TaskState, TaskTable, Wish};
+use crate::task::{Brief, Outcome, Payload, Submission, Task, TaskState, TaskTable, Wish};
 
 mod cancel;
+mod change;
 mod post;
 mod recycle;
 mod staff;
@@ -33,8 +34,10 @@ pub struct PoolConfig {
     pub seats: u16,
     /// Slots of each queue's board.
     pub slots: u32,
-    /// Items that go into one slot.
+    /// Items that go into one slot, at most.
     pub slot_items: u32,
+    /// Items that a worker runs at the same time.
+    pub concurrency: u32,
     /// Bytes that go into one slot.
     pub slot_bytes: usize,
     /// Function and arguments above this many bytes do not go into a slot; the worker fetches them.
@@ -43,6 +46,8 @@ pub struct PoolConfig {
     pub grace: Duration,
     /// How old a worker may become before it is replaced; up to a tenth earlier.
     pub max_age: Option<Duration>,
+    /// Whether the successor of a worker may be started before that is gone.
+    pub overlap: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +67,13 @@ struct Call {
     open: bool,
     unfinished: usize,
     weight: u32,
+    chunk: Chunk,
+}
+
+impl Call {
+    fn is_over(&self) -> bool {
+        !self.open && self.unfinished == 0
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,11 +94,15 @@ pub struct Pool {
     last_call: u32,
     queues: Vec<Queue>,
     workers: Supervisor,
+    /// Workers that are still to be replaced, one after the other.
+    renewed: BTreeSet<WorkerId>,
     timers: BTreeSet<(Moment, Timer)>,
     outputs: VecDeque<Output>,
     /// Tasks whose callers have not been told.
     unanswered: usize,
     counts: Counts,
+    /// When something happened last.
+    seen: Moment,
     /// Whether [`Output::Closed`] has been said.
     over: bool,
 }
@@ -99,18 +115,20 @@ impl Pool {
     pub fn new(config: PoolConfig) -> Self {
         assert!(config.queues >= 1 && config.processes >= config.queues, "every queue needs a worker");
         assert!(config.seats >= config.processes, "every worker needs a seat");
-        let singles = Call { open: true, unfinished: 0, weight: 1 };
+        let singles = Call { open: true, unfinished: 0, weight: 1, chunk: Chunk::fixed(config.slot_items) };
         let mut pool = Self {
             mode: Mode::Open,
             tasks: TaskTable::default(),
             calls: BTreeMap::from([(CallId::SINGLES, singles)]),
             last_call: 0,
             queues: (0..config.queues).map(|_| Queue::new(config.slots)).collect(),
-            workers: Supervisor::new(config.processes, config.queues, config.seats),
+            workers: Supervisor::new(config.processes, config.queues, config.seats, config.overlap),
+            renewed: BTreeSet::new(),
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
             unanswered: 0,
             counts: Counts::default(),
+            seen: Moment::ZERO,
             over: false,
             config,
         };
@@ -119,15 +137,17 @@ impl Pool {
     }
 
     /// Opens a call: tasks that belong together and are submitted as room appears. It counts as accepted work until
-    /// [`Self::end_call`]. Of two calls, the one with twice the weight gets twice the slots.
+    /// [`Self::end_call`]. Of two calls, the one with twice the weight gets twice the slots. So many items as `chunk` says go
+    /// into one slot, as far as it takes them; `None` for as many as suit what they turn out to cost.
     ///
     /// # Errors
     /// [`Refused`] when the pool takes no new work.
-    pub fn open_call(&mut self, weight: u32) -> Result<CallId, Refused> {
+    pub fn open_call(&mut self, weight: u32, chunk: Option<u32>) -> Result<CallId, Refused> {
         self.check_open()?;
         self.last_call += 1;
         let call = CallId(self.last_call);
-        self.calls.insert(call, Call { open: true, unfinished: 0, weight });
+        let chunk = chunk.map_or_else(|| Chunk::measured(self.seen), Chunk::fixed);
+        self.calls.insert(call, Call { open: true, unfinished: 0, weight, chunk });
         Ok(call)
     }
 
@@ -148,19 +168,48 @@ impl Pool {
     /// # Errors
     /// [`Refused`] when the pool takes no new work, except for a call that was open before, and when the call has ended.
     pub fn submit(&mut self, mut submission: Submission) -> Result<TaskId, Refused> {
-        let call = submission.call;
+        let arguments = std::mem::take(&mut submission.arguments);
+        let mut accepted = None;
+        self.accept(submission, [arguments], |id| accepted = Some(id))?;
+        accepted.ok_or(Refused::Closed)
+    }
+
+    /// Accepts tasks that differ from `first` in nothing but their arguments and their tokens, which count up from its
+    /// own. Its arguments are not used. All are accepted, or none.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub fn submit_run(
+        &mut self,
+        first: Submission,
+        arguments: impl IntoIterator<Item = Payload>,
+    ) -> Result<(), Refused> {
+        self.accept(first, arguments, |_| ())
+    }
+
+    fn accept(
+        &mut self,
+        first: Submission,
+        arguments: impl IntoIterator<Item = Payload>,
+        mut accepted: impl FnMut(TaskId),
+    ) -> Result<(), Refused> {
+        let Submission { call, queue, function, retries, retry_deaths, judged, attempt, timeout, token, .. } = first;
         if call == CallId::SINGLES || self.mode != Mode::Closing {
             self.check_open()?;
         }
-        let last_queue = QueueIndex(self.config.queues - 1);
-        submission.queue = submission.queue.min(last_queue);
-        let entry = self.calls.get_mut(&call).filter(|call| call.open);
-        entry.ok_or(Refused::Closed)?.unfinished += 1;
-        self.unanswered += 1;
-        let queue = usize::from(submission.queue.0);
-        let id = self.tasks.insert(Task::new(submission));
-        self.queues[queue].push(call, id);
-        Ok(id)
+        let queue = queue.min(QueueIndex(self.config.queues - 1));
+        let entry = self.calls.get_mut(&call).filter(|call| call.open).ok_or(Refused::Closed)?;
+        let brief = Arc::new(Brief { call, queue, function, retry_deaths, judged, timeout });
+        let tasks = &mut self.tasks;
+        let ids = (token..).zip(arguments).map(|(token, arguments)| {
+            let id = tasks.insert(Task::new(Arc::clone(&brief), arguments, token, retries, attempt));
+            accepted(id);
+            id
+        });
+        let count = self.queues[usize::from(queue.0)].push(call, ids);
+        entry.unfinished += count;
+        self.unanswered += count;
+        Ok(())
     }
 
     /// Takes no new work, finishes what was accepted, then ends.
@@ -228,17 +277,17 @@ impl Pool {
 
     /// What a worker has to do with a task that it speaks of. `taken_by` says who has taken what stands at a place.
     pub fn standing(&self, worker: WorkerId, id: TaskId, taken_by: impl FnOnce(Place) -> Option<u16>) -> Standing {
-        let Some((submission, Terms { large, .. })) = self.terms_of(id) else { return Standing::Over };
-        let holds = match self.tasks.get(id).map(|task| task.state) {
+        let Some(task) = self.tasks.get(id) else { return Standing::Over };
+        let holds = match task.state {
             // It has ended there, and waits for the host's word.
-            Some(TaskState::Judged) => return Standing::Over,
-            Some(TaskState::Taken { worker: owner }) => owner == worker,
-            Some(TaskState::Posted { slot, index }) => {
-                taken_by(Place { queue: submission.queue, slot, index }) == Some(worker.seat)
+            TaskState::Judged => return Standing::Over,
+            TaskState::Taken { worker: owner } => owner == worker,
+            TaskState::Posted { slot, index } => {
+                taken_by(Place { queue: task.brief.queue, slot, index }) == Some(worker.seat)
             }
-            Some(TaskState::Waiting | TaskState::Posting) | None => false,
+            TaskState::Waiting | TaskState::Posting => false,
         };
-        if holds { Standing::Holds { large } } else { Standing::Stranger }
+        if holds { Standing::Holds { large: !self.config.is_inline(task) } } else { Standing::Stranger }
     }
 
     /// What the pool is doing.
@@ -261,21 +310,44 @@ impl Pool {
         }
     }
 
+    /// A task returned in a worker: the same as [`Input::Outcome`] with a value, for many in a row. Gives the call and the
+    /// token of the caller who is to be told, if there is one. Call [`Self::returned_all`] after the last.
+    pub fn returned(&mut self, worker: WorkerId, id: TaskId) -> Option<(CallId, u64)> {
+        if !self.may_come_from(worker, id) {
+            return None;
+        }
+        let (call, token) = self.take_out(id)?;
+        self.counts.done += 1;
+        self.answered(call);
+        Some((call, token))
+    }
+
+    /// What [`Self::returned`] left undone: the pool may be done, and time has passed.
+    pub fn returned_all(&mut self, now: Moment) {
+        self.finish_if_done(now);
+        self.expire(now);
+    }
+
     fn outcome(&mut self, now: Moment, worker: WorkerId, id: TaskId, outcome: Outcome) {
-        let Some(task) = self.tasks.get(id) else {
-            return;
+        if self.may_come_from(worker, id) {
+            self.judge(now, id, outcome);
+        }
+    }
+
+    /// Counts an outcome for its worker, unless that does not have the task: then the frame comes late, or from a
+    /// confused process.
+    fn may_come_from(&mut self, worker: WorkerId, id: TaskId) -> bool {
+        let has_it = match self.tasks.get(id).map(|task| task.state) {
+            Some(TaskState::Taken { worker: owner }) => owner == worker,
+            Some(TaskState::Posted { .. }) => true,
+            Some(TaskState::Posting | TaskState::Waiting | TaskState::Judged) | None => false,
         };
-        let Some(sender) = self.workers.get_mut(worker) else {
-            return;
-        };
-        match task.state {
-            TaskState::Taken { worker: owner } if owner != worker => (),
-            TaskState::Posted { .. } | TaskState::Taken { .. } => {
+        match self.workers.get_mut(worker) {
+            Some(sender) if has_it => {
                 sender.done += 1;
-                self.judge(now, id, outcome);
+                true
             }
-            // From a worker that does not have it: a frame that comes late or from a confused process.
-            TaskState::Posting | TaskState::Waiting | TaskState::Judged => (),
+            _ => false,
         }
     }
 
@@ -283,7 +355,7 @@ impl Pool {
     fn judge(&mut self, now: Moment, id: TaskId, outcome: Outcome) {
         if let Some(task) = self.tasks.get_mut(id).filter(|task| task.is_judged(&outcome)) {
             task.state = TaskState::Judged;
-            self.outputs.push_back(Output::Judge { task: id, token: task.submission.token, outcome });
+            self.outputs.push_back(Output::Judge { task: id, call: task.brief.call, token: task.token, outcome });
         } else {
             self.finish(now, id, outcome);
         }
@@ -294,12 +366,11 @@ impl Pool {
     /// there to be judged.
     pub fn again(&mut self, id: TaskId, function: Option<Arc<[u8]>>) -> Option<TaskId> {
         let task = self.tasks.get_mut(id).filter(|task| task.state == TaskState::Judged)?;
-        let submission = &mut task.submission;
         match function {
-            Some(function) => submission.function = function,
+            Some(function) => Arc::make_mut(&mut task.brief).function = function,
             None => {
-                submission.retries = submission.retries.saturating_sub(1);
-                submission.attempt += 1;
+                task.retries = task.retries.saturating_sub(1);
+                task.attempt += 1;
                 self.counts.retried += 1;
             }
         }
@@ -316,8 +387,7 @@ impl Pool {
         }
         if let Some(task) = self.tasks.remove(id) {
             self.counts.failed += 1;
-            self.answered(task.submission.call);
-            self.settle_call(task.submission.call);
+            self.answered(task.brief.call);
         }
         self.finish_if_done(now);
         true
@@ -330,19 +400,19 @@ impl Pool {
 
     /// Ends a task. Whoever calls this asks afterwards whether the pool is done.
     fn end(&mut self, id: TaskId, outcome: Outcome) {
-        let Some(task) = self.tasks.remove(id) else {
-            return;
-        };
-        let call = task.submission.call;
+        if let Some((call, token)) = self.take_out(id) {
+            self.counts.ended(&outcome);
+            self.answer(id, call, token, outcome);
+        }
+    }
+
+    /// Forgets a task. Gives the call and the token of its caller, if that is still to be told.
+    fn take_out(&mut self, id: TaskId) -> Option<(CallId, u64)> {
+        let task = self.tasks.remove(id)?;
         if let Wish::Cancel { until } | Wish::Forget { until } = task.wish {
             self.timers.remove(&(until, Timer::CancelGrace(id)));
         }
-        if task.is_awaited() {
-            self.counts.ended(&outcome);
-            let token = task.submission.token;
-            self.answer(id, call, token, outcome);
-        }
-        self.settle_call(call);
+        task.is_awaited().then_some((task.brief.call, task.token))
     }
 
     fn answer(&mut self, task: TaskId, call: CallId, token: u64, outcome: Outcome) {
@@ -352,18 +422,23 @@ impl Pool {
 
     fn answered(&mut self, call: CallId) {
         self.unanswered -= 1;
-        if let Some(call) = self.calls.get_mut(&call) {
-            call.unfinished -= 1;
+        if let Some(entry) = self.calls.get_mut(&call) {
+            entry.unfinished -= 1;
+            entry.chunk.ended();
+            if entry.is_over() {
+                self.calls.remove(&call);
+            }
         }
     }
 
     fn settle_call(&mut self, call: CallId) {
-        if self.calls.get(&call).is_some_and(|call| !call.open && call.unfinished == 0) {
+        if self.calls.get(&call).is_some_and(Call::is_over) {
             self.calls.remove(&call);
         }
     }
 
     fn expire(&mut self, now: Moment) {
+        self.seen = now;
         while let Some((_, timer)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.pop_first();
             match timer {

@@ -47,8 +47,16 @@ impl Queue {
         Self { lanes: BTreeMap::new(), turns: VecDeque::new(), slots: empty, free_slots: slots }
     }
 
-    pub(crate) fn push(&mut self, call: CallId, task: TaskId) {
-        self.lane(call).waiting.push_back(task);
+    /// Has tasks wait. Says how many.
+    pub(crate) fn push(&mut self, call: CallId, tasks: impl Iterator<Item = TaskId>) -> usize {
+        let mut tasks = tasks.peekable();
+        if tasks.peek().is_none() {
+            return 0;
+        }
+        let waiting = &mut self.lane(call).waiting;
+        let before = waiting.len();
+        waiting.extend(tasks);
+        waiting.len() - before
     }
 
     /// For a task that comes back: it was first once, and is first again.
@@ -60,9 +68,14 @@ impl Queue {
         !self.turns.is_empty()
     }
 
+    /// Slots that one call may hold now.
+    pub(crate) fn share(&self) -> u32 {
+        (self.slots.len() as u32 / (self.turns.len() as u32 + 1)).max(1)
+    }
+
     /// The call whose turn it is to post a slot, if any may.
     pub(crate) fn next_call(&mut self, weight: impl Fn(CallId) -> u32) -> Option<CallId> {
-        let share = (self.slots.len() as u32 / (self.turns.len() as u32 + 1)).max(1);
+        let share = self.share();
         for _ in 0..self.turns.len() {
             let call = *self.turns.front()?;
             let lane = self.lanes.get_mut(&call)?;
@@ -187,19 +200,17 @@ mod tests {
     #[test]
     fn calls_take_turns_and_a_large_one_leaves_room() {
         let mut queue = Queue::new(8);
-        (0..100).for_each(|i| queue.push(CallId(1), task(i)));
+        queue.push(CallId(1), (0..100).map(task));
         assert_eq!(post_all(&mut queue, |_| 1, 2).len(), 4, "half of the slots stay free for others");
-        queue.push(CallId(2), task(200));
+        queue.push(CallId(2), [task(200)].into_iter());
         assert_eq!(queue.next_call(|_| 1), Some(CallId(2)));
     }
 
     #[test]
     fn a_weight_gives_more_slots_in_a_turn() {
         let mut queue = Queue::new(64);
-        for i in 0..50 {
-            queue.push(CallId(1), task(i));
-            queue.push(CallId(2), task(100 + i));
-        }
+        queue.push(CallId(1), (0..50).map(task));
+        queue.push(CallId(2), (100..150).map(task));
         let order = post_all(&mut queue, |call| if call == CallId(1) { 3 } else { 1 }, 1);
         let heavy = order[..12].iter().filter(|&&call| call == CallId(1)).count();
         assert!((8..=10).contains(&heavy), "{order:?}");
@@ -208,7 +219,7 @@ mod tests {
     #[test]
     fn a_reclaimed_slot_says_what_it_carried_and_makes_room() {
         let mut queue = Queue::new(2);
-        (0..3).for_each(|i| queue.push(CallId(1), task(i)));
+        queue.push(CallId(1), (0..3).map(task));
         assert_eq!(post_all(&mut queue, |_| 1, 2).len(), 1);
         assert_eq!(queue.task_at(0, 1), Some(task(1)));
         assert_eq!(queue.reclaimed(0), [task(0), task(1)]);

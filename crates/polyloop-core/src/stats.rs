@@ -17,11 +17,14 @@ pub enum Cause {
     Overdue,
     /// It wrote what no correct worker writes.
     Garbage,
+    /// Its user asked for new workers.
+    Restarted,
 }
 
 impl Cause {
     /// All of them, in the order of [`Counts::restarts`].
-    pub const ALL: [Self; 6] = [Self::Died, Self::Recycled, Self::Memory, Self::Age, Self::Overdue, Self::Garbage];
+    pub const ALL: [Self; 7] =
+        [Self::Died, Self::Recycled, Self::Memory, Self::Age, Self::Overdue, Self::Garbage, Self::Restarted];
 }
 
 /// Counts over the life of a pool.

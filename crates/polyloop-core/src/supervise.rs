@@ -1,5 +1,6 @@
 //! The workers as the manager sees them: seats, stages, restarts with backoff, and when to give up.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 use std::{fmt, sync::Arc};
 
@@ -70,7 +71,7 @@ pub enum State {
 }
 
 /// Where a worker is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Its process is being started or initialised.
     Starting,
@@ -128,6 +129,8 @@ pub(crate) struct Supervisor {
     generations: Vec<u32>,
     /// Workers wanted for each queue.
     targets: Vec<u16>,
+    /// Whether a worker's successor may be started before it is gone.
+    overlap: bool,
     failures: u32,
     ever_ready: bool,
     not_before: Moment,
@@ -141,16 +144,41 @@ pub(crate) enum Verdict {
 }
 
 impl Supervisor {
-    pub(crate) fn new(processes: u16, queues: u16, seats: u16) -> Self {
-        let target = |queue| processes / queues + u16::from(queue < processes % queues);
+    pub(crate) fn new(processes: u16, queues: u16, seats: u16, overlap: bool) -> Self {
         Self {
             seats: (0..seats).map(|_| None).collect(),
             generations: vec![0; usize::from(seats)],
-            targets: (0..queues).map(target).collect(),
+            targets: spread(processes, queues),
+            overlap,
             failures: 0,
             ever_ready: false,
             not_before: Moment::ZERO,
         }
+    }
+
+    /// Has so many workers wanted from now on.
+    pub(crate) fn set_targets(&mut self, processes: u16) {
+        self.targets = spread(processes, self.targets.len() as u16);
+    }
+
+    /// Workers that are too many, of each queue those that are to be replaced anyway, then the youngest.
+    pub(crate) fn surplus(&self) -> Vec<WorkerId> {
+        let of_queue = |(queue, target): (u16, &u16)| {
+            let serves = |worker: &&Worker| worker.queue == QueueIndex(queue) && worker.stage <= Stage::Ready;
+            let mut serving: Vec<_> = self.iter().filter(serves).collect();
+            serving.sort_by_key(|worker| {
+                (!worker.waits_for_successor, worker.stage, Reverse((worker.since, worker.id.seat)))
+            });
+            let too_many = serving.len().saturating_sub(usize::from(*target));
+            serving.into_iter().take(too_many).map(|worker| worker.id).collect::<Vec<_>>()
+        };
+        (0..).zip(&self.targets).flat_map(of_queue).collect()
+    }
+
+    /// Whether each queue has as many workers that take work as it should.
+    pub(crate) fn are_all_ready(&self) -> bool {
+        let ready = |queue| self.iter().filter(|worker| worker.queue == queue && worker.stage == Stage::Ready).count();
+        (0..).zip(&self.targets).all(|(queue, target)| ready(QueueIndex(queue)) >= usize::from(*target))
     }
 
     /// Seats a worker where one is wanted and may be started now. `wanted` says which queues have a use for one.
@@ -233,11 +261,19 @@ impl Supervisor {
     }
 
     fn serving(&self, queue: QueueIndex) -> u16 {
-        let stays =
-            |worker: &&Worker| matches!(worker.stage, Stage::Starting | Stage::Ready) && !worker.waits_for_successor;
+        let stays = |worker: &&Worker| match worker.stage {
+            Stage::Starting | Stage::Ready => !worker.waits_for_successor,
+            Stage::Retiring => !self.overlap,
+            Stage::Stopping => false,
+        };
         let serves = |worker: &&Worker| worker.queue == queue && stays(worker);
         self.iter().filter(serves).count() as u16
     }
+}
+
+/// How many workers each queue gets.
+fn spread(processes: u16, queues: u16) -> Vec<u16> {
+    (0..queues).map(|queue| processes / queues + u16::from(queue < processes % queues)).collect()
 }
 
 #[cfg(test)]
@@ -246,7 +282,7 @@ mod tests {
 
     #[test]
     fn workers_are_spread_over_the_queues() {
-        let mut supervisor = Supervisor::new(5, 2, 10);
+        let mut supervisor = Supervisor::new(5, 2, 10, true);
         while supervisor.start_next(Moment::ZERO, |_| true).is_some() {}
         let of = |queue| supervisor.iter().filter(|worker| worker.queue == QueueIndex(queue)).count();
         assert_eq!((of(0), of(1)), (3, 2));
@@ -254,14 +290,14 @@ mod tests {
 
     #[test]
     fn an_initialiser_that_raises_before_any_healthy_worker_ends_the_pool() {
-        let mut supervisor = Supervisor::new(1, 1, 2);
+        let mut supervisor = Supervisor::new(1, 1, 2, true);
         let error = StartError::Raised(Arc::from(*b"boom"));
         assert_eq!(supervisor.failed(Moment::ZERO, error.clone()), Verdict::GiveUp(error));
     }
 
     #[test]
     fn a_silent_death_before_any_healthy_worker_is_tried_again_a_few_times() {
-        let mut supervisor = Supervisor::new(1, 1, 2);
+        let mut supervisor = Supervisor::new(1, 1, 2, true);
         let error = StartError::Exited(Exit::Signal(9));
         assert_eq!(supervisor.failed(Moment::ZERO, error.clone()), Verdict::TryAgain);
         assert_eq!(supervisor.failed(Moment::ZERO, error.clone()), Verdict::TryAgain);
@@ -270,14 +306,14 @@ mod tests {
 
     #[test]
     fn a_program_that_cannot_run_in_a_worker_is_tried_once() {
-        let mut supervisor = Supervisor::new(1, 1, 2);
+        let mut supervisor = Supervisor::new(1, 1, 2, true);
         let error = StartError::Exited(Exit::Code(HOPELESS_EXIT));
         assert_eq!(supervisor.failed(Moment::ZERO, error.clone()), Verdict::GiveUp(error));
     }
 
     #[test]
     fn later_failures_back_off_for_ever_up_to_a_cap() {
-        let mut supervisor = Supervisor::new(1, 1, 2);
+        let mut supervisor = Supervisor::new(1, 1, 2, true);
         let id = supervisor.start_next(Moment::ZERO, |_| true).unwrap();
         assert!(!supervisor.ready(id));
         supervisor.remove(id);

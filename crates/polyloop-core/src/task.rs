@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use crate::frame::Terms;
 use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
 use crate::supervise::{Exit, StartError};
 
@@ -40,6 +41,28 @@ pub struct Submission {
     pub timeout: Option<Duration>,
     /// Given back with the outcome.
     pub token: u64,
+}
+
+/// What the tasks of one submission have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Brief {
+    pub(crate) call: CallId,
+    pub(crate) queue: QueueIndex,
+    pub(crate) function: Arc<[u8]>,
+    pub(crate) retry_deaths: bool,
+    pub(crate) judged: bool,
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// What goes to a worker for a task, as its codec reads it.
+#[derive(Clone, Copy, Debug)]
+pub struct Parcel<'a> {
+    /// The function.
+    pub function: &'a Arc<[u8]>,
+    /// The arguments.
+    pub arguments: &'a [u8],
+    /// How it is to be run.
+    pub terms: Terms,
 }
 
 /// How a task ended. Every accepted task gets exactly one.
@@ -109,7 +132,13 @@ pub(crate) enum Wish {
 
 #[derive(Debug)]
 pub(crate) struct Task {
-    pub(crate) submission: Submission,
+    pub(crate) brief: Arc<Brief>,
+    pub(crate) arguments: Payload,
+    pub(crate) token: u64,
+    /// How many times it may still be run again.
+    pub(crate) retries: u32,
+    /// Which run of it this is, from 1.
+    pub(crate) attempt: u32,
     pub(crate) state: TaskState,
     pub(crate) wish: Wish,
     /// A worker died while running it, so it runs alone from then on.
@@ -119,15 +148,16 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    pub(crate) fn new(submission: Submission) -> Self {
-        Self { submission, state: TaskState::Waiting, wish: Wish::Run, suspect: false, deaths_alone: 0 }
+    pub(crate) fn new(brief: Arc<Brief>, arguments: Payload, token: u64, retries: u32, attempt: u32) -> Self {
+        let (state, wish) = (TaskState::Waiting, Wish::Run);
+        Self { brief, arguments, token, retries, attempt, state, wish, suspect: false, deaths_alone: 0 }
     }
 
     /// Whether the host has a say in whether it ends so.
     pub(crate) fn is_judged(&self, outcome: &Outcome) -> bool {
         let has_say = match outcome {
             Outcome::Rejected(_) => true,
-            Outcome::Raised(_) | Outcome::TimedOut => self.submission.judged && self.submission.retries > 0,
+            Outcome::Raised(_) | Outcome::TimedOut => self.brief.judged && self.retries > 0,
             _ => false,
         };
         has_say && self.wish == Wish::Run
@@ -204,22 +234,19 @@ mod tests {
 
     #[test]
     fn an_old_id_never_finds_a_new_task() {
-        let submission = Submission {
+        let brief = Arc::new(Brief {
             call: CallId::SINGLES,
             queue: QueueIndex(0),
             function: Arc::from(*b"f"),
-            arguments: Payload::new(),
-            retries: 0,
             retry_deaths: true,
             judged: false,
-            attempt: 1,
             timeout: None,
-            token: 0,
-        };
+        });
+        let task = || Task::new(Arc::clone(&brief), Payload::new(), 0, 0, 1);
         let mut table = TaskTable::default();
-        let old = table.insert(Task::new(submission.clone()));
+        let old = table.insert(task());
         assert!(table.remove(old).is_some());
-        let new = table.insert(Task::new(submission));
+        let new = table.insert(task());
         assert_eq!(old.index, new.index);
         assert!(table.get(old).is_none() && table.remove(old).is_none() && table.get(new).is_some());
         assert_ne!(TaskId::from_bits(new.to_bits()), old);

@@ -71,12 +71,12 @@ impl<'a> ValueWriter<'a> {
             Value::None => self.out.push(NONE),
             Value::Bool(false) => self.out.push(FALSE),
             Value::Bool(true) => self.out.push(TRUE),
-            Value::Int(int) => self.fixed(INT, &int.to_le_bytes()),
-            Value::Float(float) => self.fixed(FLOAT, &float.to_le_bytes()),
+            Value::Int(int) => self.word(INT, int.cast_unsigned()),
+            Value::Float(float) => self.word(FLOAT, float.to_bits()),
             Value::Text(text) => self.counted(TEXT, text.as_bytes()),
             Value::Bytes(bytes) => self.counted(BYTES, bytes),
-            Value::Tuple(len) => self.fixed(TUPLE, &len.to_le_bytes()),
-            Value::List(len) => self.fixed(LIST, &len.to_le_bytes()),
+            Value::Tuple(len) => self.count(TUPLE, len),
+            Value::List(len) => self.count(LIST, len),
             Value::Other(bytes) => self.counted(OTHER, bytes),
         }
     }
@@ -91,13 +91,21 @@ impl<'a> ValueWriter<'a> {
         self.out.truncate(mark);
     }
 
-    fn fixed(&mut self, tag: u8, content: &[u8]) {
-        self.out.push(tag);
-        self.out.extend_from_slice(content);
+    /// Tag and content at once, as room for both is then looked for once.
+    fn word(&mut self, tag: u8, content: u64) {
+        let mut bytes = [tag; 9];
+        bytes[1..].copy_from_slice(&content.to_le_bytes());
+        self.out.extend_from_slice(&bytes);
+    }
+
+    fn count(&mut self, tag: u8, count: u32) {
+        let mut bytes = [tag; 5];
+        bytes[1..].copy_from_slice(&count.to_le_bytes());
+        self.out.extend_from_slice(&bytes);
     }
 
     fn counted(&mut self, tag: u8, content: &[u8]) {
-        self.fixed(tag, &(content.len() as u64).to_le_bytes());
+        self.word(tag, content.len() as u64);
         self.out.extend_from_slice(content);
     }
 }

@@ -42,6 +42,8 @@ pub struct PeerView {
 struct Watch {
     state: u64,
     fruitless: u32,
+    /// The next item would be left to it.
+    is_asked: bool,
 }
 
 /// How a worker is to stop.
@@ -159,29 +161,32 @@ impl Worker {
         self.stop.is_some()
     }
 
-    /// Whether the next item is left to a peer for [`DEFER`]: while this worker runs some items already, and a peer
-    /// that has done something lately runs fewer. The peers are always given in the same order.
-    pub fn defers(&mut self, peers: impl IntoIterator<Item = PeerView>) -> bool {
+    /// Whether the next item is left to a peer for [`DEFER`]: while this worker runs some items already, a peer that has
+    /// done something lately runs fewer, and there are no more items than such peers have room for. The peers are always
+    /// given in the same order; `waiting` counts items up to a limit.
+    pub fn defers(&mut self, peers: impl IntoIterator<Item = PeerView>, waiting: impl FnOnce(usize) -> usize) -> bool {
         let mine = self.in_flight;
         if mine == 0 || self.deferred_in_a_row == IN_A_ROW_MAX {
             return false;
         }
-        let mut defers = false;
+        let mut room = 0;
         for (index, peer) in peers.into_iter().enumerate() {
             if index == self.watches.len() {
                 self.watches.push(Watch::default());
             }
             let watch = &mut self.watches[index];
             if watch.state != peer.state {
-                *watch = Watch { state: peer.state, fruitless: 0 };
+                *watch = Watch { state: peer.state, ..Watch::default() };
             }
             let idler = peer.room > 0 && peer.in_flight.saturating_add(mine / SLACK_DIVISOR) < mine;
-            if idler && watch.fruitless < FRUITLESS_MAX {
-                watch.fruitless += 1;
-                defers = true;
-            }
+            watch.is_asked = idler && watch.fruitless < FRUITLESS_MAX;
+            room += if watch.is_asked { peer.room as usize } else { 0 };
         }
-        self.deferred_in_a_row += u32::from(defers);
+        let defers = room > 0 && waiting(room + 1) <= room;
+        if defers {
+            self.watches.iter_mut().for_each(|watch| watch.fruitless += u32::from(watch.is_asked));
+            self.deferred_in_a_row += 1;
+        }
         defers
     }
 
@@ -245,6 +250,16 @@ mod tests {
         assert_eq!(worker.leave(), Leave::Leave);
     }
 
+    #[test]
+    fn it_takes_items_of_which_there_are_more_than_idler_peers_have_room_for() {
+        let mut worker = worker(8, 0);
+        worker.claimed(false);
+        assert!(!worker.defers([peer(1, 0), peer(1, 1)], |limit| 9.min(limit)), "one is left over");
+        assert!(worker.defers([peer(1, 0), peer(1, 1)], |limit| 8.min(limit)));
+        let watched = worker.watches.iter().map(|watch| watch.fruitless);
+        assert_eq!(watched.collect::<Vec<_>>(), [1, 0], "only what was left to it counts");
+    }
+
     fn peer(state: u64, in_flight: u32) -> PeerView {
         PeerView { state, in_flight, room: 8 }
     }
@@ -253,22 +268,22 @@ mod tests {
     fn a_peer_that_does_something_all_the_time_but_never_takes_an_item_does_not_hold_it_up_for_ever() {
         let mut worker = worker(8, 0);
         worker.claimed(false);
-        let times = (0..1_000).filter(|&state| worker.defers([peer(state, 0)])).count();
+        let times = (0..1_000).filter(|&state| worker.defers([peer(state, 0)], |_| 1)).count();
         assert_eq!(times, IN_A_ROW_MAX as usize);
         worker.claimed(false);
-        assert!(worker.defers([peer(1_001, 0)]), "another item is another matter");
+        assert!(worker.defers([peer(1_001, 0)], |_| 1), "another item is another matter");
     }
 
     #[test]
     fn it_leaves_items_to_an_idler_peer_while_that_is_of_use() {
         let mut worker = worker(8, 0);
-        assert!(!worker.defers([peer(1, 0)]), "with nothing in flight it takes the item");
+        assert!(!worker.defers([peer(1, 0)], |_| 1), "with nothing in flight it takes the item");
         worker.claimed(false);
-        assert!(!worker.defers([peer(1, 1)]), "the peer has as many");
-        assert!(!worker.defers([PeerView { room: 0, ..peer(1, 0) }]), "the peer takes none");
-        let waited = (0..20).take_while(|_| worker.defers([peer(1, 0)])).count();
+        assert!(!worker.defers([peer(1, 1)], |_| 1), "the peer has as many");
+        assert!(!worker.defers([PeerView { room: 0, ..peer(1, 0) }], |_| 1), "the peer takes none");
+        let waited = (0..20).take_while(|_| worker.defers([peer(1, 0)], |_| 1)).count();
         assert_eq!(waited, FRUITLESS_MAX as usize, "the peer did nothing");
-        assert!(worker.defers([peer(2, 0)]), "it has moved since");
+        assert!(worker.defers([peer(2, 0)], |_| 1), "it has moved since");
     }
 
     #[test]
@@ -277,7 +292,7 @@ mod tests {
         for _ in 0..64 {
             worker.claimed(false);
         }
-        assert!(!worker.defers([peer(1, 56)]));
-        assert!(worker.defers([peer(1, 55)]));
+        assert!(!worker.defers([peer(1, 56)], |_| 1));
+        assert!(worker.defers([peer(1, 55)], |_| 1));
     }
 }

@@ -24,9 +24,31 @@ pub(crate) struct Codec {
     not_importable: Py<PyAny>,
 }
 
-/// A function that travels by name, and so means the same in every call.
-pub(crate) fn travels_by_name(reference: &[u8]) -> bool {
-    reference.first() == Some(&b'n')
+/// What a function is called with.
+pub(crate) enum Arguments<'py> {
+    /// One, as nearly always in a map.
+    One(Bound<'py, PyAny>),
+    Many(Bound<'py, PyTuple>),
+    Named(Bound<'py, PyTuple>, Bound<'py, PyDict>),
+}
+
+impl<'py> Arguments<'py> {
+    pub(crate) fn call(self, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::One(argument) => function.call1((argument,)),
+            Self::Many(args) => function.call1(args),
+            Self::Named(args, kwargs) => function.call(args, Some(&kwargs)),
+        }
+    }
+
+    /// As a tuple and keywords.
+    pub(crate) fn into_parts(self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+        Ok(match self {
+            Self::One(argument) => (PyTuple::new(py, [argument])?, None),
+            Self::Many(args) => (args, None),
+            Self::Named(args, kwargs) => (args, Some(kwargs)),
+        })
+    }
 }
 
 impl Codec {
@@ -54,9 +76,12 @@ impl Codec {
             return Ok(());
         }
         writer.rewind(mark);
-        let py = value.py();
-        let bytes = self.dumps.bind(py).call1((value,))?;
-        writer.write(Value::Other(bytes.cast::<PyBytes>()?.as_bytes()));
+        self.write_other(value, out)
+    }
+
+    fn write_other(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
+        let bytes = self.dumps.bind(value.py()).call1((value,))?;
+        ValueWriter::new(out).write(Value::Other(bytes.cast::<PyBytes>()?.as_bytes()));
         Ok(())
     }
 
@@ -86,19 +111,30 @@ impl Codec {
         }
     }
 
-    /// What [`Self::write_arguments`] wrote.
-    pub(crate) fn read_arguments<'py>(
-        &self,
-        py: Python<'py>,
-        bytes: &[u8],
-    ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
-        let mut reader = ValueReader::new(bytes);
-        let first = self.read_one(py, &mut reader)?;
-        if !first.is_none() {
-            return Ok((first.cast_into()?, None));
+    /// One positional argument, as [`Self::write_arguments`] does.
+    pub(crate) fn write_argument(&self, argument: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
+        let mut writer = ValueWriter::new(out);
+        let mark = writer.mark();
+        writer.write(Value::Tuple(1));
+        if write_simple(argument, &mut writer, &mut Nesting { depth: 1, has_list: false })? {
+            return Ok(());
         }
-        let (args, kwargs) = self.read_one(py, &mut reader)?.extract()?;
-        Ok((args, Some(kwargs)))
+        writer.rewind(mark);
+        self.write_other(PyTuple::new(argument.py(), [argument])?.as_any(), out)
+    }
+
+    /// What [`Self::write_arguments`] wrote.
+    pub(crate) fn read_arguments<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Arguments<'py>> {
+        let mut reader = ValueReader::new(bytes);
+        let first = match self.step(&mut reader)? {
+            Value::Tuple(1) => return Ok(Arguments::One(self.read_one(py, &mut reader)?)),
+            Value::None => {
+                let (args, kwargs) = self.read_one(py, &mut reader)?.extract()?;
+                return Ok(Arguments::Named(args, kwargs));
+            }
+            first => self.build(py, first, &mut reader)?,
+        };
+        Ok(Arguments::Many(first.cast_into()?))
     }
 
     pub(crate) fn dump_exception(&self, py: Python<'_>, error: &PyErr) -> PyResult<Vec<u8>> {
@@ -139,8 +175,22 @@ impl Codec {
     }
 
     fn read_one<'py>(&self, py: Python<'py>, reader: &mut ValueReader<'_>) -> PyResult<Bound<'py, PyAny>> {
-        let value = reader.read().map_err(|error| PyValueError::new_err(error.to_string()))?;
-        Ok(match value {
+        let first = self.step(reader)?;
+        self.build(py, first, reader)
+    }
+
+    fn step<'a>(&self, reader: &mut ValueReader<'a>) -> PyResult<Value<'a>> {
+        reader.read().map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+
+    /// The value that begins with this step.
+    fn build<'py>(
+        &self,
+        py: Python<'py>,
+        first: Value<'_>,
+        reader: &mut ValueReader<'_>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Ok(match first {
             Value::None => py.None().into_bound(py),
             Value::Bool(value) => PyBool::new(py, value).to_owned().into_any(),
             Value::Int(value) => value.into_pyobject(py)?.into_any(),

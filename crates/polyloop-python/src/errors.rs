@@ -4,8 +4,8 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use polyloop::{
-    ConnectError, DriverError, Exit, HOPELESS_EXIT, Loss, OVERDUE_EXITCODE, Outcome, ParentDeathError, Refused,
-    StartError, WorkerError,
+    ConnectError, DriverError, Exit, HOPELESS_EXIT, Loss, OVERDUE_EXITCODE, Outcome, ParentDeathError, QueueError,
+    Refused, StartError, WorkerError,
 };
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -162,6 +162,30 @@ pub(crate) fn worker(error: WorkerError) -> PyErr {
     match error {
         WorkerError::Os(error) => error.into(),
         WorkerError::Ring(_) | WorkerError::Frame(_) | WorkerError::Task => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
+/// The exception for what became of an item, where the engine carries it.
+pub(crate) struct Queue(pub(crate) PyErr);
+
+impl From<QueueError> for Queue {
+    fn from(error: QueueError) -> Self {
+        Self(queue(error))
+    }
+}
+
+impl From<PyErr> for Queue {
+    fn from(error: PyErr) -> Self {
+        Self(error)
+    }
+}
+
+pub(crate) fn queue(error: QueueError) -> PyErr {
+    match error {
+        QueueError::Os(error) => error.into(),
+        QueueError::Closed | QueueError::TooLarge(_) => PyValueError::new_err(error.to_string()),
+        QueueError::Forked => PyRuntimeError::new_err(error.to_string()),
+        QueueError::Crowded | QueueError::Attach(_) => PyOSError::new_err(error.to_string()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The extension module `polyloop._core`: registration only.
 
+mod apply;
 mod codec;
 mod errors;
 mod lazy;
@@ -7,7 +8,11 @@ mod manager;
 mod map;
 mod options;
 mod pending;
+mod queue;
+mod reference;
+mod select;
 mod task;
+mod thread;
 mod worker;
 
 use pyo3::prelude::*;
@@ -19,6 +24,8 @@ mod _core {
     const NO_MAIN_GUARD_EXITCODE: i32 = polyloop::HOPELESS_EXIT;
 
     #[pymodule_export]
+    use crate::apply::ApplyCall;
+    #[pymodule_export]
     use crate::errors::die_with_parent;
     #[pymodule_export]
     use crate::manager::Manager;
@@ -27,7 +34,13 @@ mod _core {
     #[pymodule_export]
     use crate::options::TaskOptions;
     #[pymodule_export]
+    use crate::queue::{Queue, QueueWatch};
+    #[pymodule_export]
+    use crate::select::Select;
+    #[pymodule_export]
     use crate::task::Done;
+    #[pymodule_export]
+    use crate::thread::ThreadCall;
     #[pymodule_export]
     use crate::worker::Worker;
 }

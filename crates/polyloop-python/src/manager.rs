@@ -1,24 +1,26 @@
 //! The client's side for Python: takes tasks in, and completes futures and maps as outcomes come back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyloop::{
     CallId, Cause, Driver, DriverConfig, Event, MAX_REPLY, Outcome, Payload, QueueIndex, Refused, Report, Stage, State,
-    Submission, TaskId, WorkerId,
+    Submission, TaskId, Values, WorkerId,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::codec::{Codec, travels_by_name};
+use crate::apply::ApplyCall;
+use crate::codec::Codec;
 use crate::errors;
 use crate::map::{MapCall, Opening, is_stop_iteration};
 use crate::options::TaskOptions;
 use crate::pending::{Pending, PendingTable, Target};
+use crate::reference::travels_by_name;
 
 /// How long one drain may spend on completing what has come back.
 const DELIVERY_BUDGET: Duration = Duration::from_millis(2);
@@ -29,12 +31,25 @@ const BUFFER_MAX: usize = 4096;
 /// Functions whose references are remembered.
 const REFERENCES_MAX: usize = 256;
 
+/// Applies that are submitted together.
+const PORTION: usize = 256;
+
+#[derive(Default)]
+struct FlushDue {
+    scheduled: bool,
+    submitted: usize,
+}
+
 /// An item of a map, ready to be submitted.
 pub(crate) struct Prepared {
     arguments: Payload,
     queue: QueueIndex,
+    /// What the scheduler knows it by.
     scheduled_as: u64,
 }
+
+/// The value of an item, or its exception.
+pub(crate) type ItemResult = Result<Py<PyAny>, Py<PyAny>>;
 
 /// What is known of a function that was sent before.
 enum Reference {
@@ -57,21 +72,29 @@ struct Scheduler {
 ///     processes, queues, concurrency, max_tasks: the pool's shape; max_tasks 0 means no limit.
 ///     max_memory: bytes of its own that a worker may hold before it is replaced; 0 means no limit.
 ///     max_age_s: how old a worker may become before it is replaced, in seconds; None for no limit.
+///     overlap: whether the successor of a worker may be started before that is gone.
 ///     block_warning_s: how long a worker's loop may be blocked before that is told, in seconds; None for ever.
 ///     grace_s: how long whoever is asked to end may take, in seconds.
+///     event_loop: the loop that calls `drain`, and that whoever submits runs on.
 ///     call_flush_soon: called when tasks have been submitted; it has `flush` called before the loop waits again.
 #[pyclass(frozen, weakref, module = "polyloop._core")]
 pub(crate) struct Manager {
     driver: Mutex<Driver>,
     codec: Codec,
     pending: Mutex<PendingTable>,
+    /// Maps with items that have not ended.
+    maps: Mutex<HashMap<CallId, Py<MapCall>>>,
     buffer: Mutex<Vec<u8>>,
     references: Mutex<HashMap<usize, (Py<PyAny>, Reference)>>,
     scheduler: OnceLock<Scheduler>,
     last_scheduled: Mutex<u64>,
+    event_loop: Py<PyAny>,
     call_flush_soon: Py<PyAny>,
+    /// Calls that have ended and whose coroutines are to go on.
+    woken: Mutex<VecDeque<Py<ApplyCall>>>,
     last_scope: Mutex<u64>,
-    flush_due: Mutex<bool>,
+    /// Whether a flush is to come, and how many applies have been submitted since the last.
+    flush_due: Mutex<FlushDue>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -100,6 +123,7 @@ fn cause_name(cause: Cause) -> &'static str {
         Cause::Age => "age",
         Cause::Overdue => "overdue",
         Cause::Garbage => "garbage",
+        Cause::Restarted => "restarted",
     }
 }
 
@@ -115,8 +139,8 @@ fn worker_id(key: u64) -> WorkerId {
 impl Manager {
     #[new]
     #[pyo3(signature = (
-        *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, block_warning_s, grace_s, call_flush_soon,
-        max_reply=None,
+        *, processes, queues, concurrency, max_tasks, max_memory, max_age_s, overlap, block_warning_s, grace_s,
+        event_loop, call_flush_soon, max_reply=None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn new(
@@ -127,8 +151,10 @@ impl Manager {
         max_tasks: u64,
         max_memory: u64,
         max_age_s: Option<f64>,
+        overlap: bool,
         block_warning_s: Option<f64>,
         grace_s: f64,
+        event_loop: Py<PyAny>,
         call_flush_soon: Py<PyAny>,
         max_reply: Option<u64>,
     ) -> PyResult<Self> {
@@ -143,6 +169,7 @@ impl Manager {
             max_memory,
             max_reply: max_reply.unwrap_or(MAX_REPLY),
             max_age,
+            overlap,
             block_warning: block_warning.filter(|limit| !limit.is_zero()),
             grace,
         };
@@ -153,13 +180,16 @@ impl Manager {
             driver: Mutex::new(driver),
             codec: Codec::new(py)?,
             pending: Mutex::default(),
+            maps: Mutex::default(),
             buffer: Mutex::default(),
             references: Mutex::default(),
             scheduler: OnceLock::new(),
             last_scheduled: Mutex::new(0),
+            event_loop,
             call_flush_soon,
+            woken: Mutex::default(),
             last_scope: Mutex::new(0),
-            flush_due: Mutex::new(false),
+            flush_due: Mutex::default(),
         })
     }
 
@@ -222,8 +252,9 @@ impl Manager {
             .map_err(|_| PyRuntimeError::new_err("the pool has a scheduler already"))
     }
 
-    /// Submit `func(*args, **kwargs)`; `future` gets what comes of it. Returns a token for `cancel`.
-    #[pyo3(signature = (func, args, kwargs, options, future))]
+    /// Submit `func(*args, **kwargs)`; `future` gets what comes of it, and `keeps` is kept alive until then. Returns a
+    /// token for `cancel` and `request_cancel`.
+    #[pyo3(signature = (func, args, kwargs, options, future, keeps = None))]
     fn submit(
         slf: &Bound<'_, Self>,
         func: &Bound<'_, PyAny>,
@@ -231,22 +262,31 @@ impl Manager {
         kwargs: Option<&Bound<'_, PyDict>>,
         options: Py<TaskOptions>,
         future: Py<PyAny>,
+        keeps: Option<Py<PyAny>>,
     ) -> PyResult<usize> {
-        let this = slf.get();
-        let function = this.reference(func, 0)?;
-        let arguments = this.arguments(args, kwargs)?;
-        let (queue, scheduled_as) = this.schedule(func, args, kwargs)?;
-        let call = CallId::SINGLES;
-        let submission = submission(call, queue, function, arguments, options.get());
-        let function = Some(func.clone().unbind());
-        let pending = Pending { target: Target::Future(future), function, task: None, options, scheduled_as };
-        let token = this.accept(slf.py(), pending, submission)?;
-        this.schedule_flush(slf.py())?;
-        Ok(token)
+        slf.get().enter(func, args, kwargs, options, Target::Future(future, keeps))
+    }
+
+    /// Submit `func(*args, **kwargs)`. Await what this returns for what comes of it.
+    #[pyo3(signature = (func, args, kwargs, options))]
+    fn apply(
+        slf: &Bound<'_, Self>,
+        func: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+        options: Py<TaskOptions>,
+    ) -> PyResult<Py<ApplyCall>> {
+        let (this, py) = (slf.get(), slf.py());
+        let call = Py::new(py, ApplyCall::new(this.event_loop.clone_ref(py)))?;
+        let token = this.enter(func, args, kwargs, options, Target::Apply(call.clone_ref(py)))?;
+        call.get().set_token(token);
+        Ok(call)
     }
 
     /// Open a map of `func` over what `source` (an iterator) gives, or over what is pushed if it is None. `window` is
-    /// how many items are drawn ahead.
+    /// how many items are drawn ahead, `chunk` how many are posted together, or None for as many as suit their cost.
+    #[expect(clippy::too_many_arguments, reason = "a map has that many sides")]
+    #[pyo3(signature = (func, source, star, options, window, chunk, keeps_errors))]
     fn open_map(
         slf: &Bound<'_, Self>,
         func: &Bound<'_, PyAny>,
@@ -254,6 +294,7 @@ impl Manager {
         star: bool,
         options: Py<TaskOptions>,
         window: usize,
+        chunk: Option<u32>,
         keeps_errors: bool,
     ) -> PyResult<Py<MapCall>> {
         let (this, py) = (slf.get(), slf.py());
@@ -262,19 +303,19 @@ impl Manager {
             *last += 1;
             *last
         };
-        let reference = this.reference(func, scope)?;
-        let call = lock(&this.driver).open_call().map_err(|error| errors::refused(py, &this.codec, &error))?;
+        let reference = options.get().manner().put_on(this.reference(func, scope)?);
+        let call = lock(&this.driver).open_call(chunk).map_err(|error| errors::refused(py, &this.codec, &error))?;
         let function = func.clone().unbind();
         let opening = Opening { function, reference, scope, call, options, star, window, keeps_errors };
         Py::new(py, MapCall::new(slf.clone().unbind(), opening, source))
     }
 
     /// Cancel a task; `ended` is set once it has ended. False if it has ended already.
-    fn cancel(&self, token: usize, future: Py<PyAny>, ended: Py<PyAny>) -> PyResult<bool> {
+    fn cancel(&self, call: &Bound<'_, ApplyCall>, ended: Py<PyAny>) -> PyResult<bool> {
         let task = {
             let mut pending = lock(&self.pending);
-            let Some(pending) = pending.get_mut(token) else { return Ok(false) };
-            if !matches!(&pending.target, Target::Future(target) if target.is(&future)) {
+            let Some(pending) = pending.get_mut(call.get().token()) else { return Ok(false) };
+            if !matches!(&pending.target, Target::Apply(target) if target.is(call)) {
                 return Ok(false);
             }
             pending.target = Target::Ended(ended);
@@ -286,20 +327,44 @@ impl Manager {
         Ok(true)
     }
 
+    /// Ask for a task to be cancelled; `future` gets what comes of it all the same. False if it has ended already.
+    fn request_cancel(&self, token: usize, future: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let task = match lock(&self.pending).get_mut(token) {
+            Some(Pending { target: Target::Future(target, _), task, .. }) if target.is(future) => *task,
+            _ => return Ok(false),
+        };
+        if let Some(task) = task {
+            self.drive(|driver| driver.cancel(task))?;
+        }
+        Ok(true)
+    }
+
     /// Give the workers what was submitted.
     fn flush(&self) -> PyResult<()> {
-        *lock(&self.flush_due) = false;
+        *lock(&self.flush_due) = FlushDue::default();
         self.drive(Driver::flush)
     }
 
     /// Take in what has happened. Returns what Python must do, in order, as tuples:
     /// ("start", key, queue, socket, lifeline, our_ends), ("reap", key), ("died", key, pid, exitcode, retried, lost),
     /// ("degraded", exception), ("recovered",), ("terminated", count), ("garbage", key, problem),
-    /// ("blocked", key, pid, seconds), ("closed",).
+    /// ("blocked", key, pid, seconds), ("up",), ("gave_up", exception), ("closed",).
     fn drain<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let (this, py) = (slf.get(), slf.py());
         lock(&this.driver).drain()?;
         this.events(py)
+    }
+
+    /// Has whoever waited for what was drained go on, here and now. To be called by the loop.
+    fn wake(&self, py: Python<'_>) -> PyResult<()> {
+        loop {
+            let Some(call) = lock(&self.woken).pop_front() else { return Ok(()) };
+            if let Err(error) = ApplyCall::wake(call.bind(py)) {
+                // It ends the program, or this run of the loop: then the others go on in the next.
+                lock(&self.driver).call_again()?;
+                return Err(error);
+            }
+        }
     }
 
     /// What Python must do, as `drain` gives it, without looking at anything new.
@@ -308,25 +373,38 @@ impl Manager {
         let mut maps: Vec<Py<MapCall>> = Vec::new();
         let mut judged = false;
         let started = Instant::now();
-        for count in 1.. {
+        let mut since_look = 0;
+        loop {
             let Some(event) = lock(&self.driver).next_event() else { break };
+            since_look += 1;
             match event {
-                Event::Deliver { token, outcome, .. } => self.deliver(py, token as usize, outcome, &mut maps),
-                Event::Judge { task, token, outcome } => {
-                    self.judge(py, task, token as usize, outcome, &mut maps);
+                Event::Returned(values) => {
+                    since_look += values.len();
+                    self.returned(py, &values, &mut maps);
+                }
+                Event::Deliver { call, token, outcome, .. } => self.deliver(py, call, token, outcome, &mut maps),
+                Event::Judge { task, call, token, outcome } => {
+                    self.judge(py, task, (call, token), outcome, &mut maps);
                     judged = true;
                 }
                 other => orders.append(self.order(py, other)?)?,
             }
-            if count % DELIVERIES_PER_LOOK == 0 && started.elapsed() > DELIVERY_BUDGET {
-                // The rest comes with the loop's next round.
-                lock(&self.driver).call_again()?;
-                break;
+            if since_look >= DELIVERIES_PER_LOOK {
+                since_look = 0;
+                if started.elapsed() > DELIVERY_BUDGET {
+                    // The rest comes with the loop's next round.
+                    lock(&self.driver).call_again()?;
+                    break;
+                }
             }
         }
         let must_flush = judged || !maps.is_empty();
         for map in maps {
             MapCall::go_on(map.bind(py))?;
+            if map.get().outstanding() == 0 {
+                let forgotten = lock(&self.maps).remove(&map.get().call);
+                drop(forgotten);
+            }
         }
         if must_flush {
             lock(&self.driver).flush()?;
@@ -353,6 +431,30 @@ impl Manager {
         self.drive(|driver| driver.exited(worker_id(key), errors::exit_of(exitcode, out_of_memory)))
     }
 
+    /// Whether there are as many workers that take work as there should be.
+    #[getter]
+    fn is_up(&self) -> bool {
+        lock(&self.driver).is_up()
+    }
+
+    /// Have so many workers from now on. Returns the keys of those that are sent away, which finish what they run.
+    fn resize(&self, processes: u16) -> PyResult<Vec<u64>> {
+        let max = lock(&self.driver).processes_max();
+        if processes > max {
+            return Err(PyValueError::new_err(format!("this pool can't have more than {max} processes")));
+        }
+        let mut sent_away = Vec::new();
+        self.drive(|driver| driver.resize(processes).map(|workers| sent_away = workers))?;
+        Ok(sent_away.into_iter().map(worker_key).collect())
+    }
+
+    /// Replace all workers by new ones, one after the other. Returns the keys of those that will be replaced.
+    fn restart(&self) -> PyResult<Vec<u64>> {
+        let mut old = Vec::new();
+        self.drive(|driver| driver.restart().map(|workers| old = workers))?;
+        Ok(old.into_iter().map(worker_key).collect())
+    }
+
     /// Take no new work, finish what was accepted, then end.
     fn close(&self) -> PyResult<()> {
         self.drive(Driver::close)
@@ -368,7 +470,8 @@ impl Manager {
     fn abandon(&self) {
         lock(&self.driver).abandon();
         let pending = std::mem::take(&mut *lock(&self.pending));
-        drop(pending);
+        let maps = std::mem::take(&mut *lock(&self.maps));
+        drop((pending, maps));
     }
 }
 
@@ -391,35 +494,96 @@ impl Manager {
         Ok(())
     }
 
+    /// Has the workers get what was submitted: at once where waiting for more gains nothing, else with what else is
+    /// submitted before the loop waits again, but in portions, so that they need not wait for the last of thousands.
+    fn flush_in_time(&self, py: Python<'_>) -> PyResult<()> {
+        let full = {
+            let mut due = lock(&self.flush_due);
+            due.submitted += 1;
+            due.submitted >= PORTION
+        };
+        if !full && !lock(&self.driver).is_quiet() {
+            return self.schedule_flush(py);
+        }
+        lock(&self.flush_due).submitted = 0;
+        self.drive(Driver::flush)
+    }
+
     /// Has what was submitted flushed before the loop waits again.
     pub(crate) fn schedule_flush(&self, py: Python<'_>) -> PyResult<()> {
-        if std::mem::replace(&mut *lock(&self.flush_due), true) {
+        if std::mem::replace(&mut lock(&self.flush_due).scheduled, true) {
             return Ok(());
         }
         self.call_flush_soon.bind(py).call0().map(drop)
     }
 
+    /// Submits a call of its own, to whoever waits for it.
+    fn enter(
+        &self,
+        func: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+        options: Py<TaskOptions>,
+        target: Target,
+    ) -> PyResult<usize> {
+        let py = func.py();
+        let function = options.get().manner().put_on(self.reference(func, 0)?);
+        let arguments = self.arguments(args, kwargs)?;
+        let (queue, scheduled_as) = self.schedule(func, args, kwargs)?;
+        let submission = submission(CallId::SINGLES, queue, function, arguments, options.get());
+        let pending = Pending { target, function: Some(func.clone().unbind()), task: None, options, scheduled_as };
+        let token = self.accept(py, pending, submission)?;
+        self.flush_in_time(py)?;
+        Ok(token)
+    }
+
     /// What an item of a map needs to be submitted. Runs the caller's code.
-    pub(crate) fn prepare_item(&self, map: &Bound<'_, MapCall>, args: &Bound<'_, PyTuple>) -> PyResult<Prepared> {
-        let arguments = self.arguments(args, None)?;
-        let (queue, scheduled_as) = self.schedule(map.get().function(map.py()), args, None)?;
-        Ok(Prepared { arguments, queue, scheduled_as })
+    pub(crate) fn prepare_item(
+        &self,
+        map: &MapCall,
+        item: &Bound<'_, PyAny>,
+        buffer: &mut Vec<u8>,
+    ) -> PyResult<Prepared> {
+        buffer.clear();
+        if !map.star && self.scheduler.get().is_none() {
+            self.codec.write_argument(item, buffer)?;
+            return Ok(Prepared { arguments: payload(buffer), queue: QueueIndex(0), scheduled_as: 0 });
+        }
+        let args = map.arguments(item)?;
+        self.codec.write_arguments(&args, None, buffer)?;
+        let (queue, scheduled_as) = self.schedule(map.function(item.py()), &args, None)?;
+        Ok(Prepared { arguments: payload(buffer), queue, scheduled_as })
     }
 
-    /// Submits an item of a map.
-    pub(crate) fn submit_item(&self, map: &Bound<'_, MapCall>, index: u64, item: Prepared) -> PyResult<()> {
-        let this = map.get();
-        let Prepared { arguments, queue, scheduled_as } = item;
-        let submission = submission(this.call, queue, this.reference(), arguments, this.options.get());
-        let (target, options) = (MapCall::target(map, index), this.options.clone_ref(map.py()));
-        let pending = Pending { target, function: None, task: None, options, scheduled_as };
-        self.accept(map.py(), pending, submission).map(drop)
+    /// Submits items of a map, from this index on. All are accepted, or none.
+    pub(crate) fn submit_items(&self, map: &Bound<'_, MapCall>, first: u64, items: Vec<Prepared>) -> PyResult<()> {
+        let (this, py) = (map.get(), map.py());
+        let mut driver = lock(&self.driver);
+        let mut indexed = (first..).zip(items).peekable();
+        while let Some((first, Prepared { queue, .. })) = indexed.peek() {
+            let (first, queue) = (*first, *queue);
+            let mut submission = submission(this.call, queue, this.reference(), Payload::new(), this.options.get());
+            submission.token = first;
+            let run = std::iter::from_fn(|| {
+                let (index, item) = indexed.next_if(|(_, item)| item.queue == queue)?;
+                this.set_scheduled(index, item.scheduled_as);
+                Some(item.arguments)
+            });
+            match driver.submit_run(submission, run) {
+                Ok(()) => (),
+                // A closed pool goes on with the maps it has: this one was terminated.
+                Err(Refused::Closed) => return Err(errors::terminated(py)),
+                Err(refused) => return Err(errors::refused(py, &self.codec, &refused)),
+            }
+        }
+        drop(driver);
+        lock(&self.maps).entry(this.call).or_insert_with(|| map.clone().unbind());
+        Ok(())
     }
 
-    /// Cancels the items of a map after this one.
-    pub(crate) fn cancel_after(&self, map: &Bound<'_, MapCall>, index: u64) -> PyResult<()> {
-        let tasks = lock(&self.pending).items_after(map, index);
-        self.drive(|driver| driver.cancel_each(tasks))
+    /// Cancels the items of a map after this one, and ends its call.
+    pub(crate) fn cancel_after(&self, call: CallId, index: u64) -> PyResult<()> {
+        self.drive(|driver| driver.cancel_call_after(call, index))
     }
 
     fn arguments(&self, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Payload> {
@@ -427,10 +591,7 @@ impl Manager {
         let mut bytes = std::mem::take(&mut *lock(&self.buffer));
         bytes.clear();
         self.codec.write_arguments(args, kwargs, &mut bytes)?;
-        if bytes.len() > BUFFER_MAX {
-            return Ok(Payload::from_vec(bytes));
-        }
-        let arguments = Payload::from_slice(&bytes);
+        let arguments = payload(&mut bytes);
         *lock(&self.buffer) = bytes;
         Ok(arguments)
     }
@@ -450,17 +611,17 @@ impl Manager {
             Err(refused) => {
                 let pending = table.remove(token);
                 drop(table);
-                Err(match (&refused, pending.map(|pending| pending.target)) {
-                    // A closed pool goes on with the maps it has: this one was terminated.
-                    (Refused::Closed, Some(Target::Item(..))) => errors::terminated(py),
-                    _ => errors::refused(py, &self.codec, &refused),
-                })
+                drop(pending);
+                Err(errors::refused(py, &self.codec, &refused))
             }
         }
     }
 
-    /// What a person calls a task's function: "module:name" where it travels by name.
-    fn function_name(&self, py: Python<'_>, pending: &Pending) -> Option<String> {
+    /// What a person calls a task: as its options do, or its function, "module:name" where it travels by name.
+    fn name(&self, py: Python<'_>, pending: &Pending) -> Option<String> {
+        if let Some(name) = &pending.options.get().name {
+            return Some(name.clone());
+        }
         let function = pending.function(py)?;
         if let Ok(reference) = self.reference(&function, 0)
             && let Some((b'n', name)) = reference.split_first()
@@ -523,17 +684,78 @@ impl Manager {
         Err(PyValueError::new_err(format!("the scheduler chose the queue {chosen}, which it has not registered")))
     }
 
+    /// Gives values to whoever waits for them; those of a map many at once.
+    fn returned(&self, py: Python<'_>, values: &Values, maps: &mut Vec<Py<MapCall>>) {
+        let (mut of, mut results) = (CallId::SINGLES, Vec::with_capacity(values.len()));
+        for (call, token, bytes) in values.iter() {
+            if call == CallId::SINGLES {
+                self.deliver(py, call, token, Outcome::Value(Payload::from_slice(bytes)), maps);
+                continue;
+            }
+            if call != of {
+                self.settle_items(py, of, &mut results, maps);
+                of = call;
+            }
+            results.push((token, self.value(py, bytes)));
+        }
+        self.settle_items(py, of, &mut results, maps);
+    }
+
+    fn settle_items(
+        &self,
+        py: Python<'_>,
+        call: CallId,
+        results: &mut Vec<(u64, ItemResult)>,
+        maps: &mut Vec<Py<MapCall>>,
+    ) {
+        let map = lock(&self.maps).get(&call).map(|map| map.clone_ref(py));
+        let Some(map) = map else { return results.clear() };
+        if self.scheduler.get().is_some() {
+            results.iter().for_each(|(index, _)| self.tell_scheduler(py, map.get().take_scheduled(*index)));
+        }
+        map.get().deliver(results.drain(..));
+        touch(maps, map);
+    }
+
     /// Gives one outcome to whoever waits for it. Whatever goes wrong in that is theirs, and no one else's.
-    fn deliver(&self, py: Python<'_>, token: usize, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
-        let pending = lock(&self.pending).remove(token);
-        if let Some(pending) = pending {
+    fn deliver(&self, py: Python<'_>, call: CallId, token: u64, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
+        if let Some(pending) = self.lift(py, call, token) {
+            self.lower(call, token, None);
             self.end(py, pending, outcome, maps);
         }
     }
 
+    /// Takes out who waits for a task. An item's place is kept for it by its map.
+    fn lift(&self, py: Python<'_>, call: CallId, token: u64) -> Option<Pending> {
+        if call == CallId::SINGLES {
+            return lock(&self.pending).lift(token as usize);
+        }
+        let map = lock(&self.maps).get(&call)?.clone_ref(py);
+        let (options, scheduled_as) = (map.get().options.clone_ref(py), map.get().take_scheduled(token));
+        Some(Pending { target: Target::Item(map, token), function: None, task: None, options, scheduled_as })
+    }
+
+    /// Puts back who waits for a task, or forgets its place.
+    fn lower(&self, call: CallId, token: u64, pending: Option<Pending>) {
+        match pending {
+            pending if call == CallId::SINGLES => lock(&self.pending).lower(token as usize, pending),
+            Some(Pending { target: Target::Item(map, index), scheduled_as, .. }) => {
+                map.get().set_scheduled(index, scheduled_as);
+            }
+            _ => (),
+        }
+    }
+
     /// Decides whether a task that failed runs again.
-    fn judge(&self, py: Python<'_>, task: TaskId, token: usize, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
-        let Some(mut pending) = lock(&self.pending).lift(token) else { return };
+    fn judge(
+        &self,
+        py: Python<'_>,
+        task: TaskId,
+        (call, token): (CallId, u64),
+        outcome: Outcome,
+        maps: &mut Vec<Py<MapCall>>,
+    ) {
+        let Some(mut pending) = self.lift(py, call, token) else { return };
         let function = match &outcome {
             Outcome::Rejected(_) => self.value_for(py, task, &pending),
             _ => None,
@@ -549,15 +771,15 @@ impl Manager {
             if let Some(task) = lock(&self.driver).again(task, function) {
                 pending.task = Some(task);
             }
-            return lock(&self.pending).lower(token, Some(pending));
+            return self.lower(call, token, Some(pending));
         }
         let settled = lock(&self.driver).settled(task);
         match result {
             Some(result) if settled => {
-                lock(&self.pending).lower(token, None);
+                self.lower(call, token, None);
                 self.settle(py, pending, result, maps);
             }
-            _ => lock(&self.pending).lower(token, Some(pending)),
+            _ => self.lower(call, token, Some(pending)),
         }
     }
 
@@ -566,7 +788,12 @@ impl Manager {
         if matches!(outcome, Outcome::Cancelled) && !matches!(pending.target, Target::Item(..)) {
             self.tell_scheduler(py, pending.scheduled_as);
             match pending.target {
-                Target::Future(future) => complete(py, future.bind(py), intern!(py, "cancel"), None),
+                Target::Apply(call) => {
+                    if call.get().complete_cancelled() {
+                        lock(&self.woken).push_back(call);
+                    }
+                }
+                Target::Future(future, _) => complete(py, future.bind(py), intern!(py, "cancel"), None),
                 Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
                 Target::Item(..) => (),
             }
@@ -576,23 +803,20 @@ impl Manager {
         self.settle(py, pending, result, maps);
     }
 
-    fn settle(
-        &self,
-        py: Python<'_>,
-        pending: Pending,
-        result: Result<Py<PyAny>, Py<PyAny>>,
-        maps: &mut Vec<Py<MapCall>>,
-    ) {
+    fn settle(&self, py: Python<'_>, pending: Pending, result: ItemResult, maps: &mut Vec<Py<MapCall>>) {
         self.tell_scheduler(py, pending.scheduled_as);
         match pending.target {
             Target::Item(map, index) => {
-                map.get().deliver(index, result);
-                if !maps.iter().any(|touched| touched.is(&map)) {
-                    maps.push(map);
-                }
+                map.get().deliver([(index, result)]);
+                touch(maps, map);
             }
             Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
-            Target::Future(future) => {
+            Target::Apply(call) => {
+                if call.get().complete(result) {
+                    lock(&self.woken).push_back(call);
+                }
+            }
+            Target::Future(future, _) => {
                 let future = future.bind(py);
                 match result {
                     Ok(value) => complete(py, future, intern!(py, "set_result"), Some(value)),
@@ -602,23 +826,21 @@ impl Manager {
         }
     }
 
+    /// A value, or the exception that says why it can't be read.
+    fn value(&self, py: Python<'_>, bytes: &[u8]) -> ItemResult {
+        self.codec.read(py, bytes).map(Bound::unbind).map_err(|error| as_result(py, errors::unreadable(py, error)))
+    }
+
     /// The value, or the exception that stands for everything else.
-    fn result(&self, py: Python<'_>, pending: &Pending, outcome: Outcome) -> Result<Py<PyAny>, Py<PyAny>> {
+    fn result(&self, py: Python<'_>, pending: &Pending, outcome: Outcome) -> ItemResult {
         let is_named = matches!(outcome, Outcome::Lost(_) | Outcome::TimedOut);
-        let name = if is_named { self.function_name(py, pending) } else { None };
+        let name = if is_named { self.name(py, pending) } else { None };
         let result = match outcome {
-            Outcome::Value(bytes) => match self.codec.read(py, &bytes) {
-                Ok(value) => return Ok(value.unbind()),
-                Err(error) => errors::unreadable(py, error),
-            },
+            Outcome::Value(bytes) => return self.value(py, &bytes),
             Outcome::Cancelled => cancelled(py),
             outcome => errors::exception_for(py, &self.codec, &outcome, name, pending.options.get().timeout),
         };
-        let error = match result {
-            Ok(error) if is_stop_iteration(&error) => stop_iteration(py, error),
-            other => other,
-        };
-        Err(error.map_or_else(|error| error.into_value(py).into_any(), Bound::unbind))
+        Err(as_result(py, result))
     }
 
     /// The function of a task by value, if its worker could not import it; taken once for all items of a map.
@@ -628,7 +850,8 @@ impl Manager {
         }
         let by_value = |function: &Bound<'_, PyAny>, scope| {
             self.remember(function, Reference::ByValue);
-            self.codec.function_by_value(function, scope).ok().map(Arc::from)
+            let reference = self.codec.function_by_value(function, scope).ok()?;
+            Some(pending.options.get().manner().put_on(reference.into()))
         };
         let Target::Item(map, _) = &pending.target else {
             return by_value(pending.function.as_ref()?.bind(py), 0);
@@ -662,6 +885,10 @@ impl Manager {
             Event::Blocked { worker, pid, blocked } => {
                 ("blocked", worker_key(worker), pid, blocked.as_secs_f64()).into_pyobject(py)?.into_any()
             }
+            Event::Up => ("up",).into_pyobject(py)?.into_any(),
+            Event::GaveUp(error) => {
+                ("gave_up", errors::no_workers(py, &self.codec, &error)?).into_pyobject(py)?.into_any()
+            }
             Event::Closed => ("closed",).into_pyobject(py)?.into_any(),
             Event::Report(Report::Died { worker, pid, exit, retried, lost }) => {
                 let exitcode = errors::exit_code(exit);
@@ -672,7 +899,7 @@ impl Manager {
             }
             Event::Report(Report::Recovered) => ("recovered",).into_pyobject(py)?.into_any(),
             Event::Report(Report::Terminated(count)) => ("terminated", count).into_pyobject(py)?.into_any(),
-            Event::Deliver { .. } | Event::Judge { .. } => {
+            Event::Returned(_) | Event::Deliver { .. } | Event::Judge { .. } => {
                 return Err(PyRuntimeError::new_err("an outcome is no order"));
             }
         };
@@ -690,6 +917,26 @@ fn submission(
     let TaskOptions { retries, retry_deaths, timeout, .. } = *options;
     let judged = options.judges();
     Submission { call, queue, function, arguments, retries, retry_deaths, judged, attempt: 1, timeout, token: 0 }
+}
+
+/// Bytes that were written into a buffer, which is used again unless they are many.
+fn payload(buffer: &mut Vec<u8>) -> Payload {
+    if buffer.len() > BUFFER_MAX { Payload::from_vec(std::mem::take(buffer)) } else { Payload::from_slice(buffer) }
+}
+
+fn touch(maps: &mut Vec<Py<MapCall>>, map: Py<MapCall>) {
+    if !maps.iter().any(|touched| touched.is(&map)) {
+        maps.push(map);
+    }
+}
+
+/// An exception as it can be raised from a coroutine; where it could not be made, why not.
+fn as_result(py: Python<'_>, error: PyResult<Bound<'_, PyAny>>) -> Py<PyAny> {
+    let error = match error {
+        Ok(error) if is_stop_iteration(&error) => stop_iteration(py, error),
+        other => other,
+    };
+    error.map_or_else(|error| error.into_value(py).into_any(), Bound::unbind)
 }
 
 /// Completes a future, unless its owner has given up on it meanwhile.

@@ -1,6 +1,7 @@
 //! One `map`: draws its input as room appears, hands back what came of it, and wakes whoever waits. What is given when,
 //! and what a failure cancels, is decided by `MapResults` of the core.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,14 +12,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::errors;
-use crate::manager::{Manager, cancelled, complete};
+use crate::manager::{ItemResult, Manager, Prepared, cancelled, complete};
 use crate::options::TaskOptions;
-use crate::pending::Target;
 
 /// How long one look at the input may keep the loop.
 const DRAW_BUDGET: Duration = Duration::from_millis(1);
 /// Items drawn between two looks at the clock.
 const DRAWS_PER_LOOK: usize = 8;
+/// Items that are submitted together, at most.
+const RUN_ITEMS: usize = 64;
 
 /// What `take` says of the next result.
 const PENDING: u8 = 0;
@@ -71,8 +73,10 @@ pub(crate) struct MapCall {
     pub(crate) call: CallId,
     pub(crate) options: Py<TaskOptions>,
     /// Whether each item is a sequence of arguments.
-    star: bool,
+    pub(crate) star: bool,
     keeps_errors: bool,
+    /// What the scheduler knows the items by, if there is one.
+    scheduled: Mutex<HashMap<u64, u64>>,
     state: Mutex<State>,
 }
 
@@ -91,7 +95,8 @@ impl MapCall {
             close_after_drawing: false,
         };
         let (reference, state) = (Mutex::new(reference), Mutex::new(state));
-        Self { manager, function, reference, scope, call, options, star, keeps_errors, state }
+        let scheduled = Mutex::default();
+        Self { manager, function, reference, scope, call, options, star, keeps_errors, scheduled, state }
     }
 
     pub(crate) fn function<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
@@ -106,9 +111,26 @@ impl MapCall {
         *self.reference.lock().unwrap_or_else(PoisonError::into_inner) = reference;
     }
 
-    /// A result has come back: a value, or an exception.
-    pub(crate) fn deliver(&self, index: u64, result: Result<Py<PyAny>, Py<PyAny>>) {
-        self.with(|state| state.results.deliver(index, result));
+    /// Results have come back.
+    pub(crate) fn deliver(&self, results: impl IntoIterator<Item = (u64, ItemResult)>) {
+        self.with(|state| results.into_iter().for_each(|(index, result)| state.results.deliver(index, result)));
+    }
+
+    /// Items that have not come back.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.with(|state| state.results.outstanding())
+    }
+
+    /// Keeps what the scheduler knows an item by; 0 for nothing.
+    pub(crate) fn set_scheduled(&self, index: u64, scheduled_as: u64) {
+        if scheduled_as != 0 {
+            self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).insert(index, scheduled_as);
+        }
+    }
+
+    /// What [`Self::set_scheduled`] kept, which is forgotten.
+    pub(crate) fn take_scheduled(&self, index: u64) -> u64 {
+        self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).remove(&index).unwrap_or(0)
     }
 
     /// After something has changed: cancels what is not wanted any more, draws more input and wakes whoever waits.
@@ -118,10 +140,6 @@ impl MapCall {
         Self::cut(slf)?;
         slf.get().wake(slf.py());
         Ok(())
-    }
-
-    pub(crate) fn target(slf: &Bound<'_, Self>, index: u64) -> Target {
-        Target::Item(slf.clone().unbind(), index)
     }
 
     /// Does something with the state. What nobody wants of it is dropped without the lock: as it goes it may run
@@ -157,50 +175,86 @@ impl MapCall {
     }
 
     fn draw_from(slf: &Bound<'_, Self>, source: &Bound<'_, PyAny>) -> PyResult<()> {
-        let (this, py) = (slf.get(), slf.py());
-        let started = Instant::now();
-        for drawn in 1.. {
-            let late = drawn % DRAWS_PER_LOOK == 0 && started.elapsed() > DRAW_BUDGET;
+        let this = slf.get();
+        let (started, mut buffer) = (Instant::now(), Vec::new());
+        let mut late = false;
+        loop {
             let (room, outstanding) = this.with(|state| (state.results.room(), state.results.outstanding()));
             // With nothing outstanding, nothing would come back to go on with.
             if room == 0 || (late && outstanding > 0) {
-                break;
+                return Ok(());
             }
+            let (run, stop) = this.draw_run(source, room.min(RUN_ITEMS), started, &mut buffer);
+            Self::submit(slf, run)?;
+            match stop {
+                Stop::Full => (),
+                Stop::Late => late = true,
+                Stop::Unsendable(error) => Self::fail_item(slf, error),
+                Stop::Ended(error) => this.end_drawn(source, error)?,
+            }
+        }
+    }
+
+    /// Draws so many items, as far as they come and can be sent, and there is time.
+    fn draw_run(
+        &self,
+        source: &Bound<'_, PyAny>,
+        most: usize,
+        started: Instant,
+        buffer: &mut Vec<u8>,
+    ) -> (Vec<Prepared>, Stop) {
+        let (py, manager) = (source.py(), self.manager.get());
+        let mut run = Vec::with_capacity(most);
+        while run.len() < most {
             // SAFETY: an iterator, as `iter()` gave it; a new reference, or null with or without an exception.
             let next = unsafe { Bound::from_owned_ptr_or_opt(py, pyo3::ffi::PyIter_Next(source.as_ptr())) };
-            match next {
-                Some(item) => Self::submit(slf, &item)?,
-                None => {
-                    let error = PyErr::take(py).map(|error| error.into_value(py).into_any());
-                    if let Some(unheard) = this.end_input(py, error)? {
-                        PyErr::from_value(unheard.into_bound(py)).write_unraisable(py, Some(source));
-                    }
-                }
+            let Some(item) = next else { return (run, Stop::Ended(PyErr::take(py))) };
+            match manager.prepare_item(self, &item, buffer) {
+                Ok(prepared) => run.push(prepared),
+                Err(error) => return (run, Stop::Unsendable(error)),
             }
+            if run.len() % DRAWS_PER_LOOK == 0 && started.elapsed() > DRAW_BUDGET {
+                return (run, Stop::Late);
+            }
+        }
+        (run, Stop::Full)
+    }
+
+    /// The input is used up, or has failed.
+    fn end_drawn(&self, source: &Bound<'_, PyAny>, error: Option<PyErr>) -> PyResult<()> {
+        let py = source.py();
+        if let Some(unheard) = self.end_input(py, error.map(|error| error.into_value(py).into_any()))? {
+            PyErr::from_value(unheard.into_bound(py)).write_unraisable(py, Some(source));
         }
         Ok(())
     }
 
-    /// Submits one item. One that can't be sent has failed; if the pool takes no more, the input has.
-    fn submit(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
-        let (this, py) = (slf.get(), slf.py());
-        let prepared = this.arguments(item).and_then(|args| this.manager.get().prepare_item(slf, &args));
-        // Pickling has run the caller's code, which may have given up this map.
-        let index = this.with(|state| (!state.results.input_ended()).then(|| state.results.begin()));
-        let Some(index) = index else { return Ok(()) };
-        match prepared {
-            Ok(prepared) => {
-                if let Err(refused) = this.manager.get().submit_item(slf, index, prepared) {
-                    this.with(|state| state.results.withdraw());
-                    Self::break_off(slf, refused)?;
-                }
-            }
-            Err(error) => this.deliver(index, Err(error.into_value(py).into_any())),
+    /// Submits items. If the pool takes no more, the input has failed.
+    fn submit(slf: &Bound<'_, Self>, run: Vec<Prepared>) -> PyResult<()> {
+        let (this, count) = (slf.get(), run.len());
+        let Some(first) = this.begin(count) else { return Ok(()) };
+        if let Err(refused) = this.manager.get().submit_items(slf, first, run) {
+            this.with(|state| state.results.withdraw(count));
+            Self::break_off(slf, refused)?;
         }
         Ok(())
     }
 
-    fn arguments<'py>(&self, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+    /// The next item can't be sent.
+    fn fail_item(slf: &Bound<'_, Self>, error: PyErr) {
+        if let Some(index) = slf.get().begin(1) {
+            slf.get().deliver([(index, Err(error.into_value(slf.py()).into_any()))]);
+        }
+    }
+
+    /// The index of the first of so many items that have been drawn. `None` if they are not wanted: drawing and pickling
+    /// them has run the caller's code, which may have given up this map.
+    fn begin(&self, count: usize) -> Option<u64> {
+        self.with(|state| (count > 0 && !state.results.input_ended()).then(|| state.results.begin(count)))
+    }
+
+    /// An item as positional arguments.
+    pub(crate) fn arguments<'py>(&self, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
         if self.star {
             if item.is_instance_of::<PyString>() || item.is_instance_of::<PyBytes>() {
                 let kind = item.get_type().name()?;
@@ -249,7 +303,7 @@ impl MapCall {
         // Before the input is closed, which is the caller's code.
         let cancelled = match cut {
             Cut::All => manager.cancel_call(this.call),
-            Cut::After(index) => manager.cancel_after(slf, index).and_then(|()| manager.end_call(this.call)),
+            Cut::After(index) => manager.cancel_after(this.call, index),
         };
         input.close(py);
         cancelled
@@ -281,6 +335,18 @@ impl MapCall {
             complete(py, waiter.bind(py), intern!(py, "set_result"), Some(py.None()));
         }
     }
+}
+
+/// Why no more items were drawn.
+enum Stop {
+    /// There are as many as were wanted.
+    Full,
+    /// The loop has been kept long enough.
+    Late,
+    /// The next can't be sent.
+    Unsendable(PyErr),
+    /// There are no more, or drawing them failed.
+    Ended(Option<PyErr>),
 }
 
 /// An input that is given up: its own error of that is nobody's, and is reported as that of a finalizer.
@@ -328,7 +394,10 @@ impl MapCall {
 
     /// Submit one item of an input that the caller draws.
     fn push(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
-        Self::submit(slf, item)?;
+        match slf.get().manager.get().prepare_item(slf.get(), item, &mut Vec::new()) {
+            Ok(prepared) => Self::submit(slf, vec![prepared])?,
+            Err(error) => Self::fail_item(slf, error),
+        }
         Self::cut(slf)?;
         slf.get().wake(slf.py());
         slf.get().manager.get().schedule_flush(slf.py())
@@ -354,6 +423,12 @@ impl MapCall {
         Self::cut(slf)?;
         slf.get().wake(slf.py());
         Ok(())
+    }
+
+    /// Items that have come back, in whatever way.
+    #[getter]
+    fn finished(&self) -> u64 {
+        self.with(|state| state.results.finished())
     }
 
     /// How many more items may be pushed now.

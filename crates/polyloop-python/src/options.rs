@@ -5,6 +5,8 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::reference::Manner;
+
 /// How tasks are run.
 ///
 /// Parameters:
@@ -12,6 +14,8 @@ use pyo3::prelude::*;
 ///     retry_deaths: whether the death of its worker is a reason to.
 ///     retry_on: a tuple of the exceptions that are, too; None for none of those a task can raise.
 ///     timeout_s: how long a run may take, in seconds; None for any time.
+///     in_thread: whether a plain function runs on a thread of its own.
+///     name: what a task is called; None for the name of its function.
 ///
 /// Raises:
 ///     ValueError: a timeout that is no time.
@@ -21,23 +25,37 @@ pub(crate) struct TaskOptions {
     pub(crate) retry_deaths: bool,
     retry_on: Option<Py<PyAny>>,
     pub(crate) timeout: Option<Duration>,
+    in_thread: bool,
+    pub(crate) name: Option<String>,
 }
 
 #[pymethods]
 impl TaskOptions {
     #[new]
-    fn new(retries: u32, retry_deaths: bool, retry_on: Option<Py<PyAny>>, timeout_s: Option<f64>) -> PyResult<Self> {
+    fn new(
+        retries: u32,
+        retry_deaths: bool,
+        retry_on: Option<Py<PyAny>>,
+        timeout_s: Option<f64>,
+        in_thread: bool,
+        name: Option<String>,
+    ) -> PyResult<Self> {
         let timeout = timeout_s
             .map(|seconds| {
                 Duration::try_from_secs_f64(seconds)
                     .map_err(|_| PyValueError::new_err("timeout must be a number of seconds above 0, or None"))
             })
             .transpose()?;
-        Ok(Self { retries, retry_deaths, retry_on, timeout })
+        Ok(Self { retries, retry_deaths, retry_on, timeout, in_thread, name })
     }
 }
 
 impl TaskOptions {
+    /// What goes with the reference of the function.
+    pub(crate) fn manner(&self) -> Manner<'_> {
+        Manner { name: self.name.as_deref(), in_thread: self.in_thread }
+    }
+
     /// Whether a task that raises may be run again.
     pub(crate) fn judges(&self) -> bool {
         self.retry_on.is_some()

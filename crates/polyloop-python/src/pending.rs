@@ -3,13 +3,17 @@
 use polyloop::TaskId;
 use pyo3::prelude::*;
 
+use crate::apply::ApplyCall;
 use crate::map::MapCall;
 use crate::options::TaskOptions;
 
 /// Who waits for a task.
 pub(crate) enum Target {
-    /// A future.
-    Future(Py<PyAny>),
+    /// The coroutine of an `apply`.
+    Apply(Py<ApplyCall>),
+    /// A future, and what must not be collected before it is done.
+    #[expect(dead_code, reason = "kept, not used")]
+    Future(Py<PyAny>, Option<Py<PyAny>>),
     /// An item of a map.
     Item(Py<MapCall>, u64),
     /// A future that is set, to nothing, once the cancelled task has ended.
@@ -37,6 +41,7 @@ impl Pending {
     }
 }
 
+/// Tasks that stand for themselves, by token. Those of maps need no entry: their token is the item's index.
 #[derive(Default)]
 pub(crate) struct PendingTable {
     entries: Vec<Option<Pending>>,
@@ -59,16 +64,6 @@ impl PendingTable {
 
     pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut Pending> {
         self.entries.get_mut(index)?.as_mut()
-    }
-
-    /// The tasks of a map's items after this one.
-    pub(crate) fn items_after(&self, map: &Bound<'_, MapCall>, index: u64) -> Vec<TaskId> {
-        let items = self
-            .entries
-            .iter()
-            .flatten()
-            .filter(|pending| matches!(&pending.target, Target::Item(of, at) if of.is(map) && *at > index));
-        items.filter_map(|pending| pending.task).collect()
     }
 
     pub(crate) fn remove(&mut self, index: usize) -> Option<Pending> {

@@ -80,22 +80,28 @@ impl TaskStarter {
     /// Runs the first step of `coroutine`. An error of that step is the task's, also the two that end a program.
     ///
     /// `suspends` is what is known of the function: it is set once a coroutine of it was not over after its first step.
+    /// `name` is the task's, if it has one of its own: it shows in the task, which so has to be made.
     pub(crate) fn start<'py>(
         &self,
         coroutine: &Bound<'py, PyAny>,
         level: Level,
         suspends: &AtomicBool,
+        name: Option<&str>,
     ) -> PyResult<Started<'py>> {
         let py = coroutine.py();
         match (level, &self.lazy) {
             (Level::Plain, _) => {
                 let event_loop = self.maker.event_loop.bind(py);
-                event_loop.call_method1(intern!(py, "create_task"), (coroutine,)).map(Started::Task)
+                let task = event_loop.call_method1(intern!(py, "create_task"), (coroutine,))?;
+                set_name(&task, name)?;
+                Ok(Started::Task(task))
             }
-            (Level::Lazy, Some(lazy)) if !suspends.load(Ordering::Relaxed) && is_coroutine(coroutine) => {
+            (Level::Lazy, Some(lazy))
+                if !suspends.load(Ordering::Relaxed) && name.is_none() && is_coroutine(coroutine) =>
+            {
                 lazy.start(&self.maker, coroutine, suspends)
             }
-            (Level::Eager | Level::Lazy, _) => self.start_eagerly(coroutine).map(Started::Task),
+            (Level::Eager | Level::Lazy, _) => self.start_eagerly(coroutine, name).map(Started::Task),
         }
     }
 
@@ -113,12 +119,17 @@ impl TaskStarter {
         Ok(())
     }
 
-    fn start_eagerly<'py>(&self, coroutine: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    fn start_eagerly<'py>(&self, coroutine: &Bound<'py, PyAny>, name: Option<&str>) -> PyResult<Bound<'py, PyAny>> {
         let py = coroutine.py();
         let (task, step) = self.maker.make(coroutine, None)?;
+        set_name(&task, name)?;
         unless_done(&task, step.run(py))?;
         Ok(task)
     }
+}
+
+fn set_name(task: &Bound<'_, PyAny>, name: Option<&str>) -> PyResult<()> {
+    name.map_or(Ok(()), |name| task.call_method1(intern!(task.py(), "set_name"), (name,)).map(drop))
 }
 
 /// SystemExit and KeyboardInterrupt are the task's and are raised besides by its step: once is enough.

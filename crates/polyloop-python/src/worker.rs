@@ -11,12 +11,17 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::codec::{Codec, travels_by_name, with_traceback};
+use crate::codec::{Codec, with_traceback};
 use crate::errors;
+use crate::reference::{self, travels_by_name};
 use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutine};
 
 /// How long a turn may keep the loop from everything else.
 const TURN_BUDGET: Duration = Duration::from_millis(1);
+/// Items that end one after the other within this time are quick.
+const QUICK: Duration = Duration::from_micros(20);
+/// Quick items between two looks at the clock.
+const STRIDE_MAX: u32 = 16;
 /// Functions remembered by their references.
 const FUNCTIONS_MAX: usize = 256;
 
@@ -31,35 +36,48 @@ const LEAVE: u8 = 3;
 
 struct Function {
     call: Py<PyAny>,
+    /// What a person calls it: "module:name" where it has both.
+    name: String,
     /// A coroutine function runs nothing when it is called.
     is_coroutine: bool,
     /// A coroutine of it was once not over after its first step.
     suspends: AtomicBool,
 }
 
-/// Functions by their references.
+/// What the items of one turn use one after the other.
 #[derive(Default)]
-struct Functions {
-    all: HashMap<Vec<u8>, Arc<Function>>,
-    /// The one asked for last: most items run the same as the one before.
-    last: Option<(Vec<u8>, Arc<Function>)>,
+struct Desk {
+    item: Item,
+    /// The function of the last item, and its reference: most items run the same as the one before.
+    function: Option<(Vec<u8>, Arc<Function>)>,
+    /// What an item returned, as bytes.
+    value: Vec<u8>,
 }
 
-impl Functions {
-    fn get(&mut self, reference: &[u8]) -> Option<Arc<Function>> {
-        if let Some((_, function)) = self.last.as_ref().filter(|(last, _)| last == reference) {
-            return Some(Arc::clone(function));
-        }
-        let function = Arc::clone(self.all.get(reference)?);
-        self.last = Some((reference.to_vec(), Arc::clone(&function)));
-        Some(function)
+/// Looks at the clock often while items take long, and less often while they do not.
+struct TurnClock {
+    started: Instant,
+    looked: Instant,
+    stride: u32,
+    left: u32,
+}
+
+impl TurnClock {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { started: now, looked: now, stride: 1, left: 1 }
     }
 
-    fn insert(&mut self, reference: &[u8], function: Arc<Function>) {
-        if self.all.len() >= FUNCTIONS_MAX {
-            self.all.clear();
+    /// After each item: whether the turn has lasted long enough.
+    fn is_over(&mut self) -> bool {
+        self.left -= 1;
+        if self.left > 0 {
+            return false;
         }
-        self.all.insert(reference.to_vec(), function);
+        let now = Instant::now();
+        self.stride = if now - self.looked < QUICK { (self.stride * 2).min(STRIDE_MAX) } else { 1 };
+        (self.looked, self.left) = (now, self.stride);
+        now - self.started > TURN_BUDGET
     }
 }
 
@@ -67,9 +85,11 @@ impl Functions {
 struct Host {
     tasks: TaskStarter,
     event_loop: Py<PyAny>,
-    take_turn: Py<PyAny>,
+    /// What the loop is to call soon; `None` where it looks by itself whether a turn is due.
+    take_turn: Option<Py<PyAny>>,
     exception_handler: Option<Py<PyAny>>,
     wait_for: Py<PyAny>,
+    run_in_thread: Py<PyAny>,
     cancelled_error: Py<PyAny>,
 }
 
@@ -77,6 +97,7 @@ struct Host {
 ///
 /// Parameters:
 ///     socket: the descriptor the pool passed to this process; it is taken over.
+///     handle: a descriptor of this process (a pidfd), if it is not to open one itself; it is taken over.
 ///
 /// Raises:
 ///     ConnectionError: the pool is gone.
@@ -88,10 +109,16 @@ pub(crate) struct Worker {
     max_reply: u64,
     codec: Codec,
     host: OnceLock<Host>,
-    functions: Mutex<Functions>,
-    running: Mutex<HashMap<TaskId, Py<PyAny>>>,
+    functions: Mutex<HashMap<Vec<u8>, Arc<Function>>>,
+    /// The function of the item that runs its first step, or ran it last.
+    function_at_hand: Mutex<Option<Arc<Function>>>,
+    running: Mutex<HashMap<TaskId, Running>>,
     /// The item whose function or first step runs, as bits; 0 for none.
     current: AtomicU64,
+    /// What is said of items that are not like most: named, or run again.
+    remarks: Mutex<HashMap<TaskId, Remark>>,
+    /// Whether there was ever such an item.
+    any_remarks: AtomicBool,
     /// The last item that was interrupted there because it was cancelled, likewise.
     cancelled: AtomicU64,
     watchdog: OnceLock<Watchdog>,
@@ -104,6 +131,19 @@ pub(crate) struct Worker {
     abandoned: AtomicBool,
     /// The pool has said to end now, and everything that ran has been cancelled.
     stopping: AtomicBool,
+    generation: u32,
+}
+
+/// An item that was not over after its first step.
+struct Running {
+    task: Py<PyAny>,
+    function: Arc<Function>,
+}
+
+#[derive(Clone)]
+struct Remark {
+    name: Option<String>,
+    attempt: u8,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -135,25 +175,32 @@ impl Interrupt for Interrupter {
 
 enum Called<'py> {
     Value(Bound<'py, PyAny>),
-    Coroutine(Bound<'py, PyAny>, Arc<Function>),
-    /// The function must be sent again by value.
-    Rejected(PyErr),
+    Coroutine(Bound<'py, PyAny>),
 }
 
 #[pymethods]
 impl Worker {
     #[new]
-    fn new(py: Python<'_>, socket: RawFd) -> PyResult<Self> {
+    #[pyo3(signature = (socket, handle=None))]
+    fn new(py: Python<'_>, socket: RawFd, handle: Option<RawFd>) -> PyResult<Self> {
         let socket = errors::owned(socket)?;
-        let link = py.detach(|| WorkerLink::connect(socket)).map_err(errors::connect)?;
+        let handle = handle.map(errors::owned).transpose()?;
+        let link = py.detach(|| match handle {
+            None => WorkerLink::connect(socket),
+            Some(handle) => WorkerLink::connect_as(socket, handle.as_fd()),
+        });
+        let link = link.map_err(errors::connect)?;
         Ok(Self {
             max_reply: link.max_reply(),
             link: Arc::new(Mutex::new(link)),
             codec: Codec::new(py)?,
             host: OnceLock::new(),
             functions: Mutex::default(),
+            function_at_hand: Mutex::default(),
             running: Mutex::default(),
             current: AtomicU64::new(NO_TASK),
+            remarks: Mutex::default(),
+            any_remarks: AtomicBool::new(false),
             cancelled: AtomicU64::new(NO_TASK),
             watchdog: OnceLock::new(),
             overdue: Arc::default(),
@@ -161,20 +208,22 @@ impl Worker {
             scheduled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            generation: polyloop::forked_generation(),
         })
     }
 
     /// The descriptor to watch: take a turn when it is readable.
     fn fileno(&self) -> RawFd {
-        lock(&self.link).as_fd().as_raw_fd()
+        self.bell_fd()
     }
 
     /// Tell the pool that this worker takes work, and how it is to run it.
     ///
     /// Parameters:
     ///     event_loop: the loop that turns are taken on.
-    ///     take_turn: what the loop is to call soon when an item has ended.
+    ///     take_turn: what the loop is to call soon when an item has ended; None if it looks for that by itself.
     ///     wait_for: a coroutine function that awaits its argument.
+    ///     run_in_thread: a coroutine function that calls a function with these arguments on a thread.
     ///     exception_handler: called with each exception that an item raises, or None.
     ///     tasks: "lazy", "eager" or "plain": how items get their Tasks, if loop and interpreter allow it.
     ///
@@ -183,8 +232,9 @@ impl Worker {
     fn start(
         &self,
         event_loop: &Bound<'_, PyAny>,
-        take_turn: Py<PyAny>,
+        take_turn: Option<Py<PyAny>>,
         wait_for: Py<PyAny>,
+        run_in_thread: Py<PyAny>,
         exception_handler: Option<Py<PyAny>>,
         tasks: &str,
     ) -> PyResult<()> {
@@ -195,6 +245,7 @@ impl Worker {
             take_turn,
             exception_handler,
             wait_for,
+            run_in_thread,
             cancelled_error: py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.unbind(),
         };
         if self.host.set(host).is_err() {
@@ -241,7 +292,7 @@ impl Worker {
     /// Whether this process is the worker, not one that it forked.
     #[getter]
     fn is_ours(&self) -> bool {
-        lock(&self.link).is_ours()
+        self.generation == polyloop::forked_generation()
     }
 
     /// Whether the pool has said to end now, and everything that ran has been cancelled.
@@ -281,6 +332,29 @@ impl Worker {
         Ok(is_cancelled)
     }
 
+    /// This worker's place among the pool's.
+    #[getter]
+    fn index(&self) -> u16 {
+        lock(&self.link).seat()
+    }
+
+    /// The item that is running: its number, its name, and which run of it this is, from 1. None between items.
+    fn current_item(&self, py: Python<'_>) -> PyResult<Option<(u64, String, u8)>> {
+        let current = self.current.load(Ordering::Relaxed);
+        let (task, function) = match current {
+            NO_TASK => {
+                let Some(task) = self.task_of_loop(py)? else { return Ok(None) };
+                (task, lock(&self.running).get(&task).map(|running| running.function.name.clone()))
+            }
+            bits => {
+                (TaskId::from_bits(bits), lock(&self.function_at_hand).as_ref().map(|function| function.name.clone()))
+            }
+        };
+        let remark = lock(&self.remarks).get(&task).cloned();
+        let (name, attempt) = remark.map_or((None, 1), |remark| (remark.name, remark.attempt));
+        Ok(Some((task.to_bits(), name.or(function).unwrap_or_default(), attempt)))
+    }
+
     /// Items that run now.
     #[getter]
     fn in_flight(&self) -> u32 {
@@ -289,7 +363,7 @@ impl Worker {
 
     /// Cancel every item that runs.
     fn cancel_all(&self, py: Python<'_>) -> PyResult<()> {
-        let tasks: Vec<_> = lock(&self.running).values().map(|task| task.clone_ref(py)).collect();
+        let tasks: Vec<_> = lock(&self.running).values().map(|running| running.task.clone_ref(py)).collect();
         tasks.iter().try_for_each(|task| cancel(task.bind(py)))
     }
 
@@ -301,14 +375,25 @@ impl Worker {
 }
 
 impl Worker {
+    pub(crate) fn bell_fd(&self) -> RawFd {
+        lock(&self.link).as_fd().as_raw_fd()
+    }
+
+    /// Whether a turn is to be taken soon, whatever the bell says.
+    pub(crate) fn is_turn_due(&self) -> bool {
+        self.scheduled.load(Ordering::Relaxed)
+    }
+
     /// An item's task has ended.
     pub(crate) fn ended(&self, job: Job, task: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = task.py();
         lock(&self.running).remove(&job.task);
         self.report(job, task)?;
-        if !self.scheduled.swap(true, Ordering::Relaxed) {
-            let host = self.host()?;
-            host.event_loop.bind(py).call_method1(intern!(py, "call_soon"), (&host.take_turn,))?;
+        let host = self.host()?;
+        if !self.scheduled.swap(true, Ordering::Relaxed)
+            && let Some(take_turn) = &host.take_turn
+        {
+            host.event_loop.bind(py).call_method1(intern!(py, "call_soon"), (take_turn,))?;
         }
         Ok(())
     }
@@ -318,10 +403,10 @@ impl Worker {
         let py = slf.py();
         let host = self.host()?;
         let level = host.tasks.level(py)?;
-        let mut item = Item::default();
+        let mut desk = Desk::default();
         self.cancel_overdue(py)?;
-        self.obey(slf, host, &mut item, level)?;
-        self.start_items(slf, host, &mut item, level)
+        self.obey(slf, host, &mut desk, level)?;
+        self.start_items(slf, host, &mut desk, level)
     }
 
     /// Cancels what has run out of time and waits for something.
@@ -331,7 +416,7 @@ impl Worker {
         }
         let overdue: Vec<_> = lock(&self.overdue).iter().copied().collect();
         for id in overdue {
-            let task = lock(&self.running).get(&id).map(|task| task.clone_ref(py));
+            let task = lock(&self.running).get(&id).map(|running| running.task.clone_ref(py));
             match task {
                 Some(task) if self.mark_interrupted(id) => cancel(task.bind(py))?,
                 Some(_) => (),
@@ -354,7 +439,7 @@ impl Worker {
     fn task_of_loop(&self, py: Python<'_>) -> PyResult<Option<TaskId>> {
         let asyncio = py.import(intern!(py, "asyncio"))?;
         let current = asyncio.call_method1(intern!(py, "current_task"), (&self.host()?.event_loop,))?;
-        Ok(lock(&self.running).iter().find(|(_, task)| current.is(*task)).map(|(id, _)| *id))
+        Ok(lock(&self.running).iter().find(|(_, running)| current.is(&running.task)).map(|(id, _)| *id))
     }
 
     /// Has the item's time counted from now.
@@ -383,20 +468,20 @@ impl Worker {
         lock(&self.interrupted).remove(&job.task)
     }
 
-    fn obey(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, level: Level) -> PyResult<()> {
+    fn obey(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
         loop {
-            let control = lock(&self.link).next_control(item).map_err(errors::worker)?;
+            let control = lock(&self.link).next_control(&mut desk.item).map_err(errors::worker)?;
             match control {
                 None => return Ok(()),
-                Some(Control::Start(job)) => self.run(slf, host, job, item, level)?,
+                Some(Control::Start(job)) => self.run(slf, host, job, desk, level)?,
                 Some(Control::Stop(Stop::Now)) => {
                     self.cancel_all(py)?;
                     self.stopping.store(true, Ordering::Relaxed);
                 }
                 Some(Control::Stop(Stop::WhenDone)) => (),
                 Some(Control::Cancel(task)) => {
-                    let task = lock(&self.running).get(&task).map(|task| task.clone_ref(py));
+                    let task = lock(&self.running).get(&task).map(|running| running.task.clone_ref(py));
                     if let Some(task) = task {
                         cancel(task.bind(py))?;
                     }
@@ -405,54 +490,67 @@ impl Worker {
         }
     }
 
-    fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, item: &mut Item, level: Level) -> PyResult<u8> {
-        let started = Instant::now();
+    fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<u8> {
+        let mut clock = TurnClock::new();
         loop {
-            let next = lock(&self.link).next_item(item).map_err(errors::worker)?;
+            let next = lock(&self.link).next_item(&mut desk.item).map_err(errors::worker)?;
             match next {
-                Next::Start(job) => self.run(slf, host, job, item, level)?,
+                Next::Start(job) => self.run(slf, host, job, desk, level)?,
                 Next::Defer(_) => return Ok(DEFER),
                 Next::Nothing => return Ok(ASLEEP),
             }
-            if self.is_abandoned() || started.elapsed() > TURN_BUDGET {
+            if self.is_abandoned() || clock.is_over() {
                 return Ok(AGAIN);
             }
         }
     }
 
-    fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
+    fn run(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
         self.watch(job)?;
         self.current.store(job.task.to_bits(), Ordering::Relaxed);
-        let begun = self.begin(slf, host, job, item, level);
+        let begun = self.begin(slf, host, job, desk, level);
         self.current.store(NO_TASK, Ordering::Relaxed);
         begun?;
         // A process that this item forked goes no further: the loop shares what it waits for with the worker's.
-        if lock(&self.link).is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
+        if self.is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
     }
 
-    fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, item: &Item, level: Level) -> PyResult<()> {
+    fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
-        let (coroutine, function) = match self.call(py, host, item) {
-            Ok(Called::Value(value)) => return self.reply_value(job, &value),
-            Ok(Called::Rejected(error)) => {
+        let Desk { item, function, value: bytes } = desk;
+        let (manner, reference) = reference::split(&item.function);
+        if manner.name.is_some() || job.attempt > 1 {
+            let remark = Remark { name: manner.name.map(str::to_owned), attempt: job.attempt };
+            lock(&self.remarks).insert(job.task, remark);
+            self.any_remarks.store(true, Ordering::Relaxed);
+        }
+        let function = match self.function(py, reference, function) {
+            Err(error) if self.codec.is_not_importable(py, &error) => {
                 let bytes = self.codec.dump_exception(py, &error)?;
                 self.reply(job, Reply::Rejected(&bytes));
                 return Ok(());
             }
-            Ok(Called::Coroutine(coroutine, function)) => (coroutine, function),
+            function => function,
+        };
+        let called = function.and_then(|function| {
+            Ok((self.call(py, host, function, manner.in_thread, &item.arguments)?, Arc::clone(function)))
+        });
+        let (coroutine, function) = match called {
+            Ok((Called::Value(value), _)) => return self.reply_value(job, &value, bytes),
+            Ok((Called::Coroutine(coroutine), function)) => (coroutine, function),
             Err(error) if self.was_interrupted(py, host, job, &error)? => {
                 self.reply(job, Reply::Cancelled);
                 return Ok(());
             }
             Err(error) => return self.reply_error(py, job, &error),
         };
-        match host.tasks.start(&coroutine, level, &function.suspends) {
+        match host.tasks.start(&coroutine, level, &function.suspends, manner.name) {
             Err(error) => {
                 // It may not have begun, when a signal came first; then it is closed without a warning.
                 coroutine.call_method0(intern!(py, "close"))?;
                 self.reply_error(py, job, &error)
             }
-            Ok(Started::Ended(Ok(value))) => self.reply_value(job, &value),
+            Ok(Started::Ended(Ok(value))) => self.reply_value(job, &value, bytes),
             Ok(Started::Ended(Err(error))) if error.matches(py, &host.cancelled_error)? => {
                 self.reply(job, Reply::Cancelled);
                 Ok(())
@@ -460,7 +558,7 @@ impl Worker {
             Ok(Started::Ended(Err(error))) => self.reply_error(py, job, &error),
             Ok(Started::Task(task)) if task.call_method0(intern!(py, "done"))?.is_truthy()? => self.report(job, &task),
             Ok(Started::Task(task)) => {
-                lock(&self.running).insert(job.task, task.clone().unbind());
+                lock(&self.running).insert(job.task, Running { task: task.clone().unbind(), function });
                 let done = Done::new(slf.clone().unbind(), job);
                 task.call_method1(intern!(py, "add_done_callback"), (done,))?;
                 Ok(())
@@ -468,26 +566,30 @@ impl Worker {
         }
     }
 
-    fn call<'py>(&self, py: Python<'py>, host: &Host, item: &Item) -> PyResult<Called<'py>> {
-        let function = match self.function(py, &item.function) {
-            Ok(function) => function,
-            Err(error) if self.codec.is_not_importable(py, &error) => return Ok(Called::Rejected(error)),
-            Err(error) => return Err(error),
-        };
-        let (args, kwargs) = self.codec.read_arguments(py, &item.arguments)?;
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        host: &Host,
+        function: &Function,
+        in_thread: bool,
+        arguments: &[u8],
+    ) -> PyResult<Called<'py>> {
+        let arguments = self.codec.read_arguments(py, arguments)?;
         let call = function.call.bind(py);
         if function.is_coroutine {
-            let coroutine = call.call(args, kwargs.as_ref())?;
-            return Ok(Called::Coroutine(coroutine, function));
+            return arguments.call(call).map(Called::Coroutine);
         }
-        let (result, _) = in_own_context(py, |_| call.call(args, kwargs.as_ref()))?;
+        if in_thread {
+            let (args, kwargs) = arguments.into_parts(py)?;
+            return host.run_in_thread.bind(py).call1((call, args, kwargs)).map(Called::Coroutine);
+        }
+        let (result, _) = in_own_context(py, |_| arguments.call(call))?;
         let result = result?;
         if is_coroutine(&result) {
-            return Ok(Called::Coroutine(result, function));
+            return Ok(Called::Coroutine(result));
         }
         if is_awaitable(&result) {
-            let coroutine = host.wait_for.bind(py).call1((result,))?;
-            return Ok(Called::Coroutine(coroutine, function));
+            return host.wait_for.bind(py).call1((result,)).map(Called::Coroutine);
         }
         Ok(Called::Value(result))
     }
@@ -499,19 +601,51 @@ impl Worker {
         Ok(was && error.matches(py, &host.cancelled_error)?)
     }
 
+    /// The function a reference stands for, which is often that of the `last` item.
+    fn function<'a>(
+        &self,
+        py: Python<'_>,
+        reference: &[u8],
+        last: &'a mut Option<(Vec<u8>, Arc<Function>)>,
+    ) -> PyResult<&'a Arc<Function>> {
+        let loaded = match last.take() {
+            Some(last) if last.0 == reference && is_remembered(reference) => last,
+            _ => {
+                let function = self.load_function(py, reference)?;
+                let before = lock(&self.function_at_hand).replace(Arc::clone(&function));
+                drop(before);
+                (reference.to_vec(), function)
+            }
+        };
+        Ok(&last.insert(loaded).1)
+    }
+
     /// The function a reference stands for: remembered for all calls if it travels by name, else for its own call.
-    fn function(&self, py: Python<'_>, reference: &[u8]) -> PyResult<Arc<Function>> {
+    fn load_function(&self, py: Python<'_>, reference: &[u8]) -> PyResult<Arc<Function>> {
         if let Some(function) = lock(&self.functions).get(reference) {
-            return Ok(function);
+            return Ok(Arc::clone(function));
         }
         let call = self.codec.load_function(py, reference)?;
         let inspect = py.import(intern!(py, "inspect"))?;
         let is_coroutine = inspect.call_method1(intern!(py, "iscoroutinefunction"), (&call,))?.is_truthy()?;
-        let function = Arc::new(Function { call: call.unbind(), is_coroutine, suspends: AtomicBool::new(false) });
+        let name = name_of(&call)?;
+        let function = Arc::new(Function { call: call.unbind(), name, is_coroutine, suspends: AtomicBool::new(false) });
         if is_remembered(reference) {
-            lock(&self.functions).insert(reference, Arc::clone(&function));
+            self.remember(reference, Arc::clone(&function));
         }
         Ok(function)
+    }
+
+    fn remember(&self, reference: &[u8], function: Arc<Function>) {
+        let forgotten = {
+            let mut functions = lock(&self.functions);
+            let full = functions.len() >= FUNCTIONS_MAX;
+            let forgotten = if full { std::mem::take(&mut *functions) } else { HashMap::new() };
+            functions.insert(reference.to_vec(), function);
+            forgotten
+        };
+        // Not under the lock: a function may hold something that runs code as it goes.
+        drop(forgotten);
     }
 
     /// Sends what came of a task that has ended.
@@ -523,17 +657,17 @@ impl Worker {
             return Ok(());
         }
         match task.call_method0(intern!(py, "result")) {
-            Ok(value) => self.reply_value(job, &value),
+            Ok(value) => self.reply_value(job, &value, &mut Vec::new()),
             Err(error) => self.reply_error(py, job, &error),
         }
     }
 
-    fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> PyResult<()> {
         let py = value.py();
-        let mut bytes = Vec::with_capacity(16);
-        match self.codec.write(value, &mut bytes) {
-            Ok(()) => match self.too_large(py, "a result", &bytes)? {
-                None => self.reply(job, Reply::Value(&bytes)),
+        bytes.clear();
+        match self.codec.write(value, bytes) {
+            Ok(()) => match self.too_large(py, "a result", bytes)? {
+                None => self.reply(job, Reply::Value(bytes)),
                 Some(error) => self.reply(job, Reply::Raised(&error)),
             },
             Err(reason) if self.was_interrupted(py, self.host()?, job, &reason)? => self.reply(job, Reply::Cancelled),
@@ -570,6 +704,9 @@ impl Worker {
     }
 
     fn reply(&self, job: Job, reply: Reply<'_>) {
+        if self.any_remarks.load(Ordering::Relaxed) {
+            lock(&self.remarks).remove(&job.task);
+        }
         let reply = match reply {
             Reply::Cancelled if job.timeout.is_some() && self.forget(job) => Reply::TimedOut,
             reply => {
@@ -596,6 +733,18 @@ impl Worker {
 /// References by name mean the same for ever; by value they are remembered where they carry the number of a call.
 fn is_remembered(reference: &[u8]) -> bool {
     travels_by_name(reference) || reference.get(1..9).is_some_and(|scope| scope != [0; 8])
+}
+
+/// "module:name" of a function that has both, else what it shows of itself.
+fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {
+    let py = function.py();
+    let module = function.getattr_opt(intern!(py, "__module__"))?.and_then(|module| module.extract::<String>().ok());
+    let name = function.getattr_opt(intern!(py, "__qualname__"))?.and_then(|name| name.extract::<String>().ok());
+    match (module, name) {
+        (Some(module), Some(name)) => Ok(format!("{module}:{name}")),
+        (None, Some(name)) => Ok(name),
+        (_, None) => function.repr()?.extract(),
+    }
 }
 
 fn cancel(task: &Bound<'_, PyAny>) -> PyResult<()> {

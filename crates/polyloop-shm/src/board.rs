@@ -104,8 +104,8 @@ impl Entry<'_> {
     }
 }
 
-/// What a worker reads from the board for one task.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a worker reads from the board for one task. Used again for the next, it keeps the function that they share.
+#[derive(Clone, Debug, Default)]
 pub struct Item {
     /// The task's number.
     pub task: u64,
@@ -115,6 +115,17 @@ pub struct Item {
     pub arguments: Vec<u8>,
     /// As the manager gave it.
     pub extra: u64,
+    /// Where on the board the function was read.
+    source: Option<(SlotIndex, u32, u64)>,
+}
+
+impl Item {
+    /// Replaces function and arguments by some that came another way.
+    pub fn load(&mut self, function: &[u8], arguments: &[u8]) {
+        self.source = None;
+        self.function = function.to_vec();
+        self.arguments = arguments.to_vec();
+    }
 }
 
 /// A board in shared words.
@@ -371,11 +382,14 @@ impl BoardWriter {
     }
 
     fn fill<'a>(&self, slot: SlotIndex, generation: u32, entries: impl IntoIterator<Item = Entry<'a>>) -> u32 {
-        let blob = self.board.blob(slot);
+        let (items, rest) = self.board.slot(slot)[ITEMS..].split_at(self.board.geometry.items as usize);
+        let (places, blob) = rest.split_at(items.len() * ENTRY_WORDS);
+        let blob = &blob[..self.board.geometry.blob_words as usize];
         let unclaimed = ItemWord { generation, owner: 0, phase: Phase::Unclaimed }.pack();
         let (mut count, mut used) = (0, 0);
         let mut shared: Option<(&[u8], u64)> = None;
-        for entry in entries.into_iter().take(self.board.geometry.items as usize) {
+        let places = items.iter().zip(places.as_chunks::<ENTRY_WORDS>().0);
+        for (entry, (item, words)) in entries.into_iter().zip(places) {
             let mut place = |bytes: &[u8]| {
                 let at = used;
                 used += words_for(bytes.len());
@@ -385,18 +399,17 @@ impl BoardWriter {
                 })
             };
             let function = match shared {
-                Some((bytes, range)) if bytes == entry.function => Some(range),
+                Some((bytes, range)) if std::ptr::eq(bytes, entry.function) || bytes == entry.function => Some(range),
                 _ => place(entry.function),
             };
             let (Some(function), Some(arguments)) = (function, place(entry.arguments)) else {
                 break;
             };
             shared = Some((entry.function, function));
-            let words = self.board.entry(slot, count);
             for (word, value) in words.iter().zip([entry.task, function, arguments, entry.extra]) {
                 word.store(value, Ordering::Relaxed);
             }
-            self.board.item(slot, count).store(unclaimed, Ordering::Relaxed);
+            item.store(unclaimed, Ordering::Relaxed);
             count += 1;
         }
         count
@@ -498,13 +511,21 @@ impl BoardReader {
     pub fn has_unclaimed(&mut self, idle: bool) -> bool {
         self.refresh();
         let open_to_it = if idle { self.view.len() } else { self.shared() };
-        self.view[..open_to_it].iter().any(|open| {
-            let start = cursor(self.board.slot(open.slot), open.generation);
-            (start..open.count).any(|index| {
-                let word = self.board.item(open.slot, index).load(Ordering::Relaxed);
-                word == ItemWord { generation: open.generation, owner: 0, phase: Phase::Unclaimed }.pack()
-            })
-        })
+        self.view[..open_to_it].iter().any(|open| self.unclaimed_in(open).next().is_some())
+    }
+
+    fn unclaimed_in(&self, open: &OpenSlot) -> impl Iterator<Item = u32> {
+        let OpenSlot { slot, generation, count, .. } = *open;
+        let unclaimed = ItemWord { generation, owner: 0, phase: Phase::Unclaimed }.pack();
+        let start = cursor(self.board.slot(slot), generation);
+        (start..count).filter(move |&index| self.board.item(slot, index).load(Ordering::Relaxed) == unclaimed)
+    }
+
+    /// Items that wait for a worker and need not run alone, counted up to `limit`.
+    pub fn unclaimed(&mut self, limit: usize) -> usize {
+        self.refresh();
+        let shared = self.shared();
+        self.view[..shared].iter().flat_map(|open| self.unclaimed_in(open)).take(limit).count()
     }
 
     /// Copies a claimed item out. `None` where the entry points outside its slot, which no correct manager writes.
@@ -513,7 +534,12 @@ impl BoardReader {
         let [task, function, arguments, extra] = [0, 1, 2, 3].map(|word| entry[word].load(Ordering::Relaxed));
         item.task = task;
         item.extra = extra;
-        self.read_bytes(claim.slot, function, &mut item.function)?;
+        let source = Some((claim.slot, claim.generation, function));
+        if item.source != source {
+            item.source = None;
+            self.read_bytes(claim.slot, function, &mut item.function)?;
+            item.source = source;
+        }
         self.read_bytes(claim.slot, arguments, &mut item.arguments)
     }
 
@@ -522,6 +548,7 @@ impl BoardReader {
     ///
     /// Returns whether this emptied a slot while the manager has more to post: it must then be rung if it sleeps.
     /// Of those that leave a slot at the same time at least one is told so, whichever claimed the last item.
+    /// [`Ringer::must_ring_fenced`](crate::Ringer::must_ring_fenced) may follow.
     pub fn take(&self, claim: Claim) -> bool {
         let word = ItemWord { generation: claim.generation, owner: self.owner, phase: Phase::Taken }.pack();
         // Pairs with the Acquire loads in `BoardWriter::reclaim` and `owned_by`.
@@ -629,11 +656,34 @@ mod tests {
         let claim = one.claim(true).unwrap();
         let mut item = Item::default();
         one.read(&claim, &mut item).unwrap();
-        assert_eq!(item, Item { task: 1, function: b"f".into(), arguments: b"args".into(), extra: 10 });
+        assert_eq!((item.task, &item.function[..], &item.arguments[..], item.extra), (1, &b"f"[..], &b"args"[..], 10));
         one.take(claim);
+        assert_eq!([two.unclaimed(1), two.unclaimed(9)], [1, 2]);
         assert_eq!(claim_task(&mut two), Some(2));
         assert_eq!(claim_task(&mut one), Some(3));
+        assert_eq!(two.unclaimed(9), 0);
         assert_eq!(claim_task(&mut one), None);
+    }
+
+    #[test]
+    fn items_with_other_functions_are_read_with_theirs_into_the_same_buffer() {
+        let (mut writer, board) = board();
+        let functions = [b"f", b"f", b"g"];
+        let posted = |offset: u64| {
+            (offset..).zip(functions).map(|(task, function)| Entry { task, function, arguments: b"args", extra: 0 })
+        };
+        let (mut reader, mut item) = (BoardReader::new(board, 1), Item::default());
+        for round in 0..3 {
+            let slot = writer.post(0, posted(round * 3 + 1)).unwrap().slot;
+            for (task, function) in (round * 3 + 1..).zip(functions) {
+                let claim = reader.claim(true).unwrap();
+                reader.read(&claim, &mut item).unwrap();
+                assert_eq!((item.task, &item.function[..]), (task, &function[..]));
+                reader.take(claim);
+            }
+            item.load(b"other", b"");
+            writer.reclaim(slot).unwrap();
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod board;
 mod lease;
+mod queue;
 mod ring;
 mod sync;
 mod wake;
@@ -21,11 +22,17 @@ pub use board::{
     SlotFull, SlotIndex,
 };
 pub use lease::{LeaseIndex, LeaseReader, LeaseWriter};
+pub use queue::{
+    Act, First, INLINE_BYTES, Line, Naps, NodeRef, Nodes, Position, QUEUE_HEADER_WORDS, SEAT_BYTES, SEAT_NODE_WORDS,
+    SEATS, Seat, Shelf, Side, Spot, Trim,
+};
 pub use ring::{Corrupt, Full, Record, RingReader, RingWriter, ring_words};
 pub use wake::{Peer, Ringer, Sleeper, Status, StatusWriter};
 pub use words::Words;
 
 #[cfg(not(loom))]
 pub use os::Doorbell;
+#[cfg(not(loom))]
+pub use queue::QueueFile;
 #[cfg(not(loom))]
 pub use region::{AttachError, Region};

@@ -1,12 +1,15 @@
-//! The operating system's part of this crate: sealed anonymous memory, its mapping, and doorbells.
+//! The operating system's part of this crate: sealed anonymous memory, its mapping and locks, and doorbells.
 //! Another system is supported by giving these few items a second body.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate,
+    memfd_create, open,
+};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
@@ -34,6 +37,45 @@ pub(crate) fn sealed_size(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     Ok(u64::try_from(fstat(fd)?.st_size).ok())
 }
 
+/// Gives pages back to the system, which are zero from then on.
+pub(crate) fn give_back(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    Ok(rustix::io::retry_on_intr(|| fallocate(fd, flags, offset, bytes))?)
+}
+
+/// Another handle on the same memory, with locks of its own.
+pub(crate) fn open_again(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    Ok(open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Locks one byte for this handle, unless another has it. The kernel unlocks it when the handle's last descriptor goes.
+pub(crate) fn try_lock(handle: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
+    match lock(handle, byte, libc::F_WRLCK) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
+/// Unlocks one byte.
+pub(crate) fn unlock(handle: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
+    lock(handle, byte, libc::F_UNLCK)
+}
+
+fn lock(handle: BorrowedFd<'_>, byte: u64, kind: i32) -> io::Result<()> {
+    // SAFETY: all zeros is a valid value of this plain struct.
+    let mut lock: libc::flock64 = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as _;
+    lock.l_whence = libc::SEEK_SET as _;
+    lock.l_start = byte as _;
+    lock.l_len = 1;
+    // SAFETY: the kernel reads the struct during the call; the descriptor is open.
+    match unsafe { libc::fcntl(handle.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// A shared mapping, unmapped on drop. A forked child does not have it.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
@@ -47,10 +89,11 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    pub(crate) fn new(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
+    pub(crate) fn new(fd: BorrowedFd<'_>, offset: u64, bytes: usize) -> io::Result<Self> {
         // SAFETY: a fresh mapping chosen by the kernel; nothing else refers to these addresses.
-        let start =
-            unsafe { mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)? };
+        let start = unsafe {
+            mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, offset)?
+        };
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         let mapping = Self { start, bytes, owner: std::process::id() };
         // SAFETY: advice about the mapping just made; a forked child of a task must not reach the pool's queues.
@@ -101,10 +144,11 @@ impl Doorbell {
         }
     }
 
-    /// Takes the rings received so far, so that the descriptor can be waited on again.
-    pub fn silence(&self) -> io::Result<()> {
+    /// Takes the rings received so far, so that the descriptor can be waited on again. Says whether there were any.
+    pub fn silence(&self) -> io::Result<bool> {
         match rustix::io::read(&self.fd, &mut [0; 8]) {
-            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(Errno::AGAIN) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -34,7 +34,7 @@ impl Region {
     pub fn create(len: usize) -> io::Result<Self> {
         let bytes = len * WORD;
         let fd = sealed_memory(bytes as u64)?;
-        let words = map(fd.as_fd(), bytes)?;
+        let words = map(fd.as_fd(), 0, bytes)?;
         Ok(Self { fd, words })
     }
 
@@ -48,7 +48,7 @@ impl Region {
         if bytes == 0 || bytes % WORD != 0 {
             return Err(AttachError::Size(size));
         }
-        let words = map(fd.as_fd(), bytes)?;
+        let words = map(fd.as_fd(), 0, bytes)?;
         Ok(Self { fd, words })
     }
 
@@ -64,8 +64,9 @@ impl AsFd for Region {
     }
 }
 
-fn map(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<Words> {
-    let mapping = Arc::new(Mapping::new(fd, bytes)?);
+/// Maps `bytes` bytes of sealed memory from `offset` on, both a multiple of a word's size, the offset of a page's.
+pub(crate) fn map(fd: BorrowedFd<'_>, offset: u64, bytes: usize) -> io::Result<Words> {
+    let mapping = Arc::new(Mapping::new(fd, offset, bytes)?);
     let start = mapping.start().cast();
     // SAFETY: the mapping is page-aligned, readable and writable, `bytes` long, sealed against shrinking, and kept
     // alive by the view.

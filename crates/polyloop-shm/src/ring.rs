@@ -74,8 +74,28 @@ impl RingWriter {
     /// # Errors
     /// [`Full`] when there is no room; the reader will say so through [`RingReader::writer_waits`] once it has made some.
     pub fn push(&mut self, kind: u32, payload: &[u8]) -> Result<(), Full> {
-        debug_assert!(payload.len() <= self.max_payload(), "a record larger than the ring takes");
-        let needed = 1 + words_for(payload.len()) as u64;
+        let needed = self.begin(kind, payload.len())?;
+        self.write(self.tail + 1, payload);
+        self.publish(needed);
+        Ok(())
+    }
+
+    /// Appends a record whose payload begins with a word, in little-endian order.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn push_tagged(&mut self, kind: u32, tag: u64, payload: &[u8]) -> Result<(), Full> {
+        let needed = self.begin(kind, WORD + payload.len())?;
+        self.data(self.tail + 1).store(tag, Ordering::Relaxed);
+        self.write(self.tail + 2, payload);
+        self.publish(needed);
+        Ok(())
+    }
+
+    /// Writes a record's header if the whole record has room, and says how many words it takes.
+    fn begin(&mut self, kind: u32, len: usize) -> Result<u64, Full> {
+        debug_assert!(len <= self.max_payload(), "a record larger than the ring takes");
+        let needed = 1 + words_for(len) as u64;
         if !self.has_room(needed) {
             self.waits += 1;
             self.words[WAITS].store(self.waits, Ordering::Relaxed);
@@ -85,13 +105,14 @@ impl RingWriter {
                 return Err(Full);
             }
         }
-        let header = (payload.len() as u64) << 32 | u64::from(kind);
-        self.data(self.tail).store(header, Ordering::Relaxed);
-        self.write(self.tail + 1, payload);
+        self.data(self.tail).store((len as u64) << 32 | u64::from(kind), Ordering::Relaxed);
+        Ok(needed)
+    }
+
+    fn publish(&mut self, needed: u64) {
         self.tail += needed;
         // Pairs with the Acquire load in `RingReader::published`: whoever sees this tail sees the record.
         self.words[TAIL].store(self.tail, Ordering::Release);
-        Ok(())
     }
 
     fn has_room(&mut self, needed: u64) -> bool {
@@ -216,7 +237,15 @@ mod tests {
             let records: Vec<Vec<u8>> = sizes.iter().enumerate().map(|(i, &n)| vec![i as u8; n]).collect();
             let (mut sent, mut received, mut buffer) = (0, 0, Vec::new());
             while received < records.len() {
-                while sent < records.len() && writer.push(sent as u32, &records[sent]).is_ok() {
+                while sent < records.len() {
+                    let record = &records[sent];
+                    let pushed = match record.split_first_chunk() {
+                        Some((tag, rest)) if sent % 2 == 0 => {
+                            writer.push_tagged(sent as u32, u64::from_le_bytes(*tag), rest)
+                        }
+                        _ => writer.push(sent as u32, record),
+                    };
+                    if pushed.is_err() { break }
                     sent += 1;
                 }
                 let record = reader.pop(&mut buffer).unwrap().expect("the writer stopped only when full or done");

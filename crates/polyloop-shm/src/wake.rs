@@ -42,6 +42,12 @@ impl Sleeper {
         self.word().store(now.wrapping_add(1) & !1, Ordering::Relaxed);
     }
 
+    /// Ends sleep, and moves on also when awake: whoever watches sees a loop that turns.
+    pub fn turn(&self) {
+        let now = self.word().load(Ordering::Relaxed);
+        self.word().store((now | 1).wrapping_add(1), Ordering::Relaxed);
+    }
+
     fn word(&self) -> &AtomicU64 {
         &self.epoch[0]
     }
@@ -63,6 +69,12 @@ impl Ringer {
     pub fn must_ring(&mut self) -> bool {
         // Pairs with the fence in `Sleeper::announce`.
         fence(Ordering::SeqCst);
+        self.must_ring_fenced()
+    }
+
+    /// As [`Self::must_ring`], for a caller who has passed a sequentially consistent fence since it published, as
+    /// [`BoardReader::take`](crate::BoardReader::take) does.
+    pub fn must_ring_fenced(&mut self) -> bool {
         let now = self.epoch[0].load(Ordering::Relaxed);
         let must = now & 1 == 1 && now != self.rung;
         if must {
@@ -131,7 +143,7 @@ impl Peer {
         Status::read(&self.status)
     }
 
-    /// Changes whenever the peer falls asleep, wakes, starts or ends something.
+    /// Changes whenever the peer falls asleep, wakes, takes a turn, or tells of another load.
     pub fn state(&self) -> u64 {
         let [epoch, status] = [&self.epoch, &self.status].map(|word| word[0].load(Ordering::Relaxed));
         epoch.rotate_left(32) ^ status
@@ -199,6 +211,23 @@ mod tests {
         assert!(!ringer.is_asleep());
         successor.announce();
         assert!(ringer.must_ring());
+    }
+
+    #[test]
+    fn every_turn_is_seen_and_ends_sleep() {
+        let word = Words::heap(1);
+        let (sleeper, ringer) = (Sleeper::new(word.clone()), Ringer::new(word.clone()));
+        let states: Vec<_> = (0..3)
+            .map(|_| {
+                sleeper.turn();
+                assert!(!ringer.is_asleep());
+                word[0].load(Ordering::Relaxed)
+            })
+            .collect();
+        assert!(states.windows(2).all(|pair| pair[0] != pair[1]));
+        sleeper.announce();
+        sleeper.turn();
+        assert!(!ringer.is_asleep());
     }
 
     #[test]

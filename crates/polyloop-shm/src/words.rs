@@ -69,28 +69,25 @@ impl Deref for Words {
 
 /// Writes `bytes` into `words`, zero-padded to a whole word; `words` must have room.
 pub(crate) fn store_bytes(words: &[AtomicU64], bytes: &[u8]) {
-    let whole = bytes.chunks_exact(WORD);
-    let rest = whole.remainder();
-    let tail = words.get(bytes.len() / WORD);
+    let (whole, rest) = bytes.as_chunks::<WORD>();
+    let tail = words.get(whole.len());
     for (word, chunk) in words.iter().zip(whole) {
-        let mut value = [0; WORD];
-        value.copy_from_slice(chunk);
-        word.store(u64::from_le_bytes(value), Ordering::Relaxed);
+        word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
     }
     if let (false, Some(word)) = (rest.is_empty(), tail) {
-        let mut value = [0; WORD];
-        value[..rest.len()].copy_from_slice(rest);
-        word.store(u64::from_le_bytes(value), Ordering::Relaxed);
+        // Not by a copy of a length that is only known here, which costs more than all the rest.
+        let value = rest.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        word.store(value, Ordering::Relaxed);
     }
 }
 
 /// Appends the first `len` bytes of `words` to `out`; `words` must hold that many.
 pub(crate) fn load_bytes(words: &[AtomicU64], len: usize, out: &mut Vec<u8>) {
     let start = out.len();
-    let count = len.div_ceil(WORD);
-    out.resize(start + count * WORD, 0);
-    for (chunk, word) in out[start..].chunks_exact_mut(WORD).zip(&words[..count]) {
-        chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+    let words = &words[..len.div_ceil(WORD)];
+    out.reserve(words.len() * WORD);
+    for word in words {
+        out.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
     }
     out.truncate(start + len);
 }

@@ -188,8 +188,9 @@ impl World {
         };
         let mut item = Item::default();
         worker.reader.read(&claim, &mut item).unwrap();
-        let whole = Item { task, function: function(task).to_vec(), arguments: arguments(task), extra: !task };
-        assert_eq!(item, whole, "not the oldest of the lane whose turn it is");
+        let whole = (task, function(task).to_vec(), arguments(task), !task);
+        let read = (item.task, item.function, item.arguments, item.extra);
+        assert_eq!(read, whole, "not the oldest of the lane whose turn it is");
         worker.lane = lane;
         worker.claimed.push_back((claim, task));
         let owner = worker.owner;

@@ -1,4 +1,4 @@
-//! Models of board, leases, ring and wake-ups under loom: every interleaving and every value that the memory model
+//! Models of board, leases, ring, wake-ups and the queue under loom: every interleaving and every value that the memory model
 //! allows, within `LOOM_MAX_PREEMPTIONS`.
 //!
 //!     RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=2 CARGO_TARGET_DIR=target/loom \
@@ -24,6 +24,9 @@ use polyloop_shm::{
     Board, BoardReader, BoardWriter, Entry, Geometry, Item, LeaseReader, LeaseWriter, Phase, Retract, RingReader,
     RingWriter, Ringer, Sleeper, SlotIndex, Words, ring_words,
 };
+
+#[path = "loom/queue.rs"]
+mod queue;
 
 const SLOT: SlotIndex = SlotIndex(0);
 /// The smallest ring whose records can have a payload: four records of header and one word.
@@ -667,7 +670,29 @@ fn a_manager_with_backlog_does_not_sleep_over_a_free_slot() {
                 writer.set_backlog(true);
                 falls_asleep(&sleeper, || writer.reclaim(SLOT).is_some())
             },
-            move || reader.take(claim) && ringer.must_ring(),
+            move || reader.take(claim) && ringer.must_ring_fenced(),
+        );
+        assert!(!asleep || rung);
+    });
+}
+
+#[test]
+fn what_was_published_before_an_item_is_taken_is_told_by_that_fence() {
+    both_ways(|first| {
+        let (mut writer, board) = board(1);
+        post(&mut writer, &[1]);
+        let (epoch, ring) = (Words::heap(1), Words::heap(ring_words(4)));
+        let (sleeper, mut ringer) = (Sleeper::new(epoch.clone()), Ringer::new(epoch));
+        let (mut outcomes, mut drain) = (RingWriter::new(ring.clone()), RingReader::new(ring));
+        let mut reader = BoardReader::new(board, 1);
+        let claim = reader.claim(true).expect("nobody else wants it");
+        let (asleep, rung) = first.race(
+            move || falls_asleep(&sleeper, || drain.is_ready()),
+            move || {
+                assert!(push(&mut outcomes, 9));
+                reader.take(claim);
+                ringer.must_ring_fenced()
+            },
         );
         assert!(!asleep || rung);
     });
@@ -755,7 +780,7 @@ fn two_tasks_flow_through_one_slot_and_come_back() {
                     while let Some(claim) = reader.claim(true) {
                         let task = read_whole(&reader, &claim);
                         let lease = leases.record(task).expect("one lease for one item");
-                        if reader.take(claim) && to_manager.must_ring() {
+                        if reader.take(claim) && to_manager.must_ring_fenced() {
                             manager_bell.ring();
                         }
                         assert!(push(&mut outcomes, task));

@@ -41,7 +41,7 @@ impl Client {
             // It may have been cancelled before it was opened.
             Action::Open(call) if self.calls[call].ended => (),
             Action::Open(call) => {
-                self.calls[call].id = pool.open_call(site.scenario.calls[call].weight).ok();
+                self.calls[call].id = pool.open_call(site.scenario.calls[call].weight, None).ok();
                 self.refill(pool, site, call);
             }
             Action::Cancel(token) => self.cancel(pool, site, token),
@@ -51,6 +51,8 @@ impl Client {
                 site.ledger.terminated();
                 pool.terminate(site.now);
             }
+            Action::Resize(processes) => drop(pool.resize(site.now, processes)),
+            Action::Restart => drop(pool.restart(site.now)),
         }
     }
 

@@ -65,6 +65,8 @@ pub(crate) enum Action {
     CancelCall(usize),
     Close,
     Terminate,
+    Resize(u16),
+    Restart,
 }
 
 /// How often something goes wrong: once in so many times, 0 for never.
@@ -145,7 +147,9 @@ impl Scenario {
         let habits = habits(&mut rng);
         let (result_words, control_words) = (rng.pick(&[16, 16, 32, 64, 1024]), rng.pick(&[16, 16, 32, 512]));
         let max_age = rng.once_in(3).then(|| rng.micros(500..=horizon));
-        let pool = PoolConfig { max_age, ..pool };
+        let pool = PoolConfig { max_age, overlap: !rng.once_in(3), ..pool };
+        actions.extend(changes(&mut rng, horizon, &pool));
+        actions.sort_by_key(|(at, _)| *at);
         Self { pool, worker, result_words, control_words, tasks, calls, actions, faults, habits }
     }
 }
@@ -160,14 +164,16 @@ fn shape(rng: &mut Rng) -> (PoolConfig, WorkerConfig) {
         seats: processes + rng.below(3) as u16,
         slots: rng.within(1..=4) as u32,
         slot_items: rng.within(1..=items_max) as u32,
+        concurrency: 1,
         slot_bytes,
         inline_bytes: rng.pick(&[16, 32, slot_bytes]),
         grace: rng.micros(1_000..=10_000),
         max_age: None,
+        overlap: true,
     };
     let max_tasks = if rng.once_in(2) { 0 } else { rng.within(1..=5) };
     let concurrency = rng.pick(&[1, 1, 2, 3, 4, 16]);
-    (pool, WorkerConfig { concurrency, max_tasks })
+    (PoolConfig { concurrency, ..pool }, WorkerConfig { concurrency, max_tasks })
 }
 
 fn end(rng: &mut Rng, horizon: u64) -> Vec<(Moment, Action)> {
@@ -178,6 +184,13 @@ fn end(rng: &mut Rng, horizon: u64) -> Vec<(Moment, Action)> {
         1 => vec![(at, Action::Close), (later, Action::Terminate)],
         _ => vec![(at, Action::Close)],
     }
+}
+
+fn changes(rng: &mut Rng, horizon: u64, pool: &PoolConfig) -> Vec<(Moment, Action)> {
+    let resize = |rng: &mut Rng| Action::Resize(rng.within(pool.queues.into()..=pool.seats.into()) as u16);
+    let each = |rng: &mut Rng| if rng.once_in(2) { resize(rng) } else { Action::Restart };
+    let count = if rng.once_in(2) { 0 } else { rng.below(4) };
+    (0..count).map(|_| (rng.micros(0..=horizon), each(rng))).collect()
 }
 
 fn call(rng: &mut Rng) -> CallPlan {

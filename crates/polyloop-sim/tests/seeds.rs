@@ -31,7 +31,7 @@ fn each_way_to_break_the_protocol_is_noticed() {
     for sabotage in Sabotage::ALL {
         let from = match sabotage {
             // Takes a neighbour that dies twice more, which few seeds lead to.
-            Sabotage::OverdueCountsAsAlone => 6_500,
+            Sabotage::OverdueCountsAsAlone => 14_000,
             _ => 0,
         };
         let noticed = |part| sweep(from + part * PART, PART, jobs(), Some(sabotage)).failed > 0;

@@ -15,7 +15,7 @@ fn measure(text: String) -> usize {
 
 /// Runs it.
 #[polyloop::main]
-pub async fn main() -> Result<(), Error> {
+pub(crate) async fn main() -> Result<(), Error> {
     let texts = ["one", "two", "th\0ree", "four", "fi\0ve", "six"];
     let pool = Pool::builder().processes(2).retries(3).build().await?;
     let mut lengths = pool.map(measure, texts.map(String::from));

@@ -14,7 +14,7 @@ fn sum_of_digits(mut n: u64) -> u64 {
 
 /// Runs it.
 #[polyloop::main]
-pub async fn main() -> Result<(), Error> {
+pub(crate) async fn main() -> Result<(), Error> {
     let pool = Pool::builder().build().await?;
     let all: u64 = pool.map(sum_of_digits, 0..1_000_000).try_fold(0, async |all, sum| Ok(all + sum)).await?;
     println!("the digits of all numbers below a million add up to {all}");

@@ -6,6 +6,7 @@
 //!                                 `----------- Event ----------> host: start, reap, deliver, log
 //! ```
 
+mod change;
 mod processes;
 mod rest;
 mod rings;
@@ -19,8 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    CallId, ControlFrame, Input, Moment, Outcome, Output, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Report,
-    Resting, State, Stop, Submission, TaskId, WorkerId, WorkerView,
+    CallId, ControlFrame, Input, Moment, Outcome, Output, Parcel, Payload, Pool, PoolConfig, QueueIndex, RING_AGAIN,
+    Refused, Report, Resting, StartError, State, Stop, Submission, TaskId, WorkerId, WorkerView,
 };
 use polyloop_shm::{Geometry, Retract};
 use thiserror::Error;
@@ -28,6 +29,8 @@ use thiserror::Error;
 use crate::layout::Layout;
 use crate::link::{Link, entry};
 use crate::os::{self, Poller, Timer};
+
+pub use rings::Values;
 
 /// Version of everything that manager and worker must agree on.
 pub(crate) const PROTOCOL: u64 = 1;
@@ -37,11 +40,18 @@ const SLOT_ITEMS: u32 = 256;
 const SLOT_WORDS: u32 = 8 * 1024;
 /// A quarter of a slot: larger tasks are fetched by the worker that starts them.
 const INLINE_BYTES: usize = 16 * 1024;
+/// Seats of a small pool, half of them for what it may grow to. Those that nobody ever had cost an unused page or two.
+const SEATS_MIN: u16 = 256;
 const RESULT_WORDS: u32 = 32 * 1024;
 /// Records that a ring holds at most: each takes a word or more.
 const RECORDS_MAX: usize = RESULT_WORDS as usize;
 const CONTROL_WORDS: u32 = 16 * 1024;
 
+/// The longest time for which rings of the bell keep the other descriptors from being looked at.
+const POLL_EVERY: Duration = Duration::from_millis(1);
+
+/// What a descriptor is stands in the upper bits of its token; below, whose it is.
+const KIND_SHIFT: u32 = 48;
 const BELL: u64 = 0;
 const TIMER: u64 = 1;
 const SOCKET: u64 = 2;
@@ -64,6 +74,8 @@ pub struct DriverConfig {
     pub max_reply: u64,
     /// How old a worker may become before it is replaced; up to a tenth earlier.
     pub max_age: Option<Duration>,
+    /// Whether the successor of a worker may be started before that is gone.
+    pub overlap: bool,
     /// How long a worker's loop may be blocked before that is told.
     pub block_warning: Option<Duration>,
     /// How long whoever is asked to end may take.
@@ -104,7 +116,9 @@ pub enum Event {
     Start(StartOrder),
     /// A worker's process has ended: collect its exit status and report it with [`Driver::exited`].
     Reap(WorkerId),
-    /// A task has ended.
+    /// Tasks have returned.
+    Returned(Values),
+    /// A task has ended in another way, or with a value that came in pieces.
     Deliver {
         /// Which task.
         task: TaskId,
@@ -120,6 +134,8 @@ pub enum Event {
     Judge {
         /// Which task.
         task: TaskId,
+        /// The call it belongs to.
+        call: CallId,
         /// As submitted.
         token: u64,
         /// How it would end.
@@ -143,6 +159,10 @@ pub enum Event {
         /// What was wrong.
         problem: String,
     },
+    /// There are as many workers that take work as there should be. Comes when one has become ready.
+    Up,
+    /// No worker can be started: every task has ended with this error.
+    GaveUp(StartError),
     /// Everything has ended. Comes once, and last.
     Closed,
 }
@@ -160,11 +180,15 @@ pub struct Driver {
     look_again: Option<Moment>,
     look_wait: Duration,
     nap: Option<Moment>,
+    /// When every descriptor was last looked at.
+    polled_at: Moment,
     /// When to look whether a loop is blocked.
     watch_at: Option<Moment>,
     /// When to look whether workers have heard what was urgent.
     interrupt_at: Option<Moment>,
     resting: Resting,
+    /// Items that were posted to each queue since its workers were last rung.
+    posted: Vec<usize>,
     events: VecDeque<Event>,
     origin: Instant,
     generation: u32,
@@ -186,6 +210,7 @@ impl Driver {
         let Some(seats) = config.processes.checked_mul(2).filter(|seats| *seats < u16::MAX) else {
             return Err(DriverError::Config("a pool can't have more than 32,766 processes"));
         };
+        let seats = seats.max(SEATS_MIN);
         let geometry = Geometry { slots: SLOTS, items: SLOT_ITEMS, blob_words: SLOT_WORDS };
         let pool = Pool::new(PoolConfig {
             processes: config.processes,
@@ -193,10 +218,12 @@ impl Driver {
             seats,
             slots: SLOTS,
             slot_items: SLOT_ITEMS,
+            concurrency: config.concurrency,
             slot_bytes: geometry.blob_bytes(),
             inline_bytes: INLINE_BYTES,
             grace: config.grace,
             max_age: config.max_age,
+            overlap: config.overlap,
         });
         let layout = Layout {
             seats,
@@ -207,8 +234,8 @@ impl Driver {
             control_words: CONTROL_WORDS,
         };
         let (link, poller, timer) = (Link::new(layout, config.max_reply)?, Poller::new()?, Timer::new()?);
-        poller.add(&link.bell, BELL)?;
-        poller.add(&timer, TIMER)?;
+        poller.add(&link.bell, BELL << KIND_SHIFT)?;
+        poller.add(&timer, TIMER << KIND_SHIFT)?;
         let mut driver = Self {
             config,
             pool,
@@ -219,9 +246,11 @@ impl Driver {
             look_again: None,
             look_wait: RING_AGAIN,
             nap: None,
+            polled_at: Moment::ZERO,
             watch_at: None,
             interrupt_at: None,
             resting: Resting::default(),
+            posted: vec![0; usize::from(config.queues)],
             events: VecDeque::new(),
             origin: Instant::now(),
             generation: os::forked_generation(),
@@ -242,12 +271,13 @@ impl Driver {
         self.next_look().map(|at| self.origin + at)
     }
 
-    /// Opens a call: tasks that are submitted as room appears, and that queues are fair to as one.
+    /// Opens a call: tasks that are submitted as room appears, and that queues are fair to as one. So many of them as
+    /// `chunk` says are posted together, up to 256; `None` for as many as suit what they turn out to cost.
     ///
     /// # Errors
     /// [`Refused`] when the pool takes no new work.
-    pub fn open_call(&mut self) -> Result<CallId, Refused> {
-        self.pool.open_call(1)
+    pub fn open_call(&mut self, chunk: Option<u32>) -> Result<CallId, Refused> {
+        self.pool.open_call(1, chunk)
     }
 
     /// No more tasks will be submitted to this call.
@@ -268,6 +298,19 @@ impl Driver {
         self.pool.submit(submission)
     }
 
+    /// Accepts tasks that differ from `first` in nothing but their arguments and their tokens, which count up from its
+    /// own. All are accepted, or none.
+    ///
+    /// # Errors
+    /// [`Refused`] when the pool takes no new work.
+    pub fn submit_run(
+        &mut self,
+        first: Submission,
+        arguments: impl IntoIterator<Item = Payload>,
+    ) -> Result<(), Refused> {
+        self.pool.submit_run(first, arguments)
+    }
+
     /// Gives what was submitted to the workers.
     ///
     /// # Errors
@@ -286,13 +329,13 @@ impl Driver {
         self.act_and_rest(0)
     }
 
-    /// Asks for several tasks to be cancelled.
+    /// Cancels the tasks of a call whose tokens are larger, and ends it.
     ///
     /// # Errors
     /// When the operating system refuses.
-    pub fn cancel_each(&mut self, tasks: impl IntoIterator<Item = TaskId>) -> io::Result<()> {
+    pub fn cancel_call_after(&mut self, call: CallId, token: u64) -> io::Result<()> {
         let now = self.now();
-        tasks.into_iter().for_each(|task| self.pool.cancel(now, task));
+        self.pool.cancel_call_after(now, call, token);
         self.act_and_rest(0)
     }
 
@@ -308,12 +351,7 @@ impl Driver {
 
     /// What a task runs, as submitted.
     pub fn function_of(&self, task: TaskId) -> Option<Arc<[u8]>> {
-        self.pool.terms_of(task).map(|(submission, _)| Arc::clone(&submission.function))
-    }
-
-    /// The call that a task belongs to.
-    pub fn call_of(&self, task: TaskId) -> Option<CallId> {
-        self.pool.terms_of(task).map(|(submission, _)| submission.call)
+        self.pool.parcel_of(task).map(|parcel| Arc::clone(parcel.function))
     }
 
     /// Has a task run again that [`Event::Judge`] was about, with the next [`Self::flush`] and under another id; with
@@ -395,6 +433,12 @@ impl Driver {
         self.events.pop_front()
     }
 
+    /// Whether no more is under way than would have a worker each: then waiting for more to be submitted before a
+    /// [`Self::flush`] gains nothing.
+    pub fn is_quiet(&self) -> bool {
+        self.pool.unfinished() <= usize::from(self.config.processes)
+    }
+
     /// Tasks that have not ended.
     pub fn unfinished(&self) -> usize {
         self.pool.unfinished()
@@ -442,13 +486,19 @@ impl Driver {
         Ok(())
     }
 
-    /// Looks at every descriptor.
+    /// Looks at the bell, and at every descriptor if that was silent, or has been all that was looked at for long.
     fn poll(&mut self) -> io::Result<()> {
+        let now = self.now();
+        if self.link.bell.silence()? && now.saturating_sub(self.polled_at) < POLL_EVERY {
+            // Whatever else is readable keeps our own descriptor so.
+            return Ok(());
+        }
+        self.polled_at = now;
         let mut tokens = std::mem::take(&mut self.tokens);
         self.poller.ready(Duration::ZERO, &mut tokens)?;
         for token in tokens.drain(..) {
             match kind_of(token) {
-                BELL => self.link.bell.silence()?,
+                BELL => _ = self.link.bell.silence()?,
                 TIMER => {
                     self.timer.silence()?;
                     self.armed = None;
@@ -464,18 +514,23 @@ impl Driver {
     /// Posts what waits, and carries out what the core says.
     fn act(&mut self) -> io::Result<()> {
         self.pool.flush();
-        let mut posted = vec![0; usize::from(self.config.queues)];
-        while let Some(output) = self.pool.poll_output() {
-            self.carry_out(output, &mut posted)?;
-        }
+        self.carry_out_all()?;
         for seat in self.link.seats.values_mut() {
             seat.pump()?;
         }
-        for (queue, items) in (0..).map(QueueIndex).zip(posted) {
+        for index in 0..self.posted.len() {
+            let (queue, items) = (QueueIndex(index as u16), std::mem::take(&mut self.posted[index]));
             self.link.set_backlog(queue, self.pool.has_waiting(queue));
             if items > 0 {
                 self.ring(queue, items)?;
             }
+        }
+        Ok(())
+    }
+
+    fn carry_out_all(&mut self) -> io::Result<()> {
+        while let Some(output) = self.pool.poll_output() {
+            self.carry_out(output)?;
         }
         Ok(())
     }
@@ -493,11 +548,11 @@ impl Driver {
         any
     }
 
-    fn carry_out(&mut self, output: Output, posted: &mut [usize]) -> io::Result<()> {
+    fn carry_out(&mut self, output: Output) -> io::Result<()> {
         match output {
             Output::Start { worker, queue } => self.start(worker, queue)?,
             Output::Post { queue, call, lane, tasks } => {
-                posted[usize::from(queue.0)] += tasks.len();
+                self.posted[usize::from(queue.0)] += tasks.len();
                 self.post(queue, call, lane, tasks);
             }
             Output::Retract { task, place } => {
@@ -519,10 +574,12 @@ impl Driver {
             Output::Deliver { task, call, token, outcome } => {
                 self.events.push_back(Event::Deliver { task, call, token, outcome });
             }
-            Output::Judge { task, token, outcome } => {
-                self.events.push_back(Event::Judge { task, token, outcome });
+            Output::Judge { task, call, token, outcome } => {
+                self.events.push_back(Event::Judge { task, call, token, outcome });
             }
             Output::Report(report) => self.events.push_back(Event::Report(report)),
+            Output::Up => self.events.push_back(Event::Up),
+            Output::GaveUp(error) => self.events.push_back(Event::GaveUp(error)),
             Output::Closed => self.events.push_back(Event::Closed),
         }
         Ok(())
@@ -532,8 +589,8 @@ impl Driver {
         debug_assert!(self.link.free_slots(queue) > 0, "the core counts the slots");
         let (pool, link) = (&self.pool, &mut self.link);
         let entries = tasks.iter().filter_map(|task| {
-            let (submission, terms) = pool.terms_of(*task)?;
-            Some(entry(*task, &submission.function, &submission.arguments, terms))
+            let Parcel { function, arguments, terms } = pool.parcel_of(*task)?;
+            Some(entry(*task, function, arguments, terms))
         });
         if let Some(posted) = link.post(queue, lane, entries) {
             debug_assert_eq!(posted.count as usize, tasks.len(), "the core counts the bytes");
@@ -568,13 +625,27 @@ impl Drop for Driver {
 }
 
 fn token(kind: u64, worker: WorkerId) -> u64 {
-    kind << 48 | u64::from(worker.seat) << 32 | u64::from(worker.generation)
+    kind << KIND_SHIFT | u64::from(worker.seat) << 32 | u64::from(worker.generation)
 }
 
 fn kind_of(token: u64) -> u64 {
-    token >> 48
+    token >> KIND_SHIFT
 }
 
 fn worker_of(token: u64) -> WorkerId {
     WorkerId { seat: (token >> 32) as u16, generation: token as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_known_by_its_token() {
+        let worker = WorkerId { seat: u16::MAX, generation: u32::MAX };
+        for kind in [BELL, TIMER, SOCKET, DEATH] {
+            assert_eq!((kind_of(kind << KIND_SHIFT), kind_of(token(kind, worker))), (kind, kind));
+        }
+        assert_eq!(worker_of(token(DEATH, worker)), worker);
+    }
 }

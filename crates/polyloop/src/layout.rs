@@ -1,7 +1,7 @@
 //! Where everything stands in the two kinds of shared memory.
 //!
 //! ```text
-//!  pool region (manager and all workers):  magic, shape | manager's epoch | a line per seat: epoch, status | boards
+//!  pool region (manager and all workers):  seats that were ever taken | manager's epoch | a line per seat: epoch, status | boards
 //!  seat region (manager and one worker):   leases | result ring | control ring | heard
 //! ```
 
@@ -67,6 +67,11 @@ impl Layout {
 
     pub(crate) fn manager_epoch(&self, pool: &Words) -> Words {
         pool.slice(LINE..LINE + 1)
+    }
+
+    /// How many of the first seats were ever taken: nobody need look at the others.
+    pub(crate) fn seats_taken(&self, pool: &Words) -> Words {
+        pool.slice(0..1)
     }
 
     pub(crate) fn epoch(&self, pool: &Words, seat: u16) -> Words {
@@ -138,6 +143,7 @@ mod tests {
         assert_eq!(Layout::from_fields(layout.to_fields()), Some(layout));
         let pool = Words::heap(layout.pool_words());
         let parts = [
+            layout.seats_taken(&pool),
             layout.manager_epoch(&pool),
             layout.epoch(&pool, 0),
             layout.status(&pool, 0),

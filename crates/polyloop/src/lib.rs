@@ -54,6 +54,7 @@ mod link;
 mod memory;
 mod os;
 mod process;
+mod queue;
 #[cfg(feature = "tokio")]
 mod signals;
 mod watchdog;
@@ -75,9 +76,9 @@ pub use polyloop_core::{Cause, Exit, Stage, State};
 
 // The engine, for the Python extension and the tests of this workspace: no promise is made of it.
 #[doc(hidden)]
-pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
+pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
 #[doc(hidden)]
-pub use os::{Thread, forked_generation, interrupt_signal, part_from_parent};
+pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
 #[doc(hidden)]
 pub use polyloop_core::{
     CallId, Counts, Cut, DEFER, HOPELESS_EXIT, Loss, MAX_REPLY, MapResults, Moment, NextResult, OVERDUE_EXITCODE,
@@ -85,9 +86,11 @@ pub use polyloop_core::{
     ValueReader, ValueWriter, Want, WorkerId, WorkerView,
 };
 #[doc(hidden)]
-pub use polyloop_shm::Item;
+pub use polyloop_shm::{Item, Side};
 #[doc(hidden)]
 pub use process::{ParentDeathError, die_with_parent};
+#[doc(hidden)]
+pub use queue::{Nap, QueueError, SharedQueue, Watch};
 #[doc(hidden)]
 pub use watchdog::{Interrupt, Watchdog};
 #[doc(hidden)]

@@ -184,6 +184,12 @@ impl Seat {
         self.watch.look(now, self.activity.state(), self.activity.status().in_flight, limit)
     }
 
+    /// It has said something, so what it runs now is not what it ran at the last look, however equal its state: it may have
+    /// taken the next item without a sleep in between.
+    pub(crate) fn has_spoken(&mut self) {
+        self.watch = LoopWatch::default();
+    }
+
     /// Rings the worker whether it sleeps or not: its loop answers by waking.
     pub(crate) fn ask(&self) -> io::Result<()> {
         self.bell.ring()
@@ -288,6 +294,9 @@ impl Link {
             region,
         };
         self.seats.insert(worker.seat, seat);
+        // Workers that read an older number overlook a newcomer for a while, which costs it an item or two.
+        let taken = self.layout.seats_taken(self.region.words());
+        taken[0].fetch_max(u64::from(worker.seat) + 1, Ordering::Relaxed);
         Ok(NewSeat { socket: worker_socket, lifeline })
     }
 

@@ -33,6 +33,25 @@ impl Poller {
         Ok(Self { fd: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
+    /// That reports each ring of a bell once, though the bell is never silenced.
+    pub(crate) fn of_rings(bell: impl AsFd) -> io::Result<Self> {
+        let poller = Self::new()?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&poller.fd, bell, epoll::EventData::new_u64(0), flags)?;
+        Ok(poller)
+    }
+
+    /// Waits for a ring, for ever or within `timeout`. A signal ends it too.
+    pub(crate) fn hear(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 1];
+        let timeout =
+            timeout.map(|timeout| Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ });
+        match epoll::wait(&self.fd, &mut events[..], timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub(crate) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
     }
@@ -58,6 +77,30 @@ impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Flags of [`wait_for_events`]: a descriptor can be read.
+pub const READABLE: u32 = epoll::EventFlags::IN.bits();
+/// A descriptor can be written.
+pub const WRITABLE: u32 = epoll::EventFlags::OUT.bits();
+
+/// What a host's own set of descriptors has to tell, within `timeout` or whenever it comes: descriptors and flags, where
+/// the host gave each descriptor itself as its data.
+///
+/// # Errors
+/// When the operating system refuses, or a signal came.
+pub fn wait_for_events(epoll: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<Vec<(RawFd, u32)>> {
+    let mut events = [MaybeUninit::<epoll::Event>::uninit(); 64];
+    let timeout = timeout.and_then(|timeout| {
+        let tv_sec = i64::try_from(timeout.as_secs()).ok()?;
+        Some(Timespec { tv_sec, tv_nsec: timeout.subsec_nanos().into() })
+    });
+    let (ready, _) = epoll::wait(epoll, &mut events[..], timeout.as_ref())?;
+    let event = |event: &epoll::Event| {
+        let flags = event.flags;
+        (event.data.u64() as u32 as RawFd, flags.bits())
+    };
+    Ok(ready.iter().map(event).collect())
 }
 
 /// A descriptor that becomes readable at a moment.

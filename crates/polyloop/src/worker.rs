@@ -8,14 +8,15 @@ mod control;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
     Cause, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker, WorkerConfig,
 };
 use polyloop_shm::{
-    AttachError, BoardReader, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader, RingWriter,
-    Ringer, Sleeper, Status, StatusWriter, Words,
+    AttachError, BoardReader, Claim, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader,
+    RingWriter, Ringer, Sleeper, Status, StatusWriter, Words,
 };
 use thiserror::Error;
 
@@ -67,6 +68,8 @@ pub struct Job {
     pub task: TaskId,
     /// How long it may run.
     pub timeout: Option<Duration>,
+    /// Which run of the task this is, from 1; counted up to 255.
+    pub attempt: u8,
     lease: LeaseIndex,
 }
 
@@ -113,6 +116,7 @@ struct Unpublished {
 /// A worker's side of its pool.
 pub struct WorkerLink {
     core: Worker,
+    seat: u16,
     queue: u16,
     board: BoardReader,
     leases: LeaseWriter,
@@ -128,6 +132,8 @@ pub struct WorkerLink {
     manager: Ringer,
     manager_bell: Doorbell,
     peers: Vec<Peer>,
+    /// How many of the first seats were ever taken.
+    seats_taken: Words,
     memory: MemoryWatch,
     /// Until when items are left to a peer.
     defers_until: Option<Instant>,
@@ -153,9 +159,18 @@ impl WorkerLink {
     /// # Errors
     /// [`ConnectError`] when the pool is gone, of another version, or the system refuses.
     pub fn connect(socket: OwnedFd) -> Result<Self, ConnectError> {
-        let pid = std::process::id();
-        let handle = os::process_handle(pid)?;
-        os::send(socket.as_fd(), &[PROTOCOL, pid.into()], &[handle.as_fd()])?;
+        let handle = os::process_handle(std::process::id())?;
+        Self::connect_as(socket, handle.as_fd())
+    }
+
+    /// The same with a handle of this process that somebody else has opened: under a tool that counts instructions, the
+    /// process itself may be unable to.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    #[doc(hidden)]
+    pub fn connect_as(socket: OwnedFd, handle: BorrowedFd<'_>) -> Result<Self, ConnectError> {
+        os::send(socket.as_fd(), &[PROTOCOL, std::process::id().into()], &[handle])?;
         let (numbers, fds) = os::receive(socket.as_fd())?.ok_or(ConnectError::Gone)?;
         let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros, max_reply], fields) =
             numbers.split_first_chunk().ok_or(ConnectError::Version)?;
@@ -176,6 +191,7 @@ impl WorkerLink {
         let peer = |peer| Peer::new(layout.epoch(pool, peer), layout.status(pool, peer));
         Ok(Self {
             core: Worker::new(WorkerConfig { concurrency, max_tasks }),
+            seat,
             queue,
             board: BoardReader::new(layout.board(pool, queue), seat),
             leases: LeaseWriter::new(layout.leases(own)),
@@ -189,6 +205,7 @@ impl WorkerLink {
             manager: Ringer::new(layout.manager_epoch(pool)),
             manager_bell: Doorbell::from_fd(manager_bell),
             peers: peers.map(peer).collect(),
+            seats_taken: layout.seats_taken(pool),
             memory: MemoryWatch::new(max_memory),
             defers_until: None,
             unpublished: VecDeque::new(),
@@ -208,6 +225,11 @@ impl WorkerLink {
     /// Whether this process is the worker, not one that it forked: such a child has no part in the pool.
     pub fn is_ours(&self) -> bool {
         self.generation == os::forked_generation()
+    }
+
+    /// This worker's place among the pool's.
+    pub fn seat(&self) -> u16 {
+        self.seat
     }
 
     /// Tells the manager that this worker takes work.
@@ -236,7 +258,7 @@ impl WorkerLink {
     pub fn begin_turn(&mut self) -> io::Result<()> {
         self.check_ours()?;
         self.turns += 1;
-        self.sleeper.wake();
+        self.sleeper.turn();
         step("wake");
         self.bell.silence()?;
         step("silence");
@@ -250,19 +272,17 @@ impl WorkerLink {
     pub fn next_item(&mut self, item: &mut Item) -> Result<Next, WorkerError> {
         // The item before may have forked.
         self.check_ours()?;
-        // What was published must not wait for the next item, which may block.
+        // What was published must not wait for the next item, which may block. Nor is an item to wait for this, taken and
+        // not started, as whoever is rung may take the processor.
         self.tell()?;
         loop {
-            if self.core.room() == 0 || self.leases.room() == 0 {
-                return Ok(Next::Nothing);
-            }
-            let has_choice = !self.core.is_idle() && self.board.has_unclaimed(false);
-            if let Some(left) = has_choice.then(|| self.leaves_it_to_a_peer()).flatten() {
-                step("defer");
-                return Ok(Next::Defer(left));
-            }
-            step("claim");
-            let Some(claim) = self.board.claim(self.core.is_idle()) else { return Ok(Next::Nothing) };
+            let claim = match self.claim() {
+                Ok(claim) => claim,
+                Err(next) => {
+                    self.publish_status();
+                    return Ok(next);
+                }
+            };
             step("claimed");
             self.board.read(&claim, item).ok_or(WorkerError::Task)?;
             step("read");
@@ -270,12 +290,12 @@ impl WorkerLink {
             step("leased");
             let manager_may_post = self.board.take(claim);
             step("taken");
-            if manager_may_post {
-                self.news = true;
-                self.tell()?;
+            if manager_may_post && self.manager.must_ring_fenced() {
+                self.ring_manager()?;
             }
             let terms = Terms::from_bits(item.extra);
-            let job = Job { task: TaskId::from_bits(item.task), lease, timeout: terms.timeout };
+            let Terms { timeout, attempt, .. } = terms;
+            let job = Job { task: TaskId::from_bits(item.task), timeout, attempt, lease };
             let last = self.core.claimed(terms.alone);
             // Peers and the manager see at once that this worker is busy, should the item block.
             self.publish_status();
@@ -294,6 +314,20 @@ impl WorkerLink {
             self.tell()?;
             step("fetched");
         }
+    }
+
+    /// The next item for this worker, or what it does instead of taking one.
+    fn claim(&mut self) -> Result<Claim, Next> {
+        if self.core.room() == 0 || self.leases.room() == 0 {
+            return Err(Next::Nothing);
+        }
+        let has_choice = !self.core.is_idle() && self.board.has_unclaimed(false);
+        if let Some(left) = has_choice.then(|| self.leaves_it_to_a_peer()).flatten() {
+            step("defer");
+            return Err(Next::Defer(left));
+        }
+        step("claim");
+        self.board.claim(self.core.is_idle()).ok_or(Next::Nothing)
     }
 
     /// Publishes how an item ended; in a process that this worker forked, nothing happens. The manager is rung by the next call that starts or ends something.
@@ -319,9 +353,9 @@ impl WorkerLink {
             Reply::Rejected(bytes) => Reply::Rejected(&bytes[send(bytes)..]),
             Reply::Cancelled | Reply::TimedOut => reply,
         };
-        self.publish(&ResultFrame::Reply { task, reply }, Some(job.lease));
+        self.publish_reply(job, reply);
+        // Its load is told by what comes next: the next item, or the end of the turn.
         self.core.finished();
-        self.publish_status();
     }
 
     /// Answers for an item that has run out of time and goes on, and takes no more items: the process is to end soon.
@@ -331,8 +365,8 @@ impl WorkerLink {
         self.given_up.insert(job.task);
         if self.core.retire() {
             self.publish(&ResultFrame::Retiring(Cause::Overdue), None);
-            self.publish_status();
         }
+        self.publish_status();
         self.flush();
         // The process ends whether or not its loop hears of it.
         let _ = self.bell.ring();
@@ -434,16 +468,33 @@ impl WorkerLink {
         if let Some(left) = self.defers_until.and_then(|until| until.checked_duration_since(now)) {
             return Some(left);
         }
-        let views = self.peers.iter().map(|peer| {
+        // But for this worker's own.
+        let peers = self.seats_taken[0].load(Ordering::Relaxed).saturating_sub(1);
+        let views = self.peers.iter().take(usize::try_from(peers).unwrap_or(usize::MAX)).map(|peer| {
             let Status { in_flight, room, queue } = peer.status();
             PeerView { state: peer.state(), in_flight, room: if queue == self.queue { room } else { 0 } }
         });
-        self.defers_until = self.core.defers(views).then(|| now + DEFER);
+        let board = &mut self.board;
+        self.defers_until = self.core.defers(views, |limit| board.unclaimed(limit)).then(|| now + DEFER);
         self.defers_until.map(|_| DEFER)
     }
 
     fn publish_status(&mut self) {
         self.status.publish(Status { in_flight: self.core.in_flight(), room: self.core.room(), queue: self.queue });
+    }
+
+    /// Puts a reply into the ring as it is, or as any other frame if it has to wait for room.
+    fn publish_reply(&mut self, job: Job, reply: Reply<'_>) {
+        let (kind, bytes) = reply.parts();
+        step("publish");
+        if self.unpublished.is_empty() && self.results.push_tagged(kind, job.task.to_bits(), bytes).is_ok() {
+            step("published");
+            self.leases.clear(job.lease);
+            step("cleared");
+            self.news = true;
+        } else {
+            self.publish(&ResultFrame::Reply { task: job.task, reply }, Some(job.lease));
+        }
     }
 
     /// Puts a frame into the ring, or behind those that already wait for room.
@@ -488,11 +539,13 @@ impl WorkerLink {
 
     /// Rings the manager if something was published and it sleeps.
     fn tell(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.news) && self.manager.must_ring() {
-            step("ring");
-            self.manager_bell.ring()?;
-            step("rung");
-        }
+        if std::mem::take(&mut self.news) && self.manager.must_ring() { self.ring_manager() } else { Ok(()) }
+    }
+
+    fn ring_manager(&self) -> io::Result<()> {
+        step("ring");
+        self.manager_bell.ring()?;
+        step("rung");
         Ok(())
     }
 }

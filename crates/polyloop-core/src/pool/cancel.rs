@@ -6,7 +6,7 @@ use super::{Pool, Timer};
 use crate::event::{Output, Place};
 use crate::id::{CallId, Moment, TaskId};
 use crate::stats::Cause;
-use crate::task::{Outcome, TaskState, Wish};
+use crate::task::{Outcome, Task, TaskState, Wish};
 
 /// The least time until a cancelled task is looked at again whose worker is not known yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -20,7 +20,7 @@ impl Pool {
         };
         let until = now + self.config.grace;
         task.wish = Wish::Cancel { until };
-        let (state, queue) = (task.state, task.submission.queue);
+        let (state, queue) = (task.state, task.brief.queue);
         match state {
             TaskState::Waiting | TaskState::Judged => return self.finish(now, id, Outcome::Cancelled),
             // It is taken off the board as soon as the driver has said where it is.
@@ -35,12 +35,25 @@ impl Pool {
 
     /// Cancels every task of a call and ends it.
     pub fn cancel_call(&mut self, now: Moment, call: CallId) {
-        let ids: Vec<_> =
-            self.tasks.iter().filter(|(_, task)| task.submission.call == call).map(|(id, _)| id).collect();
+        self.cancel_where(now, |task| task.brief.call == call);
+        self.end_call(now, call);
+    }
+
+    /// Cancels every task of a call whose token is larger, and ends the call.
+    pub fn cancel_call_after(&mut self, now: Moment, call: CallId, token: u64) {
+        self.cancel_where(now, |task| task.brief.call == call && task.token > token);
+        self.end_call(now, call);
+    }
+
+    fn cancel_where(&mut self, now: Moment, is_meant: impl Fn(&Task) -> bool) {
+        let meant = self.tasks.iter().filter(|(_, task)| is_meant(task));
+        let (running, others): (Vec<_>, Vec<_>) =
+            meant.partition(|(_, task)| matches!(task.state, TaskState::Taken { .. }));
+        // A worker whose tasks are cancelled takes others, so those that have not started are taken off the board first.
+        let ids: Vec<_> = others.into_iter().chain(running).map(|(id, _)| id).collect();
         for id in ids {
             self.cancel(now, id);
         }
-        self.end_call(now, call);
     }
 
     pub(super) fn retracted(&mut self, now: Moment, id: TaskId) {
@@ -80,10 +93,9 @@ impl Pool {
             }
             _ => {
                 task.wish = Wish::Forget { until };
-                let (call, token) = (task.submission.call, task.submission.token);
+                let (call, token) = (task.brief.call, task.token);
                 self.timers.insert((until, Timer::CancelGrace(id)));
                 self.answer(id, call, token, Outcome::Cancelled);
-                self.settle_call(call);
                 self.finish_if_done(now);
             }
         }

@@ -7,7 +7,7 @@ use crate::event::{Output, Place};
 use crate::frame::Terms;
 use crate::id::{CallId, Moment, QueueIndex, TaskId};
 use crate::schedule::Pick;
-use crate::task::{Submission, Task, TaskState, Wish};
+use crate::task::{Parcel, Task, TaskState, Wish};
 
 const WORD: usize = 8;
 
@@ -35,31 +35,41 @@ impl Pool {
         self.queues[usize::from(queue.0)].posted(slot, call, tasks);
     }
 
-    /// A task, and how it is to be run.
-    pub fn terms_of(&self, id: TaskId) -> Option<(&Submission, Terms)> {
-        let Task { submission, suspect, .. } = self.tasks.get(id)?;
-        let large = !self.config.is_inline(submission);
-        Some((submission, Terms { large, alone: *suspect, timeout: submission.timeout }))
+    /// What goes to a worker for a task.
+    pub fn parcel_of(&self, id: TaskId) -> Option<Parcel<'_>> {
+        let task = self.tasks.get(id)?;
+        let Task { brief, arguments, suspect, .. } = task;
+        let attempt = task.attempt.min(u8::MAX.into()) as u8;
+        let terms = Terms { large: !self.config.is_inline(task), alone: *suspect, attempt, timeout: brief.timeout };
+        Some(Parcel { function: &brief.function, arguments, terms })
     }
 
     /// Packs one slot full of a call's waiting tasks.
     pub(super) fn post(&mut self, queue: QueueIndex, call: CallId) {
-        let mut room = Room::of(&self.config);
+        let items = self.chunk(queue, call);
+        let mut room = Room::of(&self.config, items);
         let place = &mut self.queues[usize::from(queue.0)];
-        let tasks = place.take(call, |id| match self.tasks.get(id) {
-            Some(task) if room.take(&task.submission) => Pick::Take,
+        let tasks = place.take(call, |id| match self.tasks.get_mut(id) {
+            Some(task) if room.take(task) => {
+                task.state = TaskState::Posting;
+                Pick::Take
+            }
             Some(_) => Pick::Stop,
             None => Pick::Drop,
         });
         if !tasks.is_empty() {
-            for id in &tasks {
-                if let Some(task) = self.tasks.get_mut(*id) {
-                    task.state = TaskState::Posting;
-                }
-            }
             place.reserve(call);
             self.outputs.push_back(Output::Post { queue, call, lane: call.lane(), tasks });
         }
+    }
+
+    /// How many tasks of a call are to go into its next slot.
+    fn chunk(&mut self, queue: QueueIndex, call: CallId) -> u32 {
+        let PoolConfig { processes, queues, concurrency, slot_items, .. } = self.config;
+        let workers = u32::from(processes.div_ceil(queues));
+        let least = (workers * concurrency).div_ceil(self.queues[usize::from(queue.0)].share());
+        let chunk = self.calls.get_mut(&call).map(|call| call.chunk.items(self.seen, processes.into(), least));
+        chunk.map_or(slot_items, |items| items.min(slot_items))
     }
 
     pub(super) fn reclaimed(&mut self, now: Moment, queue: QueueIndex, slot: u32, owners: &[Option<u16>]) {
@@ -89,18 +99,19 @@ struct Room<'a> {
     items: u32,
     bytes: usize,
     /// The function before, which an equal one shares.
-    last_function: Option<&'a Arc<[u8]>>,
+    last_function: Option<Arc<[u8]>>,
 }
 
 impl<'a> Room<'a> {
-    fn of(config: &'a PoolConfig) -> Self {
-        Self { config, items: config.slot_items, bytes: config.slot_bytes, last_function: None }
+    fn of(config: &'a PoolConfig, items: u32) -> Self {
+        Self { config, items, bytes: config.slot_bytes, last_function: None }
     }
 
     /// Counts a task in, if it fits. One that is fetched takes no bytes, and leaves no function to share.
-    fn take(&mut self, task: &'a Submission) -> bool {
+    fn take(&mut self, task: &Task) -> bool {
         let inline = self.config.is_inline(task);
-        let shares = self.last_function.is_some_and(|last| Arc::ptr_eq(last, &task.function) || *last == task.function);
+        let function = &task.brief.function;
+        let shares = self.last_function.as_ref().is_some_and(|last| Arc::ptr_eq(last, function) || last == function);
         let size = match (inline, shares) {
             (false, _) => 0,
             (true, true) => rounded(task.arguments.len()),
@@ -110,7 +121,9 @@ impl<'a> Room<'a> {
         if fits {
             self.items -= 1;
             self.bytes -= size;
-            self.last_function = inline.then_some(&task.function);
+            if !(inline && shares) {
+                self.last_function = inline.then(|| Arc::clone(function));
+            }
         }
         fits
     }
@@ -118,15 +131,15 @@ impl<'a> Room<'a> {
 
 impl PoolConfig {
     /// Whether a task's bytes go into the slot. Those of any other are fetched by its worker.
-    fn is_inline(&self, task: &Submission) -> bool {
-        let bytes = task.function.len() + task.arguments.len();
+    pub(super) fn is_inline(&self, task: &Task) -> bool {
+        let bytes = task.brief.function.len() + task.arguments.len();
         bytes <= self.inline_bytes && slot_bytes(task) <= self.slot_bytes
     }
 }
 
 /// Bytes that a task takes in a slot when it shares nothing.
-fn slot_bytes(task: &Submission) -> usize {
-    rounded(task.function.len()) + rounded(task.arguments.len())
+fn slot_bytes(task: &Task) -> usize {
+    rounded(task.brief.function.len()) + rounded(task.arguments.len())
 }
 
 fn rounded(bytes: usize) -> usize {

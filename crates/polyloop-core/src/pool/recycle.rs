@@ -48,32 +48,37 @@ impl Pool {
             return;
         };
         let waits = |worker: &&Worker| worker.queue == queue && worker.waits_for_successor;
-        let old = self.workers.iter().find(waits).map(|worker| worker.id);
-        if let Some(old) = old {
-            self.relieve(now, old);
+        let old = self.workers.iter().find(waits).map(|worker| (worker.id, worker.leaves));
+        if let Some((old, cause)) = old {
+            self.relieve(now, old, cause.unwrap_or(Cause::Age));
         }
     }
 
-    /// A worker is as old as it may become: it goes on until its successor is ready, if there is a seat for one.
+    /// A worker is as old as it may become: it goes on until its successor is ready, if there may and can be one.
     pub(super) fn aged(&mut self, now: Moment, id: WorkerId) {
-        if !matches!(self.mode, Mode::Open | Mode::Closing) {
-            return;
+        if matches!(self.mode, Mode::Open | Mode::Closing) {
+            self.replace(now, id, Cause::Age);
         }
-        let has_seat = self.workers.has_free_seat();
+    }
+
+    /// Has another take the place of a worker that is ready.
+    pub(super) fn replace(&mut self, now: Moment, id: WorkerId, cause: Cause) {
+        let has_seat = self.config.overlap && self.workers.has_free_seat();
         let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.stage == Stage::Ready) else {
             return;
         };
-        worker.waits_for_successor = true;
+        worker.waits_for_successor = has_seat;
+        worker.leaves = Some(cause);
         if has_seat {
             self.start_workers(now);
         } else {
-            self.relieve(now, id);
+            self.relieve(now, id, cause);
         }
     }
 
-    fn relieve(&mut self, now: Moment, id: WorkerId) {
+    fn relieve(&mut self, now: Moment, id: WorkerId, cause: Cause) {
         self.outputs.push_back(Output::Stop { worker: id, stop: Stop::WhenDone });
-        self.retiring(now, id, Cause::Age);
+        self.retiring(now, id, cause);
     }
 
     /// Someone is about to end this worker, and why.

@@ -5,7 +5,7 @@ use crate::event::{Output, Report};
 use crate::id::{CallId, Moment, QueueIndex, WorkerId};
 use crate::schedule::Queue;
 use crate::supervise::{Stage, StartError, Verdict};
-use crate::task::{Outcome, Submission, Task};
+use crate::task::{Outcome, Task};
 use crate::worker::Stop;
 
 impl Pool {
@@ -24,8 +24,11 @@ impl Pool {
     }
 
     pub(super) fn not_started(&mut self, now: Moment, id: WorkerId, error: StartError) {
-        if self.workers.remove(id).is_some() {
-            self.start_failed(now, error);
+        if let Some(worker) = self.workers.remove(id) {
+            // One that was sent away meanwhile is not missed.
+            if worker.stage == Stage::Starting {
+                self.start_failed(now, error);
+            }
             self.start_workers(now);
             self.finish_if_done(now);
         }
@@ -40,6 +43,8 @@ impl Pool {
             self.start_workers(now);
         }
         self.succeed(now, id);
+        self.renew(now);
+        self.report_up();
     }
 
     pub(super) fn start_failed(&mut self, now: Moment, error: StartError) {
@@ -50,6 +55,7 @@ impl Pool {
         match self.workers.failed(now, error.clone()) {
             Verdict::GiveUp(error) => {
                 self.mode = Mode::Broken(error.clone());
+                self.outputs.push_back(Output::GaveUp(error.clone()));
                 self.end_all(now, &Outcome::NoWorkers(error));
             }
             Verdict::TryAgain => {
@@ -86,8 +92,7 @@ impl Pool {
         self.queues.iter_mut().for_each(Queue::forget_waiting);
         for id in self.tasks.ids() {
             if let Some(task) = self.tasks.remove(id).filter(Task::is_awaited) {
-                let Submission { call, token, .. } = task.submission;
-                self.answer(id, call, token, outcome.clone());
+                self.answer(id, task.brief.call, task.token, outcome.clone());
             }
         }
         self.calls.retain(|call, _| *call == CallId::SINGLES);

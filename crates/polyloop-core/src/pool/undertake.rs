@@ -60,6 +60,7 @@ impl Pool {
             }
         }
         self.start_workers(now);
+        self.renew(now);
         self.finish_if_done(now);
     }
 
@@ -75,14 +76,13 @@ impl Pool {
         }
         task.deaths_alone += u32::from(alone);
         let poison = task.deaths_alone == POISON_DEATHS;
-        let submission = &mut task.submission;
-        if poison || !submission.retry_deaths || submission.retries == 0 {
-            let attempt = submission.attempt;
+        if poison || !task.brief.retry_deaths || task.retries == 0 {
+            let attempt = task.attempt;
             self.end(id, Outcome::Lost(Loss { attempt, poison, ..loss }));
             return Bereaved::Lost;
         }
-        submission.retries -= u32::from(alone);
-        submission.attempt += 1;
+        task.retries -= u32::from(alone);
+        task.attempt += 1;
         task.suspect = true;
         self.give_back(id);
         Bereaved::Retried
@@ -140,8 +140,8 @@ impl Pool {
             return self.end(id, Outcome::Cancelled);
         }
         task.state = TaskState::Waiting;
-        let call = if task.suspect { CallId::SUSPECTS } else { task.submission.call };
-        let queue = task.submission.queue;
+        let call = if task.suspect { CallId::SUSPECTS } else { task.brief.call };
+        let queue = task.brief.queue;
         self.queues[usize::from(queue.0)].push_front(call, id);
     }
 }

@@ -20,7 +20,7 @@ fn a_closed_pool_finishes_its_tasks_then_sends_its_workers_away() {
     let id = stage.submit(task(1));
     stage.close();
     assert_eq!(stage.pool.submit(task(2)), Err(Refused::Closed));
-    assert_eq!(stage.pool.open_call(1), Err(Refused::Closed));
+    assert_eq!(stage.pool.open_call(1, None), Err(Refused::Closed));
     assert_eq!(stops(&stage, Stop::WhenDone), 0, "there is work");
     stage.outcome(FIRST, id, value());
     assert_eq!(stops(&stage, Stop::WhenDone), 1);
@@ -34,7 +34,7 @@ fn a_closed_pool_finishes_its_tasks_then_sends_its_workers_away() {
 #[test]
 fn a_closed_pool_waits_for_calls_that_were_open_and_takes_their_tasks() {
     let mut stage = Stage::ready();
-    let call = stage.pool.open_call(1).unwrap();
+    let call = stage.pool.open_call(1, None).unwrap();
     stage.close();
     assert_eq!(stops(&stage, Stop::WhenDone), 0);
     let id = stage.submit(Submission { call, ..task(1) });
@@ -109,7 +109,7 @@ fn the_loss_of_the_last_task_is_reported_before_the_end() {
 #[test]
 fn terminating_ends_every_task_with_one_report() {
     let mut stage = Stage::ready();
-    let call = stage.pool.open_call(1).unwrap();
+    let call = stage.pool.open_call(1, None).unwrap();
     let taken = stage.submit(task(0));
     stage.taken(taken, FIRST);
     for token in 1..20 {

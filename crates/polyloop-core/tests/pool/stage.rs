@@ -16,10 +16,12 @@ pub(crate) const CONFIG: PoolConfig = PoolConfig {
     seats: 2,
     slots: 4,
     slot_items: 2,
+    concurrency: 4,
     slot_bytes: 64,
     inline_bytes: 32,
     grace: GRACE,
     max_age: None,
+    overlap: true,
 };
 
 pub(crate) const FIRST: WorkerId = WorkerId { seat: 0, generation: 1 };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use polyloop_core::{Input, Outcome, Output, Payload, QueueIndex, Refused, Submission, WorkerId};
+use polyloop_core::{CallId, Input, Outcome, Output, Payload, QueueIndex, Refused, Submission, WorkerId};
 
 use crate::stage::{CONFIG, FIRST, GRACE, Stage, task, value};
 
@@ -164,7 +164,7 @@ fn a_worker_that_lets_go_of_a_cancelled_task_late_lives_on() {
 #[test]
 fn cancelling_a_call_cancels_all_its_tasks_and_no_others() {
     let mut stage = Stage::ready();
-    let call = stage.pool.open_call(1).unwrap();
+    let call = stage.pool.open_call(1, None).unwrap();
     let other = stage.submit(task(1));
     for token in 2..20 {
         stage.submit(Submission { call, ..task(token) });
@@ -183,9 +183,95 @@ fn cancelling_a_call_cancels_all_its_tasks_and_no_others() {
 }
 
 #[test]
+fn a_run_of_tasks_is_accepted_at_once_and_each_ends_by_itself() {
+    let mut stage = Stage::ready();
+    let call = stage.pool.open_call(1, None).unwrap();
+    let arguments = [b"a", b"b", b"c"].map(|bytes| Payload::from_slice(bytes));
+    stage.pool.submit_run(Submission { call, ..task(7) }, arguments).unwrap();
+    stage.collect();
+    let ids: Vec<_> = stage.board.iter().flat_map(|slot| slot.tasks.clone()).collect();
+    let parcel = stage.pool.parcel_of(ids[1]).expect("it has not ended");
+    assert_eq!((&parcel.function[..], parcel.arguments), (&b"f"[..], &b"b"[..]));
+    stage.outcome(FIRST, ids[2], value());
+    stage.cancel(ids[0]);
+    stage.handle(Input::Retracted(ids[0]));
+    stage.outcome(FIRST, ids[1], value());
+    assert_eq!(stage.delivered(), [(9, value()), (7, Outcome::Cancelled), (8, value())]);
+    assert_eq!(stage.pool.unfinished(), 0);
+    stage.pool.end_call(stage.now, call);
+    let refused = stage.pool.submit_run(Submission { call, ..task(10) }, [Payload::new()]);
+    assert_eq!(refused, Err(Refused::Closed), "the call has ended");
+}
+
+#[test]
+fn tasks_that_return_in_a_row_end_as_one_by_one() {
+    let mut stage = Stage::ready();
+    let call = stage.pool.open_call(1, None).unwrap();
+    let first = stage.submit(Submission { call, ..task(4) });
+    let second = stage.submit(task(5));
+    stage.pool.end_call(stage.now, call);
+    stage.close();
+    assert_eq!(stage.pool.returned(FIRST, first), Some((call, 4)));
+    assert_eq!(stage.pool.returned(FIRST, first), None, "it has ended");
+    assert_eq!(stage.pool.returned(WorkerId { seat: 9, ..FIRST }, second), None, "there is no such worker");
+    assert_eq!(stage.pool.returned(FIRST, second), Some((CallId::SINGLES, 5)));
+    assert_eq!((stage.pool.counts().done, stage.pool.unfinished()), (2, 0));
+    let stops = |output: &Output| matches!(output, Output::Stop { .. });
+    assert_eq!(stage.count(stops), 0);
+    stage.pool.returned_all(stage.now);
+    stage.collect();
+    assert_eq!(stage.count(stops), 1, "the pool was closed, and this was all");
+}
+
+#[test]
+fn a_value_of_a_task_that_nobody_waits_for_any_more_tells_nobody() {
+    let mut stage = Stage::ready();
+    let id = stage.submit(task(1));
+    stage.taken(id, FIRST);
+    stage.cancel(id);
+    stage.pass(GRACE);
+    assert_eq!(stage.delivered(), [(1, Outcome::Cancelled)]);
+    assert_eq!(stage.pool.returned(FIRST, id), None);
+    stage.pass(GRACE);
+    assert_eq!(stage.count(|output| matches!(output, Output::Kill { .. })), 0, "its worker has let go of it");
+}
+
+#[test]
+fn cancelling_a_call_after_a_token_leaves_those_before_it() {
+    let mut stage = Stage::ready();
+    let call = stage.pool.open_call(1, None).unwrap();
+    stage.pool.submit_run(Submission { call, ..task(0) }, [(); 12].map(|()| Payload::new())).unwrap();
+    stage.pool.submit(task(100)).unwrap();
+    stage.pool.cancel_call_after(stage.now, call, 8);
+    let mut cancelled = Vec::new();
+    while let Some(output) = stage.pool.poll_output() {
+        if let Output::Deliver { token, outcome: Outcome::Cancelled, .. } = output {
+            cancelled.push(token);
+        }
+    }
+    assert_eq!(cancelled, [9, 10, 11]);
+    let again = stage.pool.submit(Submission { call, ..task(99) });
+    assert_eq!(again, Err(Refused::Closed), "the call has ended");
+}
+
+#[test]
+fn what_waits_on_the_board_is_taken_off_it_before_what_runs_is_cancelled() {
+    let mut stage = Stage::ready();
+    let call = stage.pool.open_call(1, None).unwrap();
+    let running = [0, 1].map(|token| stage.pool.submit(Submission { call, ..task(token) }).unwrap());
+    stage.collect();
+    stage.taken(running[0], FIRST);
+    stage.submit(Submission { call, ..task(2) });
+    stage.pool.cancel_call(stage.now, call);
+    stage.collect();
+    let at = |what: fn(&Output) -> bool| stage.outputs.iter().position(what).expect("it is said");
+    assert!(at(|o| matches!(o, Output::Retract { .. })) < at(|o| matches!(o, Output::Cancel { .. })));
+}
+
+#[test]
 fn a_single_task_does_not_wait_behind_a_huge_call() {
     let mut stage = Stage::ready();
-    let call = stage.pool.open_call(1).unwrap();
+    let call = stage.pool.open_call(1, None).unwrap();
     for token in 0..1000 {
         stage.pool.submit(Submission { call, ..task(token) }).unwrap();
     }
@@ -218,7 +304,7 @@ fn large_tasks_are_fetched_and_take_no_room_in_a_slot() {
     let [slot] = &stage.board[..] else {
         panic!("both in one slot: {:?}", stage.board);
     };
-    let inline = |id| stage.pool.terms_of(id).map(|(_, terms)| !terms.large);
+    let inline = |id| stage.pool.parcel_of(id).map(|parcel| !parcel.terms.large);
     assert_eq!(inline(slot.tasks[0]), Some(false));
 }
 
@@ -229,7 +315,7 @@ fn a_task_below_the_limit_that_would_still_overflow_a_slot_is_fetched() {
     let mut stage = Stage::new(config);
     let id =
         stage.submit(Submission { function: Arc::from([0; 33]), arguments: Payload::from_slice(&[0; 31]), ..task(1) });
-    assert_eq!(stage.pool.terms_of(id).map(|(_, terms)| !terms.large), Some(false));
+    assert_eq!(stage.pool.parcel_of(id).map(|parcel| !parcel.terms.large), Some(false));
     assert_eq!(stage.board[0].tasks, [id]);
 }
 

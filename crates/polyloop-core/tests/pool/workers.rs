@@ -129,7 +129,7 @@ fn an_initialiser_that_fails_before_any_worker_was_ready_ends_every_task_with_it
     let ended = Outcome::NoWorkers(error.clone());
     assert_eq!(stage.delivered(), [(1, ended.clone()), (2, ended)]);
     assert_eq!(stage.pool.submit(task(3)), Err(Refused::NoWorkers(error.clone())));
-    assert_eq!(stage.pool.open_call(1), Err(Refused::NoWorkers(error)));
+    assert_eq!(stage.pool.open_call(1, None), Err(Refused::NoWorkers(error)));
     assert!(stage.is_closed());
 }
 
@@ -261,7 +261,30 @@ fn tasks_and_restarts_are_counted() {
     stage.dies(SECOND, KILLED, |_| ());
     let counts = stage.pool.counts();
     assert_eq!((counts.done, counts.failed, counts.retried), (1, 2, 1));
-    assert_eq!(counts.restarts, [1, 0, 0, 0, 0, 1]);
+    assert_eq!(counts.restarts, [1, 0, 0, 0, 0, 1, 0]);
+}
+
+#[test]
+fn without_overlap_a_successor_starts_when_its_predecessor_is_gone() {
+    let mut stage = Stage::new(PoolConfig { overlap: false, ..CONFIG });
+    stage.is_ready(FIRST);
+    stage.outputs.clear();
+    stage.handle(Input::Retiring { worker: FIRST, cause: Cause::Recycled });
+    assert!(stage.outputs.is_empty(), "{:?}", stage.outputs);
+    stage.dies(FIRST, Exit::Code(0), |_| ());
+    assert!(matches!(stage.outputs[..], [Output::Start { .. }]), "{:?}", stage.outputs);
+}
+
+#[test]
+fn without_overlap_an_old_worker_is_sent_away_at_once() {
+    let max_age = Some(Duration::from_secs(100));
+    let mut stage = Stage::new(PoolConfig { overlap: false, max_age, ..CONFIG });
+    stage.is_ready(FIRST);
+    stage.outputs.clear();
+    stage.pass(Duration::from_secs(101));
+    assert!(matches!(stage.outputs[..], [Output::Stop { worker: FIRST, stop: Stop::WhenDone }]), "{:?}", stage.outputs);
+    stage.dies(FIRST, Exit::Code(0), |_| ());
+    assert_eq!(stage.pool.counts().restarts[Cause::Age as usize], 1);
 }
 
 #[test]

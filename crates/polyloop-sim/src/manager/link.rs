@@ -1,8 +1,8 @@
 //! Moving bytes and ringing bells: the manager's effects on shared memory.
 
 use polyloop_core::{
-    CONTROL_WAITING_MAX, ControlFrame, Dead, Exit, Heard, Input, NAP, OVERDUE_EXITCODE, Place, QueueIndex, Rest,
-    ResultFrame, State, TaskId, WorkerId, whom_to_ring, write_large,
+    CONTROL_WAITING_MAX, ControlFrame, Dead, Exit, Heard, Input, NAP, OVERDUE_EXITCODE, Outcome, Place, QueueIndex,
+    Rest, ResultFrame, State, TaskId, WorkerId, whom_to_ring, write_large,
 };
 use polyloop_shm::{Phase, Reclaimed, SlotIndex};
 
@@ -56,6 +56,10 @@ impl Manager {
             Err(breach) => return site.ledger.violate(format!("{worker}: {breach}")),
         };
         match input {
+            Input::Outcome { task, outcome: outcome @ Outcome::Value(_), .. } => {
+                self.outcomes += 1;
+                return self.returned(site, worker, task, &outcome);
+            }
             Input::Outcome { .. } => self.outcomes += 1,
             Input::Ready(_) => seat.ready = true,
             Input::Retiring { .. } => seat.retiring = true,
@@ -64,8 +68,19 @@ impl Manager {
         self.handle(site, input);
     }
 
+    fn returned(&mut self, site: &mut Site, worker: WorkerId, task: TaskId, outcome: &Outcome) {
+        site.trace("pool", || format!("{task} returned in {worker}"));
+        let told = self.pool.returned(worker, task);
+        self.pool.returned_all(site.now);
+        if let Some((_, token)) = told {
+            self.client.delivered(&mut self.pool, site, token as usize, outcome);
+            // What the client has submitted from its callback.
+            self.next([Op::Flush]);
+        }
+    }
+
     fn fetch(&mut self, worker: WorkerId, task: TaskId) {
-        let bytes = self.pool.terms_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
+        let bytes = self.pool.parcel_of(task).map(|parcel| write_large(parcel.function, parcel.arguments));
         match (bytes, self.seat(worker)) {
             (Some(bytes), Some(seat)) => seat.send_large(task, &bytes),
             (None, Some(seat)) => seat.send(ControlFrame::Cancel(task)),
@@ -113,7 +128,7 @@ impl Manager {
         let exit = if overdue && site.sabotages(Sabotage::OverdueCountsAsAlone) { DIED } else { exit };
         self.handle(site, Input::Exited(Dead { worker, exit, claimed, taken, leased }));
         let state = self.pool.state();
-        let known = !open || seat.ready || !matches!(state, State::Starting | State::Running);
+        let known = !open || seat.ready || seat.stopping || !matches!(state, State::Starting | State::Running);
         site.ledger.demand(known, || format!("{worker} failed to start, and the pool is {state:?}"));
     }
 

@@ -1,6 +1,6 @@
 //! Carrying out what the pool says.
 
-use polyloop_core::{ControlFrame, Input, Outcome, Output, QueueIndex, State, Stop, TaskId, WorkerId};
+use polyloop_core::{ControlFrame, Input, Outcome, Output, Parcel, QueueIndex, State, Stop, TaskId, WorkerId};
 use polyloop_shm::{Entry, Retract, SlotIndex};
 
 use super::seat::Seat;
@@ -53,11 +53,13 @@ impl Manager {
                 // What the client has submitted from its callback.
                 self.next([Op::Flush]);
             }
-            Output::Judge { task, token, outcome } => {
+            Output::Judge { task, token, outcome, .. } => {
                 self.client.judge(&mut self.pool, site, task, token as usize, &outcome);
                 self.next([Op::Flush]);
             }
             Output::Report(report) => site.ledger.report(&report),
+            Output::Up => site.ledger.count("staffs complete"),
+            Output::GaveUp(_) => site.ledger.count("pools given up"),
             Output::Closed => {
                 site.ledger.closed = true;
                 self.over = true;
@@ -100,9 +102,8 @@ impl Manager {
     fn post(&mut self, site: &mut Site, queue: QueueIndex, lane: u16, tasks: &[TaskId]) -> Option<(SlotIndex, usize)> {
         let pool = &self.pool;
         let entries = tasks.iter().filter_map(|id| {
-            let (task, terms) = pool.terms_of(*id)?;
-            let (function, arguments): (&[u8], &[u8]) =
-                if terms.large { (&[], &[]) } else { (&task.function, &task.arguments) };
+            let Parcel { function, arguments, terms } = pool.parcel_of(*id)?;
+            let (function, arguments): (&[u8], &[u8]) = if terms.large { (&[], &[]) } else { (function, arguments) };
             Some(Entry { task: id.to_bits(), function, arguments, extra: terms.to_bits() })
         });
         let entries: Vec<_> = entries.collect();

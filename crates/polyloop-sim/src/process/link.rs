@@ -115,7 +115,8 @@ impl Process {
         }
         let has_choice = !self.core.is_idle() && self.board.has_unclaimed(false);
         let queue = self.queue.0;
-        if has_choice && self.core.defers(self.peers.iter().map(|peer| view(queue, peer))) {
+        let peers = self.peers.iter().map(|peer| view(queue, peer));
+        if has_choice && self.core.defers(peers, |limit| self.board.unclaimed(limit)) {
             self.defers_until = Some(site.now + DEFER);
             return site.ledger.count("items left to a peer");
         }

@@ -10,6 +10,10 @@ use super::Driver;
 /// The longest wait between two looks at something that only a stopped worker can keep from happening.
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(64);
 
+/// A timer that nobody needs any more is left to end by itself if it does so this soon: one call after the other would
+/// otherwise set and unset it each time.
+const STRAY_MAX: Duration = Duration::from_millis(2);
+
 impl Driver {
     /// Decides how to wait, and announces it, so that nothing is missed: what came in the meantime is looked at once
     /// more after the announcement.
@@ -64,7 +68,8 @@ impl Driver {
         let late = match (wanted, self.armed) {
             (Some(wanted), Some(armed)) => wanted < armed,
             (Some(_), None) => true,
-            (None, armed) => armed.is_some(),
+            (None, Some(armed)) => armed > self.now() + STRAY_MAX,
+            (None, None) => false,
         };
         if late {
             self.armed = wanted;

@@ -3,14 +3,18 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use polyloop_core::{ControlFrame, Heard, TaskId, WorkerId, write_large};
+use polyloop_core::{CallId, ControlFrame, Heard, Input, Outcome, TaskId, WorkerId, write_large};
 
-use super::Driver;
+use super::{Driver, Event};
 
+/// Room that is made for each value.
+const SMALL_VALUE_BYTES: usize = 16;
 /// How long one drain may hold the host's loop.
 const DRAIN_BUDGET: Duration = Duration::from_millis(2);
 /// Records read between two looks at the clock.
 const RECORDS_PER_LOOK: usize = 64;
+/// Values are given to the host in batches that end beyond this many bytes, so that none takes long to read.
+const VALUES_BYTES: usize = 16 * 1024;
 
 impl Driver {
     /// Reads all rings, one share of each in turn, until they are empty or the time is up.
@@ -35,31 +39,94 @@ impl Driver {
         }
     }
 
+    /// Reads a share of what one worker has written. Says how many frames that was.
     pub(super) fn read_worker(&mut self, index: u16, limit: usize) -> io::Result<usize> {
         let (mut read, now) = (0, self.now());
         let Some(worker) = self.link.seats.get(&index).map(|seat| seat.worker) else { return Ok(0) };
         while read < limit {
-            match self.link.next_frame(index, &self.pool) {
+            let mut values = Values::default();
+            let other = loop {
+                let heard = self.link.next_frame(index, &self.pool);
+                read += usize::from(!matches!(heard, Ok(None)));
+                match heard {
+                    Ok(Some(Heard::Input(Input::Outcome { task, outcome: Outcome::Value(bytes), .. })))
+                        if bytes.len() <= VALUES_BYTES =>
+                    {
+                        if let Some((call, token)) = self.pool.returned(worker, task) {
+                            values.push(call, token, &bytes);
+                        }
+                        if read >= limit || values.bytes.len() >= VALUES_BYTES {
+                            break Ok(Some(Heard::Piece));
+                        }
+                    }
+                    other => break other,
+                }
+            };
+            // What came before the other is told before it.
+            if !values.is_empty() {
+                self.events.push_back(Event::Returned(values));
+            }
+            match other {
                 Ok(None) => break,
-                Ok(Some(Heard::Input(input))) => self.pool.handle(now, input),
+                Ok(Some(Heard::Input(input))) => {
+                    self.pool.handle(now, input);
+                    self.carry_out_all()?;
+                }
                 Ok(Some(Heard::Fetch(task))) => self.fetch(worker, task)?,
                 Ok(Some(Heard::Piece)) => (),
                 Err(error) => self.garbage(worker, &error.to_string())?,
             }
-            read += 1;
         }
+        self.pool.returned_all(now);
         if let Some(seat) = self.link.seats.get_mut(&index) {
+            if read > 0 {
+                seat.has_spoken();
+            }
             seat.give_room()?;
         }
         Ok(read)
     }
 
     pub(super) fn fetch(&mut self, worker: WorkerId, task: TaskId) -> io::Result<()> {
-        let bytes = self.pool.terms_of(task).map(|(task, _)| write_large(&task.function, &task.arguments));
+        let bytes = self.pool.parcel_of(task).map(|parcel| write_large(parcel.function, parcel.arguments));
         match bytes {
             Some(bytes) => self.link.get(worker).map_or(Ok(()), |seat| seat.send_large(task, bytes.into())),
             // It has ended meanwhile for its caller.
             None => self.urge(worker, ControlFrame::Cancel(task)),
         }
+    }
+}
+
+/// What tasks have returned, many at once: the bytes of one after the other.
+#[derive(Debug, Default)]
+pub struct Values {
+    bytes: Vec<u8>,
+    ends: Vec<(CallId, u64, usize)>,
+}
+
+impl Values {
+    /// The call, the token and the value, as the worker's codec wrote it, of each.
+    pub fn iter(&self) -> impl Iterator<Item = (CallId, u64, &[u8])> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|(.., end)| *end));
+        self.ends.iter().zip(starts).map(|((call, token, end), start)| (*call, *token, &self.bytes[start..*end]))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    fn push(&mut self, call: CallId, token: u64, bytes: &[u8]) {
+        if self.is_empty() {
+            self.bytes.reserve(RECORDS_PER_LOOK * SMALL_VALUE_BYTES);
+            self.ends.reserve(RECORDS_PER_LOOK);
+        }
+        self.bytes.extend_from_slice(bytes);
+        self.ends.push((call, token, self.bytes.len()));
     }
 }

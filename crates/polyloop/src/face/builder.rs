@@ -235,6 +235,8 @@ impl Builder {
             max_memory: self.max_memory,
             max_reply: MAX_REPLY,
             max_age: self.max_age,
+            // What a lifespan holds may be there once only.
+            overlap: self.lifespan.is_none(),
             block_warning: None,
             grace: self.grace,
         })

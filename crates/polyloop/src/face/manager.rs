@@ -15,6 +15,7 @@ use polyloop_core::{CallId, Exit, Outcome, Payload, QueueIndex, Refused, State, 
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::yield_now;
 
+use super::call::Terms;
 use super::error::Error;
 use super::function::Entry;
 use super::log;
@@ -168,33 +169,32 @@ impl Manager {
     pub(crate) fn open_map(&self, cell: &Arc<MapCell>) -> Result<CallId, Error> {
         let mut inner = self.lock();
         inner.check_driven()?;
-        let call = inner.driver.open_call().map_err(|refused| inner.refusal(&refused))?;
+        let call = inner.driver.open_call(None).map_err(|refused| inner.refusal(&refused))?;
         inner.maps.insert(call, Arc::clone(cell));
         Ok(call)
     }
 
-    /// Submits items of a map. Says how many, and why not all.
+    /// Submits items of a map: those that follow each other from index `first`. All are accepted, or none.
     pub(crate) fn submit_items(
         &self,
         call: CallId,
-        function: &Arc<[u8]>,
-        options: Options,
-        items: impl Iterator<Item = (u64, Payload)>,
-    ) -> (usize, Result<(), Error>) {
-        let (mut inner, mut submitted) = (self.lock(), 0);
-        if let Err(error) = inner.check_driven() {
-            return (0, Err(error));
-        }
-        for (index, arguments) in items {
-            let submission = submission(call, Arc::clone(function), arguments, options, index);
-            match inner.driver.submit(submission) {
-                Ok(_) => submitted += 1,
-                // A closed pool goes on with the maps it has: this one was terminated.
-                Err(Refused::Closed) => return (submitted, Err(Error::PoolTerminated)),
-                Err(refused) => return (submitted, Err(inner.refusal(&refused))),
-            }
-        }
-        (submitted, inner.drive(Driver::flush).map_err(Error::Os))
+        terms: &Terms,
+        first: u64,
+        items: impl IntoIterator<Item = Payload>,
+    ) -> Result<(), Error> {
+        let mut inner = self.lock();
+        inner.check_driven()?;
+        let first = submission(call, Arc::clone(&terms.function), Payload::new(), terms.options, first);
+        inner.driver.submit_run(first, items).map_err(|refused| match refused {
+            // A closed pool goes on with the maps it has: this one was terminated.
+            Refused::Closed => Error::PoolTerminated,
+            refused => inner.refusal(&refused),
+        })
+    }
+
+    /// Gives the workers what was submitted.
+    pub(crate) fn flush(&self) -> Result<(), Error> {
+        self.lock().drive(Driver::flush).map_err(Error::Os)
     }
 
     /// A map has no more input.
@@ -217,6 +217,14 @@ impl Manager {
 
     pub(crate) fn close(&self) -> io::Result<()> {
         self.lock().drive(Driver::close)
+    }
+
+    pub(crate) fn resize(&self, processes: usize) -> Result<(), Error> {
+        let mut inner = self.lock();
+        let fits = |processes: &u16| (1..=inner.driver.processes_max()).contains(processes);
+        let processes = u16::try_from(processes).ok().filter(fits);
+        let processes = processes.ok_or(Error::Config("a pool can't have so many processes, or none"))?;
+        Ok(inner.drive(|driver| driver.resize(processes).map(drop))?)
     }
 
     pub(crate) fn terminate(&self) -> io::Result<()> {
@@ -248,8 +256,12 @@ impl Manager {
         while let Some(event) = inner.driver.next_event() {
             match event {
                 Event::Deliver { call, token, outcome, .. } => inner.deliver(call, token, outcome, &mut deliveries),
-                Event::Judge { task, token, outcome } => {
-                    let call = inner.driver.call_of(task).unwrap_or(CallId::SINGLES);
+                Event::Returned(values) => {
+                    for (call, token, bytes) in values.iter() {
+                        inner.deliver(call, token, Outcome::Value(Payload::from_slice(bytes)), &mut deliveries);
+                    }
+                }
+                Event::Judge { task, call, token, outcome } => {
                     if inner.driver.settled(task) {
                         inner.deliver(call, token, outcome, &mut deliveries);
                     }
@@ -259,16 +271,12 @@ impl Manager {
                 Event::Report(report) => log::report(&report),
                 Event::Blocked { pid, blocked, .. } => log::blocked(pid, blocked),
                 Event::Garbage { worker, problem } => log::garbage(worker, &problem),
+                Event::GaveUp(error) => inner.failure = Some(Error::no_workers(&error)),
+                Event::Up => (),
                 Event::Closed => closed = true,
             }
         }
         let state = inner.driver.state();
-        if matches!(state, State::Terminating | State::Closed) {
-            // Answers a pool that has failed with its reason, and any other with nothing of interest.
-            if let Err(Refused::NoWorkers(error)) = inner.driver.open_call() {
-                inner.failure = Some(Error::no_workers(&error));
-            }
-        }
         drop(inner);
         deliveries.tell();
         match state {

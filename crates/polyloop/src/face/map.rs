@@ -198,7 +198,7 @@ impl<I: Iterator, R> Map<I, R> {
                 return Poll::Pending;
             }
             self.end(call);
-            let index = self.cell.lock().results.begin();
+            let index = self.cell.lock().results.begin(1);
             return Poll::Ready(self.refused.take().map(|error| (index, Err(error))));
         }
     }
@@ -259,34 +259,40 @@ impl<I: Iterator, R> Map<I, R> {
 
     /// Submits items. Says whether some could not be.
     fn submit(&mut self, call: CallId, drawn: Vec<Result<Payload, Error>>) -> bool {
-        let (mut payloads, mut unsent) = (Vec::with_capacity(drawn.len()), Vec::new());
-        let mut state = self.cell.lock();
-        for written in drawn {
-            let index = state.results.begin();
-            match written {
-                Ok(payload) => payloads.push((index, payload)),
-                Err(error) => unsent.push((index, error)),
+        let Ok(terms) = &self.terms else { return false };
+        let first = self.cell.lock().results.begin(drawn.len());
+        let (mut unsent, mut drawn) = (Vec::new(), (first..).zip(drawn).peekable());
+        while let Some((index, written)) = drawn.next() {
+            let first = match written {
+                Ok(payload) => payload,
+                Err(error) => {
+                    unsent.push((index, error));
+                    continue;
+                }
+            };
+            // As far as they follow each other, items go together.
+            let rest = std::iter::from_fn(|| drawn.next_if(|(_, written)| written.is_ok())?.1.ok());
+            let run: Vec<Payload> = std::iter::once(first).chain(rest).collect();
+            let count = run.len() as u64;
+            if let Err(error) = self.manager.submit_items(call, terms, index, run) {
+                // Each item has its end; the input, its reason.
+                unsent.extend((index..index + count).map(|index| (index, Error::PoolTerminated)));
+                self.refused.get_or_insert(error);
             }
         }
-        drop(state);
-        let Ok(terms) = &self.terms else { return false };
-        let (function, options) = (&terms.function, terms.options);
-        let indices: Vec<u64> = payloads.iter().map(|(index, _)| *index).collect();
-        let (submitted, went) = self.manager.submit_items(call, function, options, payloads.into_iter());
-        let has_unsent = !unsent.is_empty() || went.is_err();
+        if let Err(error) = self.manager.flush() {
+            self.refused.get_or_insert(error);
+        }
+        let has_unsent = !unsent.is_empty();
         let mut state = self.cell.lock();
         for (index, error) in unsent {
             state.results.deliver(index, Ok(Came::Unsent(error)));
         }
-        if let Err(error) = went {
+        if self.refused.is_some() {
             state.results.end_input(None);
-            for index in &indices[submitted..] {
-                state.results.deliver(*index, Ok(Came::Unsent(Error::PoolTerminated)));
-            }
             self.input = None;
-            self.refused = Some(error);
         }
-        has_unsent
+        has_unsent || self.refused.is_some()
     }
 
     fn end(&mut self, call: CallId) {

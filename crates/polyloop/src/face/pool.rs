@@ -229,6 +229,27 @@ impl Pool {
         Self { options: Options { in_thread: true, ..self.options }, ..self.clone() }
     }
 
+    /// Has so many workers from now on, at least 1. New ones are started at once; those that are too many finish what they
+    /// run and leave. Nothing happens to a pool that closes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for none, and for more than both 128 and what it was built with.
+    /// [`Error::Os`] when the operating system refuses.
+    ///
+    /// ```
+    /// # polyloop::init_before_main!();
+    /// # fn main() { tokio::runtime::Runtime::new().unwrap().block_on(run()).unwrap() }
+    /// # async fn run() -> Result<(), polyloop::Error> {
+    /// # let pool = polyloop::Pool::builder().processes(1).build().await?;
+    /// pool.resize(2)?;
+    /// assert_eq!(pool.stats().workers.len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn resize(&self, processes: usize) -> Result<(), Error> {
+        self.owner.0.resize(processes)
+    }
+
     /// The pool in numbers, as they are now.
     ///
     /// ```

@@ -90,8 +90,8 @@ impl WorkerLink {
                     step("bytes");
                     if let Some((job, whole)) = last.then(|| self.fetching.remove(&task)).flatten() {
                         let (function, arguments) = split_large(&whole).ok_or(WorkerError::Task)?;
-                        let item =
-                            Item { function: function.to_vec(), arguments: arguments.to_vec(), ..Item::default() };
+                        let mut item = Item::default();
+                        item.load(function, arguments);
                         return Ok(Some(Said::Start(job, item)));
                     }
                 }

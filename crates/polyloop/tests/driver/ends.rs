@@ -13,7 +13,7 @@ fn a_closed_pool_finishes_what_it_has_accepted_and_lets_its_workers_leave() {
     let mut rig = Rig::healthy("close", DriverConfig { concurrency: 4, ..SHAPE });
     rig.submit_many(500, Work::Nap(1));
     rig.driver.close().expect("nothing of the system's is short");
-    assert!(rig.driver.open_call().is_err());
+    assert!(rig.driver.open_call(None).is_err());
     rig.wait("the pool is closed", |rig| rig.news.closed);
     assert_eq!(rig.unfinished(), []);
     assert!(rig.news.exits.iter().all(|(_, exit)| *exit == Exit::Code(0)), "{:?}", rig.news.exits);

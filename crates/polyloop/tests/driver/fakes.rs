@@ -111,7 +111,7 @@ fn few_descriptors() {
     setrlimit(Resource::Nofile, Rlimit { current: Some(40), ..limits }).unwrap();
     let mut driver = Driver::new(DriverConfig { processes: 100, ..SHAPE }).unwrap();
     assert_eq!(driver.state(), State::Terminating);
-    let refused = driver.open_call().unwrap_err();
+    let refused = driver.open_call(None).unwrap_err();
     let Refused::NoWorkers(StartError::Refused(why)) = &refused else { panic!("{refused:?}") };
     assert!(why.contains("descriptors"), "{why}");
     let mut closed = false;

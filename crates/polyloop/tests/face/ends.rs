@@ -150,6 +150,27 @@ fn a_worker_that_holds_too_much_memory_is_replaced() {
     });
 }
 
+#[test]
+fn a_pool_that_is_resized_has_so_many_workers_and_loses_no_task() {
+    run(|| async {
+        let pool = pool(1).await;
+        let tasks: Vec<_> = (0..500).map(|n| pool.spawn(async |n: u64| n, (n,))).collect();
+        pool.resize(3).unwrap();
+        until_ready(&pool, 3).await;
+        pool.resize(1).unwrap();
+        until(|| pids(&pool).len() == 1).await;
+        for (n, task) in (0..).zip(tasks) {
+            assert_eq!(task.await.unwrap(), n);
+        }
+        for impossible in [0, 129, 1 << 20] {
+            assert!(matches!(pool.resize(impossible), Err(Error::Config(_))));
+        }
+        pool.close().await.unwrap();
+        pool.resize(2).unwrap();
+        assert!(pool.stats().workers.is_empty());
+    });
+}
+
 /// In a process of its own: two workers, one idle, one that blocks; says who they are, and waits to be killed.
 #[test]
 fn parent_process() {

@@ -29,14 +29,17 @@ mod rig;
 mod dice;
 mod idle;
 mod killed;
+mod queue;
 mod steps;
 mod stopped;
 
 /// What a worker process runs instead of tests.
 #[test]
 fn worker_process() {
-    if std::env::var_os(rig::worker::ROLE).is_some() {
-        rig::worker::serve();
-        std::process::exit(0);
+    match std::env::var(rig::worker::ROLE) {
+        Ok(role) if role.starts_with("queue-") => queue::victim(&role),
+        Ok(_) => rig::worker::serve(),
+        Err(_) => return,
     }
+    std::process::exit(0);
 }

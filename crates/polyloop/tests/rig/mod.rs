@@ -5,7 +5,7 @@
 //! ends the test.
 #![expect(clippy::unwrap_used, reason = "the rig serves tests only")]
 
-mod journal;
+pub(crate) mod journal;
 pub(crate) mod work;
 pub(crate) mod worker;
 
@@ -16,8 +16,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Exit, MAX_REPLY, Outcome, QueueIndex, Report, Stage, StartOrder, State,
-    Submission, TaskId, WorkerId,
+    CallId, Driver, DriverConfig, Event, Exit, MAX_REPLY, Outcome, Payload, QueueIndex, Report, Stage, StartOrder,
+    State, Submission, TaskId, WorkerId,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -36,6 +36,7 @@ pub(crate) const SHAPE: DriverConfig = DriverConfig {
     max_memory: 0,
     max_reply: MAX_REPLY,
     max_age: None,
+    overlap: true,
     block_warning: None,
     grace: Duration::from_secs(5),
 };
@@ -291,13 +292,23 @@ impl Rig {
             match event {
                 Event::Start(order) => self.start(order),
                 Event::Reap(worker) => self.reap(worker),
-                Event::Judge { task, token, outcome } => {
+                Event::Judge { task, token, outcome, .. } => {
+                    self.assert_number(task, token);
                     if self.driver.settled(task) {
-                        self.deliver(task, token, outcome);
+                        self.deliver(token, outcome);
                     }
                 }
-                Event::Deliver { task, token, outcome, .. } => self.deliver(task, token, outcome),
+                Event::Deliver { task, token, outcome, .. } => {
+                    self.assert_number(task, token);
+                    self.deliver(token, outcome);
+                }
+                Event::Returned(values) => {
+                    for (_, token, bytes) in values.iter() {
+                        self.deliver(token, Outcome::Value(Payload::from_slice(bytes)));
+                    }
+                }
                 Event::Report(report) => self.news.reports.push(report),
+                Event::Up | Event::GaveUp(_) => (),
                 Event::Blocked { worker, .. } => panic!("{}: nobody asked whether {worker} is blocked", self.label),
                 Event::Garbage { worker, problem } => self.news.garbage.push((worker, problem)),
                 Event::Closed => {
@@ -332,10 +343,13 @@ impl Rig {
         self.driver.exited(worker, exit).unwrap();
     }
 
-    fn deliver(&mut self, id: TaskId, token: u64, outcome: Outcome) {
+    fn assert_number(&self, task: TaskId, token: u64) {
+        assert_eq!(task, self.tasks[token as usize].id, "{}: task {token} under another's number", self.label);
+    }
+
+    fn deliver(&mut self, token: u64, outcome: Outcome) {
         let label = &self.label;
         let task = &mut self.tasks[token as usize];
-        assert_eq!(task.id, id, "{label}: task {token} under another's number");
         assert!(task.outcome.is_none(), "{label}: task {token} ended twice: {:?}, {outcome:?}", task.outcome);
         if let Outcome::Value(value) = &outcome {
             assert!(value[..] == task.answer[..], "{label}: task {token} got another's answer, or not all of it");

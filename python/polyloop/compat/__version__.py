@@ -1,0 +1,3 @@
+"""The version of aiomultiprocess whose interface this is."""
+
+__version__ = "0.9.1"
