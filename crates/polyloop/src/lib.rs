@@ -43,7 +43,6 @@
 //! - `anyhow`: `?` on a [`RemoteError`] in functions that return an `anyhow::Error`.
 //!
 //! Linux 5.3 or later. In a forked child of the program its pools can't be used.
-#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod driver;
 #[cfg(feature = "tokio")]
