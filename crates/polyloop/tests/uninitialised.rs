@@ -1,5 +1,4 @@
 //! A program that has not called `init`: its workers would run it from its beginning, and start workers.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use polyloop::{Error, Pool};
 
