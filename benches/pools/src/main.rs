@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use rayon::prelude::*;
+use tokio::runtime::Runtime;
 
 const WORKERS: usize = 2;
 const CALLS: u64 = 5_000;
@@ -60,15 +61,20 @@ fn main() {
     print_table(&mut rows);
 }
 
-type Measure = fn(&tokio::runtime::Runtime) -> (f64, f64);
+type Measure = fn(&Runtime) -> (f64, f64);
 
 const RIVALS: [(&str, Measure); 5] = [
-    ("polyloop, async fn", |runtime| runtime.block_on(polyloop_pool(true))),
-    ("polyloop, fn", |runtime| runtime.block_on(polyloop_pool(false))),
-    ("tokio::process and pipes", |runtime| runtime.block_on(pipe_pool())),
+    ("polyloop, async fn", |runtime| run(runtime, polyloop_pool(true))),
+    ("polyloop, fn", |runtime| run(runtime, polyloop_pool(false))),
+    ("tokio::process and pipes", |runtime| run(runtime, pipe_pool())),
     ("procspawn::Pool", |_| procspawn_pool()),
     ("rayon, threads", |_| rayon_pool()),
 ];
+
+/// As a task, as most of what calls a pool is one.
+fn run(runtime: &Runtime, measure: impl Future<Output = (f64, f64)> + Send + 'static) -> (f64, f64) {
+    runtime.block_on(runtime.spawn(measure)).expect("a measure")
+}
 
 async fn polyloop_pool(is_async: bool) -> (f64, f64) {
     let pool = polyloop::Pool::builder().processes(WORKERS).build().await.expect("a pool");

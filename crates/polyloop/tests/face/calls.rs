@@ -47,6 +47,22 @@ fn functions_async_ones_generic_ones_methods_and_closures_run_in_a_worker() {
 }
 
 #[test]
+fn a_pool_and_what_it_gives_may_go_to_other_threads() {
+    fn is_send<T: Send>(_: &T) {}
+    fn is_shared<T: Clone + Send + Sync>(_: &T) {}
+    run(|| async {
+        let pool = pool(1).await;
+        is_shared(&pool);
+        is_send(&pool.apply(add_later, (1, 2)));
+        is_send(&pool.spawn(add_later, (1, 2)));
+        is_send(&pool.starmap(add_later, [(1, 2)]).unordered());
+        let elsewhere = pool.clone();
+        let sum = tokio::spawn(async move { elsewhere.apply(add_later, (1, 2)).await });
+        assert_eq!(sum.await.unwrap().unwrap(), 3);
+    });
+}
+
+#[test]
 fn large_arguments_and_results_arrive_whole() {
     run(|| async {
         let pool = pool(1).await;

@@ -60,6 +60,7 @@ enum Started {
 /// A worker's items, and its side of the pool.
 pub(super) struct Items {
     link: Arc<Mutex<WorkerLink>>,
+    max_reply: u64,
     program: &'static Program,
     running: RefCell<BTreeMap<TaskId, AbortHandle>>,
     watchdog: OnceCell<Watchdog>,
@@ -110,8 +111,10 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn new(program: &'static Program, link: Arc<Mutex<WorkerLink>>) -> Self {
+        let max_reply = lock(&link).max_reply();
         let items = Items {
             link,
+            max_reply,
             program,
             running: RefCell::default(),
             watchdog: OnceCell::new(),
@@ -295,7 +298,7 @@ impl Items {
     }
 
     fn finish(&self, job: Job, went: &Went<impl AsRef<[u8]>>) {
-        let max = lock(&self.link).max_reply();
+        let max = self.max_reply;
         with_reply(went, |reply| match reply {
             Reply::Value(bytes) if bytes.len() as u64 > max => {
                 let message = format!("a result of {} bytes is more than the {max} that fit", bytes.len());
