@@ -183,3 +183,24 @@ macro_rules! init_before_main {
         };
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_found_by_its_name_and_nothing_else_by_any() {
+        let program = Program::open().unwrap();
+        let entry = Entry::of::<_, (u32,), crate::face::kind::Plain>(|n: u32| n + 1);
+        let name = program.name(entry).expect("it is in this program");
+        assert!(std::ptr::eq(program.entry(name).unwrap(), entry));
+        let step = align_of::<Entry>() as u64;
+        for near in [name + 1, name.wrapping_sub(step), name + step, name + (1 << 40), 0, u64::MAX, u64::MAX - 7] {
+            assert!(program.entry(near).is_none(), "{near:#x}");
+        }
+        let read_only = program.image.read_only.iter().flat_map(|part| part.clone().step_by(align_of::<Entry>()));
+        let entries = read_only.filter(|address| program.entry((address - program.image.base) as u64).is_some());
+        // Some stand in two of the parts, of which one lies in the other.
+        assert!((1..100).contains(&entries.count()), "the entries of this program's tests");
+    }
+}
