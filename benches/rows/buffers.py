@@ -15,7 +15,7 @@ from .work import WORKERS, same, same_in_coroutine, touch, touch_in_coroutine
 
 BYTES = 100_000_000
 COPIES = 9
-WARM_UP_CALLS = 2
+WARM_UP_CALLS = 6  # until the blocks that take turns are written and mapped
 CALLS = 3
 CALLS_OF_SLOW = 1
 

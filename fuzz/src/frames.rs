@@ -1,6 +1,6 @@
 //! Frames and values from arbitrary bytes: what is read can be written, and says the same again.
 
-use polyloop_core::{ControlFrame, ResultFrame, Value, ValueReader, ValueWriter, split_large};
+use polyloop_core::{ControlFrame, Large, ResultFrame, Value, ValueReader, ValueWriter, split_large};
 
 /// The first byte is the kind, the rest the payload.
 pub fn read(bytes: &[u8]) {
@@ -14,8 +14,8 @@ pub fn read(bytes: &[u8]) {
         let kind = frame.write(&mut out);
         assert_eq!(ControlFrame::parse(kind, &out), Ok(frame));
     }
-    if let Some((function, arguments)) = split_large(payload) {
-        assert!(function.len() + arguments.len() <= payload.len());
+    if let Some(Large { function, arguments, apart }) = split_large(payload) {
+        assert!(function.len() + arguments.len() + apart.len() <= payload.len());
     }
     values(payload);
 }
@@ -34,7 +34,7 @@ fn values(bytes: &[u8]) {
     for value in read {
         // A sequence is refused where fewer bytes follow than it has values; here they may have been cut off.
         let Ok(same) = again.read() else {
-            assert!(matches!(value, Value::Tuple(1..) | Value::List(1..)));
+            assert!(matches!(value, Value::Tuple(1..) | Value::List(1..) | Value::Buffers(1..)));
             return;
         };
         let same_float = matches!((same, value), (Value::Float(a), Value::Float(b)) if a.to_bits() == b.to_bits());

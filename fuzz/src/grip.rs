@@ -12,7 +12,7 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 
-pub const PROTOCOL: u64 = 1;
+pub const PROTOCOL: u64 = 2;
 /// Kinds of records.
 pub const REPLIES: [u32; 5] = [1, 2, 3, 4, 6];
 pub const PIECE: u32 = 5;
@@ -20,6 +20,11 @@ pub const READY: u32 = 16;
 pub const FAILED: u32 = 17;
 pub const RETIRING: u32 = 18;
 pub const FETCH: u32 = 19;
+pub const LENT: u32 = 20;
+pub const RETURNED: u32 = 21;
+pub const FORGOTTEN: u32 = 22;
+/// The kind of a message that passes a block.
+pub const PASS: u64 = 2;
 const LINE: usize = 8;
 /// Before a slot's items: its head and its cursor, a line each.
 const SLOT_HEADER: usize = 2 * LINE;
@@ -35,7 +40,7 @@ pub struct Grip {
     /// Where the result ring begins in its own.
     ring_start: usize,
     held: Option<TaskId>,
-    _socket: OwnedFd,
+    socket: OwnedFd,
 }
 
 impl Grip {
@@ -64,7 +69,7 @@ impl Grip {
             first_slot: board_start + 2 * LINE,
             ring_start: start,
             held: None,
-            _socket: socket,
+            socket,
         };
         grip.ring();
         grip
@@ -84,6 +89,16 @@ impl Grip {
 
     pub fn push_bytes(&mut self, kind: u32, payload: &[u8]) {
         let _ = self.ring.push(kind, payload);
+    }
+
+    pub fn push_words(&mut self, kind: u32, words: &[u64]) {
+        let payload: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let _ = self.ring.push(kind, &payload);
+    }
+
+    /// Sends a message over the worker's socket.
+    pub fn send(&self, numbers: &[u64], fd: BorrowedFd<'_>) {
+        send(&self.socket, numbers, fd);
     }
 
     /// A record about a task, cut off after so many bytes.
@@ -138,7 +153,11 @@ fn write(region: &Region, at: usize, value: u64) {
 
 /// Greets the manager: with the version of the protocol, the number of a process and something to know it by.
 pub fn say_hello(socket: &OwnedFd, version: u64, number: u32, handle: BorrowedFd<'_>) {
-    let bytes: Vec<u8> = [version, number.into()].iter().flat_map(|number| number.to_le_bytes()).collect();
+    send(socket, &[version, number.into()], handle);
+}
+
+fn send(socket: &OwnedFd, numbers: &[u64], handle: BorrowedFd<'_>) {
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [handle];

@@ -19,10 +19,11 @@ import struct
 import sys
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NoReturn, cast
 
+from . import _core
 from ._exceptions import (
     RemoteTraceback,
     describe,
@@ -226,21 +227,25 @@ def _blame(func: Any) -> str:
 # ------------------------------------------------------------------------------------------------------------- values
 
 
-def dumps(value: Any) -> bytes:
+def dumps(value: Any, apart: list[memoryview] | None = None) -> bytes:
     """Return `value` as bytes: by standard pickle, or by cloudpickle where that is not enough.
+
+    Parameters:
+        apart: where to put large buffers (of arrays, for instance) instead of copies of them among the bytes. `loads`
+            needs them again, in the same order.
 
     Raises:
         TypeError: neither can; the message names the type and the reason.
     """
     try:
-        return _dumps_any(value)
+        return _dumps_any(value, apart)
     except Exception as error:
         raise TypeError(f"cannot send a value of type {type_name(value)}: {_reason(error)}") from error
 
 
-def loads(data: bytes | memoryview) -> Any:
-    """Return the value that `dumps` was given."""
-    return pickle.loads(data)
+def loads(data: bytes | memoryview, apart: Sequence[memoryview] = ()) -> Any:
+    """Return the value that `dumps` was given. What was put apart is used in place."""
+    return pickle.loads(data, buffers=apart)
 
 
 def dumps_for_child(value: Any) -> bytes:
@@ -284,14 +289,29 @@ def _is_importable_main(main: types.ModuleType | None, path: str | None) -> bool
     return os.path.isfile(path)
 
 
-def _dumps_any(value: Any) -> bytes:
+def _dumps_any(value: Any, apart: list[memoryview] | None = None) -> bytes:
+    callback = None if apart is None else functools.partial(_stays, apart)
     try:
-        data = pickle.dumps(value, PROTOCOL)
+        data = pickle.dumps(value, PROTOCOL, buffer_callback=callback)
         if not _needs_cloud(data):
             return data
     except Exception:  # cloudpickle may know how, or says better why not
         pass
-    return _cloud_dumps(value)
+    if apart:
+        apart.clear()
+    return _cloud_dumps(value, callback)
+
+
+def _stays(apart: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
+    """Whether a buffer stays in the pickle."""
+    try:
+        raw = buffer.raw()
+    except BufferError:  # not in one run: pickle says so
+        return True
+    if raw.nbytes < _core.LARGE_BYTES:
+        return True
+    apart.append(raw)
+    return False
 
 
 def _needs_cloud(data: bytes) -> bool:
@@ -301,10 +321,10 @@ def _needs_cloud(data: bytes) -> bool:
     return not main_is_importable() and b"__main__" in data
 
 
-def _cloud_dumps(value: Any) -> bytes:
-    data = _cloudpickle().dumps(value, PROTOCOL)
-    assert isinstance(data, bytes)
-    return data
+def _cloud_dumps(value: Any, callback: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
+    buffer = io.BytesIO()
+    _cloud_pickler()(buffer, PROTOCOL, callback).dump(value)
+    return buffer.getvalue()
 
 
 def _cloud_dumps_whole(func: Any) -> bytes:
@@ -336,6 +356,35 @@ def _dump_with(pickler: Callable[..., Any], value: Any) -> bytes:
     buffer = io.BytesIO()
     pickler(buffer, PROTOCOL).dump(value)
     return buffer.getvalue()
+
+
+@functools.cache
+def _cloud_pickler() -> Any:
+    base = _cloudpickle().Pickler
+
+    class CloudPickler(base):  # type: ignore[misc, valid-type]
+        dispatch_table = base.dispatch_table.new_child({memoryview: _reduce_view})
+
+    return CloudPickler
+
+
+def _reduce_view(view: memoryview) -> tuple[Any, ...]:
+    """Views arrive as views, of the same format and shape; cloudpickle itself makes bytes of them."""
+    if view.format.removeprefix("@") not in _NATIVE_FORMATS or view.ndim == 0:
+        return bytes, (view.tobytes(),)
+    content = pickle.PickleBuffer(view) if view.c_contiguous else view.tobytes()
+    return _view, (content, view.format, view.shape)
+
+
+def _view(content: Any, format: str, shape: tuple[int, ...]) -> memoryview:
+    view = memoryview(content)
+    if 0 in shape:
+        return view.cast(format)  # type: ignore[call-overload, no-any-return]
+    return view.cast(format, shape)  # type: ignore[call-overload, no-any-return]
+
+
+_NATIVE_FORMATS = frozenset("bBcdfhHiIlLnNqQ?")
+"""What `memoryview.cast` knows."""
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from contextvars import Context
 from typing import Any, NoReturn, final
 
 __all__ = [
+    "LARGE_BYTES",
     "NO_MAIN_GUARD_EXITCODE",
     "ApplyCall",
     "Done",
@@ -20,6 +21,7 @@ __all__ = [
     "die_with_parent",
 ]
 
+LARGE_BYTES: int
 NO_MAIN_GUARD_EXITCODE: int
 
 def die_with_parent(lifeline: int | None, parent_pid: int, is_direct_child: bool) -> None: ...

@@ -60,6 +60,11 @@ class Verbs:
         Cancelled, it cancels the task in its worker and goes on when that has ended, or after the pool's grace. What
         blocks the worker's event loop is interrupted: `CancelledError` then comes in the midst of it.
 
+        Large buffers, of numpy or Arrow arrays and memoryviews, are copied once, into shared memory, and used there in
+        place, also by who gets them as a result; their memory is kept as long as anything looks at it. The task may
+        change those of its arguments: the caller's own stay as they are, and where the task may be run again it gets a
+        copy. `bytes` are copied once more on arrival.
+
         Parameters:
             func: a coroutine function or a plain one; lambdas, closures, methods and partials too.
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import pool_targets as targets
+from buffer_targets import limit_files
 from polyloop import Pool, PoolClosed, RemoteError, _core
 from rendezvous import Bell, Gate
 
@@ -217,6 +218,7 @@ def test_a_result_larger_than_fits_is_an_error_of_its_task_and_its_worker_lives(
     async def main() -> None:
         async with Pool(1) as pool:
             worker = await pool.apply(targets.pid)
+            await pool.apply(limit_files, (1 << 15,))  # no block can be made, so that results go through the ring
             assert len(await pool.apply(targets.blob, ((1 << 20) - 100,))) == (1 << 20) - 100
             with pytest.raises(ValueError, match=r"a result of 10485\d\d bytes is more than the 1048576 that fit"):
                 await pool.apply(targets.blob, (1 << 20,))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import select
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import uvloop
 
 import cancel_targets as targets
 from polyloop import Pool, context
+from polyloop._core import LARGE_BYTES
 from rendezvous import Bell, Gate
 
 OnPool = Callable[[Callable[[Pool], Coroutine[Any, Any, Any]]], Any]
@@ -248,14 +250,25 @@ def test_a_worker_that_was_stopped_hears_when_it_goes_on(start_method: str, loop
     asyncio.run(main())
 
 
+@pytest.fixture
+def no_blocks() -> Iterator[Callable[[], None]]:
+    """Called, has this process make no blocks for large arguments, so that they go through the ring."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE_BYTES // 2, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @LOOPS
-def test_a_cancel_overtakes_large_arguments_that_fill_the_workers_ring(loop_initializer: Any, bell: Bell) -> None:
+def test_a_cancel_overtakes_large_arguments_that_fill_the_workers_ring(
+    loop_initializer: Any, bell: Bell, no_blocks: Callable[[], None]
+) -> None:
     """The worker has taken a large item, whose bytes are on their way, and blocks on the next."""
     large = b"x" * 5_000_000
 
     async def main() -> None:
         async with Pool(1, loop_initializer=loop_initializer, grace=FOREVER_S) as pool:
             worker = await pool.apply(targets.pid)
+            no_blocks()
             for cancels_large in (False, True):
                 echo = asyncio.ensure_future(pool.apply(targets.echo, (large,)))
                 call = await start(pool, bell, targets.sleep)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -918,3 +919,20 @@ if __name__ != "__main__":
     assert done.stdout == "WorkerStartError the workers ended before they were ready: exit code 1\n"
     assert len(starts.read_text().split()) <= 2 + 3
     assert done.stderr.count("ImportError: only once") <= 2 + 3
+
+
+def test_an_exception_of_a_task_does_not_keep_its_pool() -> None:
+    async def main() -> weakref.ref[Pool]:
+        async with Pool(1) as pool:
+            for call in (
+                pool.apply(targets.fail_later),
+                pool.submit(targets.fail_later),
+                pool.map(abs, ["x"]).results(),
+            ):
+                with pytest.raises((LookupError, TypeError, ValueError)):
+                    await call
+            return weakref.ref(pool)
+
+    pool = asyncio.run(main())
+    gc.collect()
+    assert pool() is None

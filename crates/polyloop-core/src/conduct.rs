@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 use thiserror::Error;
 
 use crate::event::Input;
-use crate::frame::{Reply, ResultFrame};
+use crate::frame::{BlockFrame, Reply, ResultFrame};
 use crate::id::{TaskId, WorkerId};
-use crate::task::{Outcome, Payload};
+use crate::payload::{Luggage, Payload};
+use crate::task::Outcome;
 
 /// Bytes that a reply may have where the host asks for nothing else: more than fits in memory a few times over, as a
 /// reply has to, is an error of the task.
@@ -67,6 +68,8 @@ pub enum Heard {
     Fetch(TaskId),
     /// Nothing yet: it is a piece of something.
     Piece,
+    /// This, of blocks. Of one that was lent, [`Conduct::carry`] what is in it.
+    Block(BlockFrame),
 }
 
 /// A reply that comes in pieces, as far as it has come.
@@ -74,6 +77,8 @@ pub enum Heard {
 struct Partial {
     task: TaskId,
     bytes: Vec<u8>,
+    /// The memory that its large parts are in.
+    apart: Option<Luggage>,
 }
 
 /// What one worker has said so far, as far as that limits what it may still say.
@@ -117,6 +122,13 @@ impl Conduct {
             }
             ResultFrame::Piece { task, bytes } => self.piece(task, bytes, standing(task)),
             ResultFrame::Fetch(task) => self.fetch(task, standing(task)),
+            ResultFrame::Block(frame) => {
+                if let BlockFrame::Lent { task, .. } = frame {
+                    self.check(task, standing(task))?;
+                    self.partial(task);
+                }
+                Ok(Heard::Block(frame))
+            }
             ResultFrame::Ready => {
                 once(&mut self.is_initialised, "it is ready")?;
                 Ok(Heard::Input(Input::Ready(worker)))
@@ -132,6 +144,13 @@ impl Conduct {
         }
     }
 
+    /// The large parts of the reply that has begun are in this memory.
+    pub fn carry(&mut self, apart: Luggage) {
+        if let Some(partial) = &mut self.partial {
+            partial.apart = Some(apart);
+        }
+    }
+
     /// Bytes kept of replies that are not whole.
     pub fn kept_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.bytes.len())
@@ -140,16 +159,16 @@ impl Conduct {
     fn reply(&mut self, task: TaskId, reply: Reply<'_>, standing: Standing) -> Result<Outcome, Breach> {
         self.check(task, standing)?;
         self.fetched.remove(&task);
-        let before = self.partial.take().map(|partial| partial.bytes).unwrap_or_default();
+        let (before, apart) = self.partial.take().map(|partial| (partial.bytes, partial.apart)).unwrap_or_default();
         let max = self.max_reply;
         let whole = |bytes: &[u8]| {
             check_size(before.len() + bytes.len(), max)?;
             if before.is_empty() {
-                return Ok(Payload::from_slice(bytes));
+                return Ok(Payload::from_slice(bytes).with(apart));
             }
             let mut whole = before;
             whole.extend_from_slice(bytes);
-            Ok(Payload::from_vec(whole))
+            Ok(Payload::from_vec(whole).with(apart))
         };
         Ok(match reply {
             Reply::Value(bytes) => Outcome::Value(whole(bytes)?),
@@ -162,13 +181,18 @@ impl Conduct {
 
     fn piece(&mut self, task: TaskId, bytes: &[u8], standing: Standing) -> Result<Heard, Breach> {
         self.check(task, standing)?;
-        let partial = self.partial.get_or_insert_with(|| Partial { task, bytes: Vec::new() });
-        check_size(partial.bytes.len() + bytes.len(), self.max_reply)?;
+        let max_reply = self.max_reply;
+        let partial = self.partial(task);
+        check_size(partial.bytes.len() + bytes.len(), max_reply)?;
         match standing {
             Standing::Over => partial.bytes = Vec::new(),
             _ => partial.bytes.extend_from_slice(bytes),
         }
         Ok(Heard::Piece)
+    }
+
+    fn partial(&mut self, task: TaskId) -> &mut Partial {
+        self.partial.get_or_insert_with(|| Partial { task, bytes: Vec::new(), apart: None })
     }
 
     fn fetch(&mut self, task: TaskId, standing: Standing) -> Result<Heard, Breach> {
@@ -204,6 +228,7 @@ fn once(said: &mut bool, what: &'static str) -> Result<(), Breach> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocks::BlockId;
     use crate::stats::Cause;
 
     const WORKER: WorkerId = WorkerId { seat: 0, generation: 1 };
@@ -237,6 +262,22 @@ mod tests {
         assert_eq!(outcome, Outcome::Value(Payload::from_slice(b"abcabcxyz")));
         assert_eq!(conduct.kept_bytes(), 0);
         assert!(conduct.hear(piece(2), |_| SMALL).is_ok(), "another one's turn");
+    }
+
+    #[test]
+    fn what_a_block_carries_goes_with_the_reply_that_follows_and_with_no_other() {
+        let lent = |index| ResultFrame::Block(BlockFrame::Lent { task: task(index), block: BlockId(1), bytes: 5 });
+        let mut conduct = conduct();
+        assert!(matches!(conduct.hear(lent(1), |_| SMALL), Ok(Heard::Block(_))));
+        let apart = Luggage::new(());
+        conduct.carry(apart.clone());
+        assert_eq!(conduct.hear(value(2), |_| SMALL).err(), Some(Breach::Interleaved(task(2))));
+        let Ok(Heard::Input(Input::Outcome { outcome: Outcome::Value(value), .. })) = conduct.hear(value(1), |_| SMALL)
+        else {
+            panic!()
+        };
+        assert_eq!((&*value, value.luggage()), (&b"xyz"[..], Some(&apart)));
+        assert_eq!(conduct.hear(lent(3), |_| Standing::Stranger).err(), Some(Breach::NotHeld(task(3))));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::blocks::BlockId;
 use crate::id::TaskId;
 use crate::stats::Cause;
 use crate::worker::Stop;
@@ -18,6 +19,8 @@ pub struct Terms {
     pub large: bool,
     /// Nothing else may run in its worker meanwhile.
     pub alone: bool,
+    /// Its arguments are to stay as they are: it may be run again.
+    pub kept: bool,
     /// Which run of the task this is, from 1; counted up to 255.
     pub attempt: u8,
     /// How long it may run.
@@ -27,6 +30,7 @@ pub struct Terms {
 impl Terms {
     const LARGE: u64 = 1;
     const ALONE: u64 = 2;
+    const KEPT: u64 = 4;
     const ATTEMPT_SHIFT: u32 = 8;
     /// Above this, microseconds; 0 for no timeout.
     const TIMEOUT_SHIFT: u32 = 16;
@@ -40,6 +44,7 @@ impl Terms {
             | u64::from(self.attempt) << Self::ATTEMPT_SHIFT
             | flag(self.large, Self::LARGE)
             | flag(self.alone, Self::ALONE)
+            | flag(self.kept, Self::KEPT)
     }
 
     /// From a word that another process wrote.
@@ -48,6 +53,7 @@ impl Terms {
         Self {
             large: bits & Self::LARGE != 0,
             alone: bits & Self::ALONE != 0,
+            kept: bits & Self::KEPT != 0,
             attempt: (bits >> Self::ATTEMPT_SHIFT) as u8,
             timeout: (micros > 0).then(|| Duration::from_micros(micros)),
         }
@@ -64,11 +70,18 @@ const READY: u32 = 16;
 const FAILED: u32 = 17;
 const RETIRING: u32 = 18;
 const FETCH: u32 = 19;
+const BLOCK: u32 = 20;
+const RETURN: u32 = 21;
+const FORGET: u32 = 22;
 
 const CANCEL: u32 = 32;
 const STOP: u32 = 33;
 const BYTES: u32 = 34;
 const LAST_BYTES: u32 = 35;
+const BLOCK_DOWN: u32 = 36;
+const RETURN_DOWN: u32 = 37;
+const FORGET_DOWN: u32 = 38;
+const GIVE_BACK: u32 = 39;
 
 const TASK: usize = 8;
 
@@ -101,6 +114,62 @@ pub enum Reply<'a> {
     TimedOut,
     /// Its function could not be made.
     Rejected(&'a [u8]),
+}
+
+/// What either side says of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockFrame {
+    /// The large parts of what is about to come for this task are in this block of the sender's, from its start.
+    Lent {
+        /// Which task.
+        task: TaskId,
+        /// Which block.
+        block: BlockId,
+        /// How many bytes of it.
+        bytes: u64,
+    },
+    /// The sender has no more use for this block of the receiver's.
+    Returned {
+        /// Which block.
+        block: BlockId,
+        /// Whether it may be written again: nobody else has got hold of it.
+        reusable: bool,
+    },
+    /// The sender uses this block of its own no more.
+    Forgotten(BlockId),
+}
+
+impl BlockFrame {
+    /// Appends the payload; gives the place of the kind among the kinds of block frames.
+    fn write(self, out: &mut Vec<u8>) -> u32 {
+        let mut number = |number: u64| out.extend_from_slice(&number.to_le_bytes());
+        match self {
+            Self::Lent { task, block, bytes } => {
+                [task.to_bits(), block.0, bytes].into_iter().for_each(number);
+                0
+            }
+            Self::Returned { block, reusable } => {
+                [block.0, u64::from(reusable)].into_iter().for_each(number);
+                1
+            }
+            Self::Forgotten(block) => {
+                number(block.0);
+                2
+            }
+        }
+    }
+
+    fn parse(place: u32, kind: u32, payload: &[u8]) -> Result<Self, FrameError> {
+        let number = |at: usize| {
+            let word = payload.as_chunks::<8>().0.get(at).ok_or(FrameError::Short { kind, len: payload.len() })?;
+            Ok(u64::from_le_bytes(*word))
+        };
+        Ok(match place {
+            0 => Self::Lent { task: TaskId::from_bits(number(0)?), block: BlockId(number(1)?), bytes: number(2)? },
+            1 => Self::Returned { block: BlockId(number(0)?), reusable: number(1)? != 0 },
+            _ => Self::Forgotten(BlockId(number(0)?)),
+        })
+    }
 }
 
 impl<'a> Reply<'a> {
@@ -141,6 +210,8 @@ pub enum ResultFrame<'a> {
     Retiring(Cause),
     /// The worker has started a task whose bytes did not go into the slot, and needs them.
     Fetch(TaskId),
+    /// Of blocks.
+    Block(BlockFrame),
 }
 
 impl<'a> ResultFrame<'a> {
@@ -168,6 +239,7 @@ impl<'a> ResultFrame<'a> {
                 out.extend_from_slice(bytes);
                 FAILED
             }
+            Self::Block(frame) => BLOCK + frame.write(out),
         }
     }
 
@@ -193,6 +265,7 @@ impl<'a> ResultFrame<'a> {
                 cause.map(|cause| Self::Retiring(*cause)).ok_or(FrameError::Short { kind, len: payload.len() })
             }
             FAILED => Ok(Self::Failed(payload)),
+            BLOCK | RETURN | FORGET => BlockFrame::parse(kind - BLOCK, kind, payload).map(Self::Block),
             _ => Err(FrameError::Kind(kind)),
         }
     }
@@ -214,6 +287,10 @@ pub enum ControlFrame<'a> {
         /// Whether they are the last.
         last: bool,
     },
+    /// Of blocks.
+    Block(BlockFrame),
+    /// Give back the memory of every block that nobody uses.
+    GiveBack,
 }
 
 impl<'a> ControlFrame<'a> {
@@ -234,6 +311,8 @@ impl<'a> ControlFrame<'a> {
                 out.extend_from_slice(bytes);
                 if last { LAST_BYTES } else { BYTES }
             }
+            Self::Block(frame) => BLOCK_DOWN + frame.write(out),
+            Self::GiveBack => GIVE_BACK,
         }
     }
 
@@ -252,24 +331,40 @@ impl<'a> ControlFrame<'a> {
             BYTES | LAST_BYTES => {
                 split_task(kind, payload).map(|(task, bytes)| Self::Bytes { task, bytes, last: kind == LAST_BYTES })
             }
+            BLOCK_DOWN | RETURN_DOWN | FORGET_DOWN => {
+                BlockFrame::parse(kind - BLOCK_DOWN, kind, payload).map(Self::Block)
+            }
+            GIVE_BACK => Ok(Self::GiveBack),
             _ => Err(FrameError::Kind(kind)),
         }
     }
 }
 
-/// A fetched task's bytes in one run: the function's length, the function, the arguments.
-pub fn write_large(function: &[u8], arguments: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(TASK + function.len() + arguments.len());
-    bytes.extend_from_slice(&(function.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(function);
-    bytes.extend_from_slice(arguments);
-    bytes
+/// A fetched task in parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Large<'a> {
+    /// The function.
+    pub function: &'a [u8],
+    /// The arguments.
+    pub arguments: &'a [u8],
+    /// The arguments' large parts, where they are not in a block.
+    pub apart: &'a [u8],
 }
 
-/// The function and the arguments of a fetched task, or `None` where the lengths do not fit.
-pub fn split_large(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (len, rest) = bytes.split_first_chunk::<TASK>()?;
-    rest.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)
+/// A fetched task's bytes in one run: the lengths of the function and of the arguments, then all parts.
+pub fn write_large(task: Large<'_>) -> Vec<u8> {
+    let Large { function, arguments, apart } = task;
+    let lengths = [function, arguments].map(|part| (part.len() as u64).to_le_bytes());
+    [&lengths[0], &lengths[1], function, arguments, apart].concat()
+}
+
+/// The parts of a fetched task, or `None` where the lengths do not fit.
+pub fn split_large(bytes: &[u8]) -> Option<Large<'_>> {
+    let (lengths, rest) = bytes.split_first_chunk::<{ 2 * TASK }>()?;
+    let [function, arguments] = [0, TASK].map(|at| lengths[at..].first_chunk().map(|len| u64::from_le_bytes(*len)));
+    let (function, rest) = rest.split_at_checked(usize::try_from(function?).ok()?)?;
+    let (arguments, apart) = rest.split_at_checked(usize::try_from(arguments?).ok()?)?;
+    Some(Large { function, arguments, apart })
 }
 
 fn split_task(kind: u32, payload: &[u8]) -> Result<(TaskId, &[u8]), FrameError> {
@@ -296,6 +391,9 @@ mod tests {
             ResultFrame::Failed(b"f"),
             ResultFrame::Retiring(Cause::Memory),
             ResultFrame::Fetch(T),
+            ResultFrame::Block(BlockFrame::Lent { task: T, block: BlockId(1), bytes: 9 }),
+            ResultFrame::Block(BlockFrame::Returned { block: BlockId(2), reusable: true }),
+            ResultFrame::Block(BlockFrame::Forgotten(BlockId(3))),
         ];
         let mut out = Vec::new();
         for frame in frames {
@@ -308,7 +406,7 @@ mod tests {
     fn terms_come_back_as_they_went_in() {
         for timeout in [None, Some(Duration::from_micros(1)), Some(Duration::from_secs(86_400 * 365))] {
             for (large, alone) in [(false, false), (true, false), (false, true)] {
-                let terms = Terms { large, alone, attempt: 255, timeout };
+                let terms = Terms { large, alone, kept: !large, attempt: 255, timeout };
                 assert_eq!(Terms::from_bits(terms.to_bits()), terms);
             }
         }
@@ -322,6 +420,10 @@ mod tests {
             ControlFrame::Stop(Stop::WhenDone),
             ControlFrame::Bytes { task: T, bytes: b"abc", last: false },
             ControlFrame::Bytes { task: T, bytes: b"", last: true },
+            ControlFrame::Block(BlockFrame::Lent { task: T, block: BlockId(1), bytes: 9 }),
+            ControlFrame::Block(BlockFrame::Returned { block: BlockId(2), reusable: false }),
+            ControlFrame::Block(BlockFrame::Forgotten(BlockId(3))),
+            ControlFrame::GiveBack,
         ];
         let mut out = Vec::new();
         for frame in frames {
@@ -339,9 +441,10 @@ mod tests {
         }
 
         #[test]
-        fn a_large_task_splits_where_it_was_joined(function in proptest::collection::vec(any::<u8>(), 0..40), arguments in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let bytes = write_large(&function, &arguments);
-            prop_assert_eq!(split_large(&bytes), Some((&function[..], &arguments[..])));
+        fn a_large_task_splits_where_it_was_joined(parts in proptest::array::uniform3(proptest::collection::vec(any::<u8>(), 0..40))) {
+            let task = Large { function: &parts[0], arguments: &parts[1], apart: &parts[2] };
+            let bytes = write_large(task);
+            prop_assert_eq!(split_large(&bytes), Some(task));
         }
     }
 }

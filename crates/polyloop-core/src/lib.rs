@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bell;
+mod blocks;
 mod chunk;
 mod conduct;
 mod event;
@@ -12,6 +13,7 @@ mod frame;
 mod hearing;
 mod id;
 mod map;
+mod payload;
 mod pool;
 mod schedule;
 mod stats;
@@ -22,16 +24,18 @@ mod watch;
 mod worker;
 
 pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
+pub use blocks::{BLOCK_IDLE, BlockId, BlockTable, Discarded, NotLent, Taken};
 pub use conduct::{Breach, CONTROL_WAITING_MAX, Conduct, Heard, MAX_REPLY, Standing};
 pub use event::{Dead, Input, Output, Place, Refused, Report};
-pub use frame::{ControlFrame, FrameError, Reply, ResultFrame, Terms, split_large, write_large};
+pub use frame::{BlockFrame, ControlFrame, FrameError, Large, Reply, ResultFrame, Terms, split_large, write_large};
 pub use hearing::HearingWatch;
 pub use id::{ALONE_LANE, CallId, Moment, QueueIndex, TaskId, WorkerId};
 pub use map::{Cut, MapResults, Next as NextResult, Want};
+pub use payload::{Luggage, Payload};
 pub use pool::{Pool, PoolConfig};
 pub use stats::{Cause, Counts};
 pub use supervise::{Exit, HOPELESS_EXIT, Stage, StartError, State, WorkerView};
-pub use task::{Loss, Outcome, Parcel, Payload, Submission};
-pub use value::{Value, ValueError, ValueReader, ValueWriter};
+pub use task::{Loss, Outcome, Parcel, Submission};
+pub use value::{Apart, Value, ValueError, ValueReader, ValueWriter, lay_apart};
 pub use watch::{Look, LoopWatch};
 pub use worker::{DEFER, Leave, OVERDUE_EXITCODE, PeerView, Stop, Worker, WorkerConfig};

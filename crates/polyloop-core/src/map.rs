@@ -56,6 +56,8 @@ enum Spot<T> {
 #[derive(Debug)]
 pub struct MapResults<T> {
     window: usize,
+    /// What the items need is scarce: no more of them than this are to be outstanding.
+    scarce_window: Option<usize>,
     want: Want,
     keeps_errors: bool,
     /// Items drawn.
@@ -85,6 +87,7 @@ impl<T> MapResults<T> {
     pub fn new(window: usize, keeps_errors: bool) -> Self {
         Self {
             window,
+            scarce_window: None,
             want: Want::Nothing,
             keeps_errors,
             drawn: 0,
@@ -114,7 +117,18 @@ impl<T> MapResults<T> {
             Want::Rest | Want::All => self.outstanding,
             Want::AsFinished => self.outstanding + self.finished.len(),
         };
-        self.window.saturating_sub(held)
+        let room = self.window.saturating_sub(held);
+        self.scarce_window.map_or(room, |window| room.min(window.saturating_sub(self.outstanding)))
+    }
+
+    /// Whether what the items need is scarce, and how many of them may be outstanding even then.
+    pub fn set_scarce(&mut self, window: Option<usize>) {
+        self.scarce_window = window;
+    }
+
+    /// As was last said.
+    pub fn is_scarce(&self) -> bool {
+        self.scarce_window.is_some()
     }
 
     /// Whether a producer that waits for room should go on. It is not woken for each place.
@@ -420,6 +434,18 @@ mod tests {
             [results.take(), results.take(), results.take()],
             [Next::Value(0, "a"), Next::Value(1, "b"), Next::End]
         );
+    }
+
+    #[test]
+    fn while_what_items_need_is_scarce_only_few_are_drawn_and_never_none() {
+        let mut results = drawn(3, false);
+        results.set_scarce(Some(2));
+        assert_eq!((results.room(), results.is_scarce()), (0, true));
+        results.deliver(0, Ok("a"));
+        results.deliver(1, Ok("b"));
+        assert_eq!(results.room(), 1);
+        results.set_scarce(None);
+        assert_eq!(results.room(), 5);
     }
 
     #[test]

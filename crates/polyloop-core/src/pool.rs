@@ -11,10 +11,11 @@ use crate::chunk::Chunk;
 use crate::conduct::Standing;
 use crate::event::{Input, Output, Place, Refused, Report};
 use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
+use crate::payload::Payload;
 use crate::schedule::Queue;
 use crate::stats::{Cause, Counts};
 use crate::supervise::{StartError, State, Supervisor};
-use crate::task::{Brief, Outcome, Payload, Submission, Task, TaskState, TaskTable, Wish};
+use crate::task::{Brief, Outcome, Submission, Task, TaskState, TaskTable, Wish};
 
 mod cancel;
 mod change;

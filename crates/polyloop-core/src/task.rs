@@ -9,14 +9,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use crate::frame::Terms;
 use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
+use crate::payload::Payload;
 use crate::supervise::{Exit, StartError};
-
-/// Arguments or an outcome as bytes. Most are short, and a task that allocates nothing is a good deal cheaper.
-pub type Payload = SmallVec<[u8; 24]>;
 
 /// What a caller asks for.
 #[derive(Clone, Debug)]
@@ -60,7 +56,7 @@ pub struct Parcel<'a> {
     /// The function.
     pub function: &'a Arc<[u8]>,
     /// The arguments.
-    pub arguments: &'a [u8],
+    pub arguments: &'a Payload,
     /// How it is to be run.
     pub terms: Terms,
 }

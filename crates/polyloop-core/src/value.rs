@@ -1,7 +1,8 @@
 //! The codec for simple values: the few types that most small tasks carry, in a byte or nine each.
 //!
 //! A value is a tag and its content; a sequence is a tag, a count and that many values. Everything else is bytes
-//! that the host's own codec wrote, under [`Value::Other`].
+//! that the host's own codec wrote, under [`Value::Other`]. What is large is not here: the value says how many of the
+//! bytes that travel apart it takes, one value's after the other's.
 
 use thiserror::Error;
 
@@ -15,6 +16,37 @@ const BYTES: u8 = 6;
 const TUPLE: u8 = 7;
 const LIST: u8 = 8;
 const OTHER: u8 = 9;
+const APART: u8 = 10;
+const BUFFERS: u8 = 11;
+
+/// What bytes that travel apart are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Apart {
+    /// Bytes.
+    Bytes,
+    /// Bytes that may be changed.
+    ByteArray,
+    /// A view of bytes.
+    View,
+    /// A view of bytes that may be changed.
+    WritableView,
+    /// What the host's codec wrote.
+    Other,
+}
+
+impl Apart {
+    const ALL: [Self; 5] = [Self::Bytes, Self::ByteArray, Self::View, Self::WritableView, Self::Other];
+}
+
+/// What travels apart is laid out so, in bytes: a cache line.
+const APART_ALIGN: usize = 64;
+
+/// Where bytes that travel apart end, in a layout that has reached `at`: from the next multiple of the alignment. `None`
+/// where that can't be.
+pub fn lay_apart(at: usize, len: usize) -> Option<std::ops::Range<usize>> {
+    let start = at.checked_next_multiple_of(APART_ALIGN)?;
+    Some(start..start.checked_add(len)?)
+}
 
 /// One step of a written value.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +69,10 @@ pub enum Value<'a> {
     List(u32),
     /// What the host's codec wrote.
     Other(&'a [u8]),
+    /// What the next so many of the bytes that travel apart are.
+    Apart(Apart, u64),
+    /// What the host's codec wrote, and before it, apart, so many views that belong to it.
+    Buffers(u32),
 }
 
 /// Bytes that are not a value.
@@ -78,6 +114,11 @@ impl<'a> ValueWriter<'a> {
             Value::Tuple(len) => self.count(TUPLE, len),
             Value::List(len) => self.count(LIST, len),
             Value::Other(bytes) => self.counted(OTHER, bytes),
+            Value::Apart(kind, len) => {
+                self.out.push(APART);
+                self.word(kind as u8, len);
+            }
+            Value::Buffers(count) => self.count(BUFFERS, count),
         }
     }
 
@@ -139,6 +180,12 @@ impl<'a> ValueReader<'a> {
             TUPLE => Value::Tuple(self.count()?),
             LIST => Value::List(self.count()?),
             OTHER => Value::Other(self.counted()?),
+            APART => {
+                let [kind] = self.array()?;
+                let kind = Apart::ALL.get(usize::from(kind)).ok_or(ValueError::Tag(kind))?;
+                Value::Apart(*kind, u64::from_le_bytes(self.array()?))
+            }
+            BUFFERS => Value::Buffers(self.count()?),
             _ => return Err(ValueError::Tag(tag)),
         })
     }
@@ -180,6 +227,9 @@ mod tests {
             Value::Text("größer"),
             Value::Bytes(b"\0\xff"),
             Value::List(1),
+            Value::Buffers(2),
+            Value::Apart(Apart::WritableView, 1 << 40),
+            Value::Apart(Apart::Other, 3),
             Value::Other(b"pickle"),
         ];
         let mut bytes = Vec::new();
@@ -190,6 +240,14 @@ mod tests {
             assert_eq!(reader.read(), Ok(value));
         }
         assert_eq!(reader.read(), Err(ValueError::Truncated));
+    }
+
+    #[test]
+    fn what_travels_apart_is_aligned_and_within_what_can_be_addressed() {
+        assert_eq!(lay_apart(0, 5), Some(0..5));
+        assert_eq!(lay_apart(5, 0), Some(64..64));
+        assert_eq!(lay_apart(64, 1), Some(64..65));
+        assert_eq!((lay_apart(usize::MAX, 1), lay_apart(64, usize::MAX)), (None, None));
     }
 
     proptest! {

@@ -23,12 +23,15 @@ enum State {
     Raised(Py<PyAny>),
     /// With the message of whoever cancelled it.
     Cancelled(Option<Py<PyAny>>),
+    /// Its exception is where it belongs.
+    Told,
 }
 
 /// An `apply` under way. Only its own coroutine awaits it.
 ///
 /// Not for the garbage collector to look into: as long as it has not ended the manager holds it, and then it holds
-/// nobody. With thousands under way the collector's walks would cost more than all else here.
+/// nobody. With thousands under way the collector's walks would cost more than all else here. So it must not hold an
+/// exception that was raised: its traceback leads to the coroutine, and the coroutine holds this.
 #[pyclass(frozen, weakref, module = "polyloop._core")]
 pub(crate) struct ApplyCall {
     event_loop: Py<PyAny>,
@@ -160,7 +163,7 @@ impl ApplyCall {
                 waiters.push(waiter);
                 return Ok(());
             }
-            State::Returned(_) | State::Raised(_) | State::Cancelled(_) => (),
+            State::Returned(_) | State::Raised(_) | State::Cancelled(_) | State::Told => (),
         }
         waiter.call_soon(slf)
     }
@@ -177,7 +180,7 @@ impl ApplyCall {
         let this = slf.get();
         let waiters = match &mut *this.lock() {
             State::Pending(waiters) => std::mem::take(waiters),
-            State::Returned(_) | State::Raised(_) | State::Cancelled(_) => return Ok(false),
+            State::Returned(_) | State::Raised(_) | State::Cancelled(_) | State::Told => return Ok(false),
         };
         *this.lock() = State::Cancelled(msg);
         // Whoever cancels may be a task, in which none can be woken.
@@ -193,13 +196,17 @@ impl ApplyCall {
         !matches!(&*self.lock(), State::Pending(_))
     }
 
+    /// An exception is raised once.
     fn result(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let error = match &*self.lock() {
+        let mut state = self.lock();
+        match &*state {
             State::Returned(value) => return Ok(value.clone_ref(py)),
-            State::Raised(error) => error.clone_ref(py),
             State::Cancelled(msg) => return Err(cancelled_error(py, msg.as_ref())),
             State::Pending(_) => return Err(PyRuntimeError::new_err("an apply that has not ended has no result")),
-        };
+            State::Told => return Err(PyRuntimeError::new_err("the exception of this apply was raised before")),
+            State::Raised(_) => (),
+        }
+        let State::Raised(error) = std::mem::replace(&mut *state, State::Told) else { unreachable!("looked at above") };
         Err(PyErr::from_value(error.into_bound(py)))
     }
 

@@ -1,10 +1,12 @@
 //! Python objects as bytes and back: the engine's codec for simple values, `polyloop._codec` for all others.
 
-use polyloop::{Value, ValueReader, ValueWriter};
+use polyloop::{Apart, Value, ValueReader, ValueWriter};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+
+use crate::apart::{Inbox, Outbox, Put};
 
 /// How deep simple values may nest.
 const DEPTH_MAX: u32 = 4;
@@ -68,26 +70,53 @@ impl Codec {
         })
     }
 
-    /// Appends `value` to `out`.
-    pub(crate) fn write(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
+    /// Appends `value` to `out`, and what of it is large to `apart`.
+    pub(crate) fn write(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>, apart: &mut Outbox) -> PyResult<()> {
         let mut writer = ValueWriter::new(out);
-        let mark = writer.mark();
-        if write_simple(value, &mut writer, &mut Nesting::default())? {
+        let (mark, mark_apart) = (writer.mark(), apart.mark());
+        if write_simple(value, &mut writer, apart, &mut Nesting::default())? {
             return Ok(());
         }
         writer.rewind(mark);
-        self.write_other(value, out)
+        apart.rewind(mark_apart);
+        self.write_pickled(value, &mut writer, apart)
     }
 
-    fn write_other(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
-        let bytes = self.dumps.bind(value.py()).call1((value,))?;
-        ValueWriter::new(out).write(Value::Other(bytes.cast::<PyBytes>()?.as_bytes()));
+    fn write_pickled(
+        &self,
+        value: &Bound<'_, PyAny>,
+        writer: &mut ValueWriter<'_>,
+        apart: &mut Outbox,
+    ) -> PyResult<()> {
+        let py = value.py();
+        let dumps = self.dumps.bind(py);
+        let bytes = if apart.is_closed() {
+            dumps.call1((value,))?
+        } else {
+            let views = PyList::empty(py);
+            let bytes = dumps.call1((value, &views))?;
+            if !views.is_empty() {
+                writer.write(Value::Buffers(views.len() as u32));
+            }
+            for view in views {
+                let Put { len, readonly } = apart.put(&view)?;
+                writer.write(Value::Apart(if readonly { Apart::View } else { Apart::WritableView }, len as u64));
+            }
+            bytes
+        };
+        let pickle = bytes.cast::<PyBytes>()?;
+        if apart.takes(pickle.as_bytes().len()) {
+            let Put { len, .. } = apart.put(pickle)?;
+            writer.write(Value::Apart(Apart::Other, len as u64));
+        } else {
+            writer.write(Value::Other(pickle.as_bytes()));
+        }
         Ok(())
     }
 
     /// The value that [`Self::write`] wrote.
-    pub(crate) fn read<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-        self.read_one(py, &mut ValueReader::new(bytes))
+    pub(crate) fn read<'py>(&self, py: Python<'py>, bytes: &[u8], mut apart: Inbox<'_>) -> PyResult<Bound<'py, PyAny>> {
+        self.read_one(py, &mut ValueReader::new(bytes), &mut apart)
     }
 
     /// Arguments: a tuple, or a tuple and a dictionary of keywords.
@@ -96,43 +125,53 @@ impl Codec {
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
         out: &mut Vec<u8>,
+        apart: &mut Outbox,
     ) -> PyResult<()> {
         match kwargs.filter(|kwargs| !kwargs.is_empty()) {
-            None => self.write(args.as_any(), out),
+            None => self.write(args.as_any(), out, apart),
             Some(kwargs) => {
                 let both = PyTuple::new(args.py(), [args.as_any(), kwargs.as_any()])?;
-                let bytes = self.dumps.bind(args.py()).call1((both,))?;
                 // Two values stand for arguments with keywords.
                 let mut writer = ValueWriter::new(out);
                 writer.write(Value::None);
-                writer.write(Value::Other(bytes.cast::<PyBytes>()?.as_bytes()));
-                Ok(())
+                self.write_pickled(both.as_any(), &mut writer, apart)
             }
         }
     }
 
     /// One positional argument, as [`Self::write_arguments`] does.
-    pub(crate) fn write_argument(&self, argument: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
+    pub(crate) fn write_argument(
+        &self,
+        argument: &Bound<'_, PyAny>,
+        out: &mut Vec<u8>,
+        apart: &mut Outbox,
+    ) -> PyResult<()> {
         let mut writer = ValueWriter::new(out);
-        let mark = writer.mark();
+        let (mark, mark_apart) = (writer.mark(), apart.mark());
         writer.write(Value::Tuple(1));
-        if write_simple(argument, &mut writer, &mut Nesting { depth: 1, has_list: false })? {
+        if write_simple(argument, &mut writer, apart, &mut Nesting { depth: 1, ..Nesting::default() })? {
             return Ok(());
         }
         writer.rewind(mark);
-        self.write_other(PyTuple::new(argument.py(), [argument])?.as_any(), out)
+        apart.rewind(mark_apart);
+        self.write_pickled(PyTuple::new(argument.py(), [argument])?.as_any(), &mut writer, apart)
     }
 
     /// What [`Self::write_arguments`] wrote.
-    pub(crate) fn read_arguments<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Arguments<'py>> {
+    pub(crate) fn read_arguments<'py>(
+        &self,
+        py: Python<'py>,
+        bytes: &[u8],
+        mut apart: Inbox<'_>,
+    ) -> PyResult<Arguments<'py>> {
         let mut reader = ValueReader::new(bytes);
-        let first = match self.step(&mut reader)? {
-            Value::Tuple(1) => return Ok(Arguments::One(self.read_one(py, &mut reader)?)),
+        let first = match step(&mut reader)? {
+            Value::Tuple(1) => return Ok(Arguments::One(self.read_one(py, &mut reader, &mut apart)?)),
             Value::None => {
-                let (args, kwargs) = self.read_one(py, &mut reader)?.extract()?;
+                let (args, kwargs) = self.read_one(py, &mut reader, &mut apart)?.extract()?;
                 return Ok(Arguments::Named(args, kwargs));
             }
-            first => self.build(py, first, &mut reader)?,
+            first => self.build(py, first, &mut reader, &mut apart)?,
         };
         Ok(Arguments::Many(first.cast_into()?))
     }
@@ -174,13 +213,14 @@ impl Codec {
         by.bind(py).call((function,), Some(&kwargs))?.extract()
     }
 
-    fn read_one<'py>(&self, py: Python<'py>, reader: &mut ValueReader<'_>) -> PyResult<Bound<'py, PyAny>> {
-        let first = self.step(reader)?;
-        self.build(py, first, reader)
-    }
-
-    fn step<'a>(&self, reader: &mut ValueReader<'a>) -> PyResult<Value<'a>> {
-        reader.read().map_err(|error| PyValueError::new_err(error.to_string()))
+    fn read_one<'py>(
+        &self,
+        py: Python<'py>,
+        reader: &mut ValueReader<'_>,
+        apart: &mut Inbox<'_>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let first = step(reader)?;
+        self.build(py, first, reader, apart)
     }
 
     /// The value that begins with this step.
@@ -189,6 +229,7 @@ impl Codec {
         py: Python<'py>,
         first: Value<'_>,
         reader: &mut ValueReader<'_>,
+        apart: &mut Inbox<'_>,
     ) -> PyResult<Bound<'py, PyAny>> {
         Ok(match first {
             Value::None => py.None().into_bound(py),
@@ -197,9 +238,24 @@ impl Codec {
             Value::Float(value) => PyFloat::new(py, value).into_any(),
             Value::Text(value) => PyString::new(py, value).into_any(),
             Value::Bytes(value) => PyBytes::new(py, value).into_any(),
-            Value::Tuple(len) => PyTuple::new(py, self.read_many(py, reader, len)?)?.into_any(),
-            Value::List(len) => PyList::new(py, self.read_many(py, reader, len)?)?.into_any(),
+            Value::Tuple(len) => PyTuple::new(py, self.read_many(py, reader, apart, len)?)?.into_any(),
+            Value::List(len) => PyList::new(py, self.read_many(py, reader, apart, len)?)?.into_any(),
             Value::Other(bytes) => self.loads.bind(py).call1((PyBytes::new(py, bytes),))?,
+            Value::Apart(Apart::Bytes, len) => apart.bytes(py, len)?,
+            Value::Apart(Apart::ByteArray, len) => apart.byte_array(py, len)?,
+            Value::Apart(kind @ (Apart::View | Apart::WritableView), len) => {
+                apart.view(py, len, kind == Apart::View)?
+            }
+            Value::Apart(Apart::Other, len) => self.loads.bind(py).call1((apart.view(py, len, true)?,))?,
+            Value::Buffers(count) => {
+                let views = PyList::new(py, self.read_many(py, reader, apart, count)?)?;
+                let pickle = match step(reader)? {
+                    Value::Apart(Apart::Other, len) => apart.view(py, len, true)?,
+                    Value::Other(bytes) => PyBytes::new(py, bytes).into_any(),
+                    _ => return Err(PyValueError::new_err("buffers that belong to nothing")),
+                };
+                self.loads.bind(py).call1((pickle, views))?
+            }
         })
     }
 
@@ -207,10 +263,16 @@ impl Codec {
         &self,
         py: Python<'py>,
         reader: &mut ValueReader<'_>,
+        apart: &mut Inbox<'_>,
         len: u32,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        (0..len).map(|_| self.read_one(py, reader)).collect()
+        (0..len).map(|_| self.read_one(py, reader, apart)).collect()
     }
+}
+
+/// The next step of a value.
+fn step<'a>(reader: &mut ValueReader<'a>) -> PyResult<Value<'a>> {
+    reader.read().map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 /// The exception as Python sees it: before CPython 3.12 a `PyErr` keeps the traceback beside it.
@@ -223,10 +285,17 @@ struct Nesting {
     depth: u32,
     /// With a second list it might be the same list twice, which only pickle keeps the same.
     has_list: bool,
+    /// The same of byte arrays.
+    has_byte_array: bool,
 }
 
 /// Writes a value of the simple types exactly (no subclass), or says that it is none.
-fn write_simple(value: &Bound<'_, PyAny>, writer: &mut ValueWriter<'_>, nesting: &mut Nesting) -> PyResult<bool> {
+fn write_simple(
+    value: &Bound<'_, PyAny>,
+    writer: &mut ValueWriter<'_>,
+    apart: &mut Outbox,
+    nesting: &mut Nesting,
+) -> PyResult<bool> {
     if value.is_none() {
         writer.write(Value::None);
     } else if value.is_exact_instance_of::<PyInt>() {
@@ -234,26 +303,42 @@ fn write_simple(value: &Bound<'_, PyAny>, writer: &mut ValueWriter<'_>, nesting:
         writer.write(Value::Int(int));
     } else if let Ok(text) = value.cast_exact::<PyString>() {
         let Ok(text) = text.to_str() else { return Ok(false) };
+        // As a pickle it travels apart.
+        if apart.takes(text.len()) {
+            return Ok(false);
+        }
         writer.write(Value::Text(text));
     } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
         if tuple.len() > LEN_MAX {
             return Ok(false);
         }
         writer.write(Value::Tuple(tuple.len() as u32));
-        return write_items(tuple.iter_borrowed().map(|item| item.to_owned()), writer, nesting);
+        return write_items(tuple.iter_borrowed().map(|item| item.to_owned()), writer, apart, nesting);
     } else if let Ok(float) = value.cast_exact::<PyFloat>() {
         writer.write(Value::Float(float.value()));
     } else if let Ok(truth) = value.cast_exact::<PyBool>() {
         writer.write(Value::Bool(truth.is_true()));
     } else if let Ok(bytes) = value.cast_exact::<PyBytes>() {
-        writer.write(Value::Bytes(bytes.as_bytes()));
+        if apart.takes(bytes.as_bytes().len()) {
+            let Put { len, .. } = apart.put(bytes)?;
+            writer.write(Value::Apart(Apart::Bytes, len as u64));
+        } else {
+            writer.write(Value::Bytes(bytes.as_bytes()));
+        }
     } else if let Ok(list) = value.cast_exact::<PyList>() {
         if nesting.has_list || list.len() > LEN_MAX {
             return Ok(false);
         }
         nesting.has_list = true;
         writer.write(Value::List(list.len() as u32));
-        return write_items(list.iter(), writer, nesting);
+        return write_items(list.iter(), writer, apart, nesting);
+    } else if let Ok(bytes) = value.cast_exact::<PyByteArray>()
+        && apart.takes(bytes.len())
+        && !nesting.has_byte_array
+    {
+        nesting.has_byte_array = true;
+        let Put { len, .. } = apart.put(bytes)?;
+        writer.write(Value::Apart(Apart::ByteArray, len as u64));
     } else {
         return Ok(false);
     }
@@ -263,6 +348,7 @@ fn write_simple(value: &Bound<'_, PyAny>, writer: &mut ValueWriter<'_>, nesting:
 fn write_items<'py>(
     items: impl Iterator<Item = Bound<'py, PyAny>>,
     writer: &mut ValueWriter<'_>,
+    apart: &mut Outbox,
     nesting: &mut Nesting,
 ) -> PyResult<bool> {
     if nesting.depth == DEPTH_MAX {
@@ -270,7 +356,7 @@ fn write_items<'py>(
     }
     nesting.depth += 1;
     for item in items {
-        if !write_simple(&item, writer, nesting)? {
+        if !write_simple(&item, writer, apart, nesting)? {
             return Ok(false);
         }
     }

@@ -161,7 +161,9 @@ pub(crate) fn connect(error: ConnectError) -> PyErr {
 pub(crate) fn worker(error: WorkerError) -> PyErr {
     match error {
         WorkerError::Os(error) => error.into(),
-        WorkerError::Ring(_) | WorkerError::Frame(_) | WorkerError::Task => PyRuntimeError::new_err(error.to_string()),
+        WorkerError::Ring(_) | WorkerError::Frame(_) | WorkerError::Block(_) | WorkerError::Task => {
+            PyRuntimeError::new_err(error.to_string())
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The extension module `polyloop._core`: registration only.
 
+mod apart;
 mod apply;
 mod codec;
 mod errors;
@@ -22,6 +23,10 @@ mod _core {
     /// What a process exits with that finds itself started while it imports the program's main module.
     #[pymodule_export]
     const NO_MAIN_GUARD_EXITCODE: i32 = polyloop::HOPELESS_EXIT;
+
+    /// Buffers of this many bytes and more travel apart from what they belong to.
+    #[pymodule_export]
+    const LARGE_BYTES: usize = crate::apart::LARGE_BYTES;
 
     #[pymodule_export]
     use crate::apply::ApplyCall;

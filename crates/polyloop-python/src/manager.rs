@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Cause, Driver, DriverConfig, Event, MAX_REPLY, Outcome, Payload, QueueIndex, Refused, Report, Stage, State,
-    Submission, TaskId, Values, WorkerId,
+    CallId, Cause, Driver, DriverConfig, Event, Luggage, MAX_REPLY, Outcome, Payload, QueueIndex, Refused, Report,
+    Stage, State, Submission, TaskId, Values, WorkerId,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::apart::{Inbox, Outbox};
 use crate::apply::ApplyCall;
 use crate::codec::Codec;
 use crate::errors;
@@ -48,6 +49,12 @@ pub(crate) struct Prepared {
     scheduled_as: u64,
 }
 
+impl Prepared {
+    /// Whether it holds memory of which there is not much.
+    pub(crate) fn is_large(&self) -> bool {
+        self.arguments.luggage().is_some()
+    }
+}
 /// The value of an item, or its exception.
 pub(crate) type ItemResult = Result<Py<PyAny>, Py<PyAny>>;
 
@@ -546,13 +553,15 @@ impl Manager {
     ) -> PyResult<Prepared> {
         buffer.clear();
         if !map.star && self.scheduler.get().is_none() {
-            self.codec.write_argument(item, buffer)?;
-            return Ok(Prepared { arguments: payload(buffer), queue: QueueIndex(0), scheduled_as: 0 });
+            let write = |bytes: &mut _, apart: &mut _| self.codec.write_argument(item, bytes, apart);
+            let arguments = self.write(item.py(), buffer, write)?;
+            return Ok(Prepared { arguments, queue: QueueIndex(0), scheduled_as: 0 });
         }
         let args = map.arguments(item)?;
-        self.codec.write_arguments(&args, None, buffer)?;
+        let write = |bytes: &mut _, apart: &mut _| self.codec.write_arguments(&args, None, bytes, apart);
+        let arguments = self.write(item.py(), buffer, write)?;
         let (queue, scheduled_as) = self.schedule(map.function(item.py()), &args, None)?;
-        Ok(Prepared { arguments: payload(buffer), queue, scheduled_as })
+        Ok(Prepared { arguments, queue, scheduled_as })
     }
 
     /// Submits items of a map, from this index on. All are accepted, or none.
@@ -581,6 +590,11 @@ impl Manager {
         Ok(())
     }
 
+    /// How many items a map may have outstanding while memory for what is large is scarce.
+    pub(crate) fn scarce_window(&self) -> Option<usize> {
+        lock(&self.driver).scarce_window()
+    }
+
     /// Cancels the items of a map after this one, and ends its call.
     pub(crate) fn cancel_after(&self, call: CallId, index: u64) -> PyResult<()> {
         self.drive(|driver| driver.cancel_call_after(call, index))
@@ -590,10 +604,30 @@ impl Manager {
         // Taken, not borrowed: pickling runs the caller's code, which may submit to this pool.
         let mut bytes = std::mem::take(&mut *lock(&self.buffer));
         bytes.clear();
-        self.codec.write_arguments(args, kwargs, &mut bytes)?;
-        let arguments = payload(&mut bytes);
+        let arguments =
+            self.write(args.py(), &mut bytes, |bytes, apart| self.codec.write_arguments(args, kwargs, bytes, apart))?;
         *lock(&self.buffer) = bytes;
         Ok(arguments)
+    }
+
+    /// Arguments as `write` writes them: what of them is large in a block, where there is one.
+    fn write(
+        &self,
+        py: Python<'_>,
+        bytes: &mut Vec<u8>,
+        write: impl Fn(&mut Vec<u8>, &mut Outbox) -> PyResult<()>,
+    ) -> PyResult<Payload> {
+        let mut apart = Outbox::default();
+        write(bytes, &mut apart)?;
+        if apart.is_empty() {
+            return Ok(payload(bytes));
+        }
+        let lease = apart.store(py, |len| lock(&self.driver).take_block(len));
+        if lease.is_none() {
+            bytes.clear();
+            write(bytes, &mut Outbox::closed())?;
+        }
+        Ok(payload(bytes).with(lease.map(Luggage::new)))
     }
 
     fn accept(&self, py: Python<'_>, pending: Pending, mut submission: Submission) -> PyResult<usize> {
@@ -696,7 +730,7 @@ impl Manager {
                 self.settle_items(py, of, &mut results, maps);
                 of = call;
             }
-            results.push((token, self.value(py, bytes)));
+            results.push((token, self.value(py, bytes, Inbox::default())));
         }
         self.settle_items(py, of, &mut results, maps);
     }
@@ -827,8 +861,11 @@ impl Manager {
     }
 
     /// A value, or the exception that says why it can't be read.
-    fn value(&self, py: Python<'_>, bytes: &[u8]) -> ItemResult {
-        self.codec.read(py, bytes).map(Bound::unbind).map_err(|error| as_result(py, errors::unreadable(py, error)))
+    fn value(&self, py: Python<'_>, bytes: &[u8], apart: Inbox<'_>) -> ItemResult {
+        self.codec
+            .read(py, bytes, apart)
+            .map(Bound::unbind)
+            .map_err(|error| as_result(py, errors::unreadable(py, error)))
     }
 
     /// The value, or the exception that stands for everything else.
@@ -836,7 +873,7 @@ impl Manager {
         let is_named = matches!(outcome, Outcome::Lost(_) | Outcome::TimedOut);
         let name = if is_named { self.name(py, pending) } else { None };
         let result = match outcome {
-            Outcome::Value(bytes) => return self.value(py, &bytes),
+            Outcome::Value(bytes) => return self.value(py, &bytes, Inbox::of(&bytes)),
             Outcome::Cancelled => cancelled(py),
             outcome => errors::exception_for(py, &self.codec, &outcome, name, pending.options.get().timeout),
         };

@@ -10,6 +10,7 @@ use pyo3::exceptions::{PyStopIteration, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
 
 use crate::errors;
 use crate::manager::{ItemResult, Manager, Prepared, cancelled, complete};
@@ -136,6 +137,9 @@ impl MapCall {
     /// After something has changed: cancels what is not wanted any more, draws more input and wakes whoever waits.
     pub(crate) fn go_on(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::cut(slf)?;
+        if slf.get().with(|state| state.results.is_scarce()) {
+            slf.get().look_for_memory();
+        }
         Self::draw(slf)?;
         Self::cut(slf)?;
         slf.get().wake(slf.py());
@@ -210,7 +214,13 @@ impl MapCall {
             let next = unsafe { Bound::from_owned_ptr_or_opt(py, pyo3::ffi::PyIter_Next(source.as_ptr())) };
             let Some(item) = next else { return (run, Stop::Ended(PyErr::take(py))) };
             match manager.prepare_item(self, &item, buffer) {
-                Ok(prepared) => run.push(prepared),
+                Ok(prepared) => {
+                    let is_large = prepared.is_large();
+                    run.push(prepared);
+                    if is_large && self.look_for_memory() {
+                        return (run, Stop::Full);
+                    }
+                }
                 Err(error) => return (run, Stop::Unsendable(error)),
             }
             if run.len() % DRAWS_PER_LOOK == 0 && started.elapsed() > DRAW_BUDGET {
@@ -238,6 +248,13 @@ impl MapCall {
             Self::break_off(slf, refused)?;
         }
         Ok(())
+    }
+
+    /// Draws no further than there is memory for what is large. Says whether that is scarce.
+    fn look_for_memory(&self) -> bool {
+        let window = self.manager.get().scarce_window();
+        self.with(|state| state.results.set_scarce(window));
+        window.is_some()
     }
 
     /// The next item can't be sent.
@@ -385,6 +402,14 @@ fn close_input(source: &Bound<'_, PyAny>) {
 
 #[pymethods]
 impl MapCall {
+    /// A failure's traceback leads to whoever awaits this map, and so back here. The rest of such a circle can be cleared.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self.state.try_lock() {
+            Ok(state) => state.results.failure().map_or(Ok(()), |failure| visit.call(failure)),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Draw what input there is room for. Input that fails is reported as a result that failed.
     #[pyo3(name = "draw")]
     fn py_draw(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -395,7 +420,13 @@ impl MapCall {
     /// Submit one item of an input that the caller draws.
     fn push(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
         match slf.get().manager.get().prepare_item(slf.get(), item, &mut Vec::new()) {
-            Ok(prepared) => Self::submit(slf, vec![prepared])?,
+            Ok(prepared) => {
+                let is_large = prepared.is_large();
+                Self::submit(slf, vec![prepared])?;
+                if is_large {
+                    slf.get().look_for_memory();
+                }
+            }
             Err(error) => Self::fail_item(slf, error),
         }
         Self::cut(slf)?;

@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use polyloop::{Control, Interrupt, Item, Job, Next, Reply, Rested, Stop, TaskId, Thread, Watchdog, WorkerLink};
+use polyloop::{
+    Control, Interrupt, Item, Job, Memory, Next, Reply, Rested, Stop, TaskId, Thread, Watchdog, WorkerLink,
+};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::codec::{Codec, with_traceback};
+use crate::apart::{Inbox, Outbox};
+use crate::codec::{Arguments, Codec, with_traceback};
 use crate::errors;
 use crate::reference::{self, travels_by_name};
 use crate::task::{Done, Level, Started, TaskStarter, in_own_context, is_coroutine};
@@ -52,6 +55,8 @@ struct Desk {
     function: Option<(Vec<u8>, Arc<Function>)>,
     /// What an item returned, as bytes.
     value: Vec<u8>,
+    /// The large parts of the next item's arguments.
+    apart: Option<Arc<Memory>>,
 }
 
 /// Looks at the clock often while items take long, and less often while they do not.
@@ -474,7 +479,10 @@ impl Worker {
             let control = lock(&self.link).next_control(&mut desk.item).map_err(errors::worker)?;
             match control {
                 None => return Ok(()),
-                Some(Control::Start(job)) => self.run(slf, host, job, desk, level)?,
+                Some(Control::Start(job, apart)) => {
+                    desk.apart = apart;
+                    self.run(slf, host, job, desk, level)?;
+                }
                 Some(Control::Stop(Stop::Now)) => {
                     self.cancel_all(py)?;
                     self.stopping.store(true, Ordering::Relaxed);
@@ -517,7 +525,8 @@ impl Worker {
 
     fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
-        let Desk { item, function, value: bytes } = desk;
+        let Desk { item, function, value: bytes, apart } = desk;
+        let apart = apart.take();
         let (manner, reference) = reference::split(&item.function);
         if manner.name.is_some() || job.attempt > 1 {
             let remark = Remark { name: manner.name.map(str::to_owned), attempt: job.attempt };
@@ -533,7 +542,10 @@ impl Worker {
             function => function,
         };
         let called = function.and_then(|function| {
-            Ok((self.call(py, host, function, manner.in_thread, &item.arguments)?, Arc::clone(function)))
+            let arguments = self.codec.read_arguments(py, &item.arguments, Inbox::new(apart.as_ref(), job.kept))?;
+            // What uses the memory keeps it, and no longer than that.
+            drop(apart);
+            Ok((self.call(py, host, function, manner.in_thread, arguments)?, Arc::clone(function)))
         });
         let (coroutine, function) = match called {
             Ok((Called::Value(value), _)) => return self.reply_value(job, &value, bytes),
@@ -572,9 +584,8 @@ impl Worker {
         host: &Host,
         function: &Function,
         in_thread: bool,
-        arguments: &[u8],
+        arguments: Arguments<'py>,
     ) -> PyResult<Called<'py>> {
-        let arguments = self.codec.read_arguments(py, arguments)?;
         let call = function.call.bind(py);
         if function.is_coroutine {
             return arguments.call(call).map(Called::Coroutine);
@@ -665,7 +676,16 @@ impl Worker {
     fn reply_value(&self, job: Job, value: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> PyResult<()> {
         let py = value.py();
         bytes.clear();
-        match self.codec.write(value, bytes) {
+        let mut apart = Outbox::default();
+        let mut written = self.codec.write(value, bytes, &mut apart);
+        if written.is_ok() && !apart.is_empty() {
+            if self.reply_apart(py, job, bytes, &apart) {
+                return Ok(());
+            }
+            bytes.clear();
+            written = self.codec.write(value, bytes, &mut Outbox::closed());
+        }
+        match written {
             Ok(()) => match self.too_large(py, "a result", bytes)? {
                 None => self.reply(job, Reply::Value(bytes)),
                 Some(error) => self.reply(job, Reply::Raised(&error)),
@@ -677,6 +697,22 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Sends a value whose large parts go into a block. Says whether there was one.
+    fn reply_apart(&self, py: Python<'_>, job: Job, bytes: &[u8], apart: &Outbox) -> bool {
+        let Some(lease) = apart.store(py, |len| lock(&self.link).take_block(len)) else { return false };
+        if self.is_abandoned() {
+            return true;
+        }
+        let is_sent = lock(&self.link).reply_apart(job, bytes, lease).is_ok();
+        if is_sent {
+            self.forget_remark(job);
+            if job.timeout.is_some() {
+                self.forget(job);
+            }
+        }
+        is_sent
     }
 
     fn reply_error(&self, py: Python<'_>, job: Job, error: &PyErr) -> PyResult<()> {
@@ -704,9 +740,7 @@ impl Worker {
     }
 
     fn reply(&self, job: Job, reply: Reply<'_>) {
-        if self.any_remarks.load(Ordering::Relaxed) {
-            lock(&self.remarks).remove(&job.task);
-        }
+        self.forget_remark(job);
         let reply = match reply {
             Reply::Cancelled if job.timeout.is_some() && self.forget(job) => Reply::TimedOut,
             reply => {
@@ -718,6 +752,12 @@ impl Worker {
         };
         if !self.is_abandoned() {
             lock(&self.link).reply(job, reply);
+        }
+    }
+
+    fn forget_remark(&self, job: Job) {
+        if self.any_remarks.load(Ordering::Relaxed) {
+            lock(&self.remarks).remove(&job.task);
         }
     }
 

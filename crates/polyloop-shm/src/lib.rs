@@ -13,6 +13,8 @@ mod wake;
 mod words;
 
 #[cfg(not(loom))]
+mod blocks;
+#[cfg(not(loom))]
 mod os;
 #[cfg(not(loom))]
 mod region;
@@ -30,6 +32,8 @@ pub use ring::{Corrupt, Full, Record, RingReader, RingWriter, ring_words};
 pub use wake::{Peer, Ringer, Sleeper, Status, StatusWriter};
 pub use words::Words;
 
+#[cfg(not(loom))]
+pub use blocks::{BLOCK_NAME, Block, BorrowedBlock};
 #[cfg(not(loom))]
 pub use os::Doorbell;
 #[cfg(not(loom))]

@@ -1,9 +1,12 @@
 //! The operating system's part of this crate: sealed anonymous memory, its mapping and locks, and doorbells.
 //! Another system is supported by giving these few items a second body.
 
+use std::ffi::CStr;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{
@@ -16,12 +19,12 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 /// What keeps a region from changing size under a mapping, or from being unsealed.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// Zeroed memory behind a descriptor, `bytes` long, sealed against resizing, closed on exec, without a name.
-pub(crate) fn sealed_memory(bytes: u64) -> io::Result<OwnedFd> {
+/// Zeroed memory behind a descriptor, `bytes` long, sealed against resizing, closed on exec. The name is for people.
+pub(crate) fn sealed_memory(name: &CStr, bytes: u64) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let fd = match memfd_create("polyloop", flags | MemfdFlags::NOEXEC_SEAL) {
+    let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         // Kernels before 6.3 do not know the flag that makes the memory non-executable.
-        Err(Errno::INVAL) => memfd_create("polyloop", flags)?,
+        Err(Errno::INVAL) => memfd_create(name, flags)?,
         other => other?,
     };
     ftruncate(&fd, bytes)?;
@@ -35,6 +38,34 @@ pub(crate) fn sealed_size(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
         return Ok(None);
     }
     Ok(u64::try_from(fstat(fd)?.st_size).ok())
+}
+
+/// Writes all of `bytes` into memory behind a descriptor. Where there is none left, that is an error, not a signal.
+pub(crate) fn write_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(fd, bytes, at) {
+            Err(Errno::INTR) => (),
+            written => {
+                let written = written?;
+                bytes = &bytes[written..];
+                at += written as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that there is memory behind this part.
+pub(crate) fn reserve(fd: BorrowedFd<'_>, part: Range<u64>) -> io::Result<()> {
+    if part.is_empty() {
+        return Ok(());
+    }
+    loop {
+        match fallocate(fd, FallocateFlags::empty(), part.start, part.end - part.start) {
+            Err(Errno::INTR) => (),
+            other => return Ok(other?),
+        }
+    }
 }
 
 /// Gives pages back to the system, which are zero from then on.
@@ -76,11 +107,12 @@ fn lock(handle: BorrowedFd<'_>, byte: u64, kind: i32) -> io::Result<()> {
     }
 }
 
-/// A shared mapping, unmapped on drop. A forked child does not have it.
+/// A shared mapping, unmapped on drop. A forked child does not have it, unless it is let.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     bytes: usize,
     owner: u32,
+    is_inherited: AtomicBool,
 }
 
 // SAFETY: the mapping is plain memory; who may touch it, and how, is decided by `Words`.
@@ -95,7 +127,7 @@ impl Mapping {
             mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, offset)?
         };
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let mapping = Self { start, bytes, owner: std::process::id() };
+        let mapping = Self { start, bytes, owner: std::process::id(), is_inherited: AtomicBool::new(false) };
         // SAFETY: advice about the mapping just made; a forked child of a task must not reach the pool's queues.
         unsafe { madvise(mapping.start.as_ptr().cast(), bytes, Advice::LinuxDontFork)? };
         Ok(mapping)
@@ -104,12 +136,37 @@ impl Mapping {
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Lets children that are forked from now on have this mapping, too, or no more. They share its memory.
+    pub(crate) fn inherit(&self, inherits: bool) {
+        // A child that finds the mark has the mapping; one that does not may have it all the same.
+        if !inherits {
+            self.is_inherited.store(false, Ordering::SeqCst);
+        }
+        let advice = if inherits { Advice::LinuxDoFork } else { Advice::LinuxDontFork };
+        // SAFETY: advice about a live, whole mapping. It can only fail where that would be split, and this is not.
+        let advised = unsafe { madvise(self.start.as_ptr().cast(), self.bytes, advice) };
+        if inherits && advised.is_ok() {
+            self.is_inherited.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Maps every page that has memory now, instead of one by one when written, where the system knows how to. As for
+    /// reading, which maps many at a time, and for writing all the same: shared pages of this kind need no more.
+    pub(crate) fn populate(&self) {
+        // SAFETY: advice about a live mapping. Where it is not known, pages are mapped when touched, which is slower.
+        let _ = unsafe { madvise(self.start.as_ptr().cast(), self.bytes, Advice::LinuxPopulateRead) };
+    }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         // In a forked child these addresses may already belong to something else.
-        if std::process::id() != self.owner {
+        if std::process::id() != self.owner && !self.is_inherited.load(Ordering::SeqCst) {
             return;
         }
         // SAFETY: this mapping was made by `new`, and every view of it keeps it alive, so none is left. Unmapping

@@ -33,7 +33,7 @@ impl Region {
     /// New zeroed memory of `len` words.
     pub fn create(len: usize) -> io::Result<Self> {
         let bytes = len * WORD;
-        let fd = sealed_memory(bytes as u64)?;
+        let fd = sealed_memory(c"polyloop", bytes as u64)?;
         let words = map(fd.as_fd(), 0, bytes)?;
         Ok(Self { fd, words })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use polyloop_core::{CallId, Outcome, Pool, QueueIndex, Submission, TaskId};
+use polyloop_core::{CallId, Outcome, Payload, Pool, QueueIndex, Submission, TaskId};
 
 use crate::sabotage::Sabotage;
 use crate::scenario::{Action, CallPlan};
@@ -109,7 +109,7 @@ impl Client {
             call,
             queue: QueueIndex(plan.queue),
             function: plan.function[..].into(),
-            arguments: plan.arguments[..].into(),
+            arguments: Payload::from_slice(&plan.arguments),
             retries: plan.retries,
             retry_deaths: plan.retry_deaths,
             judged: true,

@@ -6,6 +6,7 @@
 //!                                 `----------- Event ----------> host: start, reap, deliver, log
 //! ```
 
+mod blocks;
 mod change;
 mod processes;
 mod rest;
@@ -26,6 +27,9 @@ use polyloop_core::{
 use polyloop_shm::{Geometry, Retract};
 use thiserror::Error;
 
+use self::blocks::BLOCKS_MAX;
+pub(crate) use self::blocks::lender_of;
+use crate::blocks::{Lender, Returns};
 use crate::layout::Layout;
 use crate::link::{Link, entry};
 use crate::os::{self, Poller, Timer};
@@ -33,7 +37,7 @@ use crate::os::{self, Poller, Timer};
 pub use rings::Values;
 
 /// Version of everything that manager and worker must agree on.
-pub(crate) const PROTOCOL: u64 = 1;
+pub(crate) const PROTOCOL: u64 = 2;
 
 const SLOTS: u32 = 64;
 const SLOT_ITEMS: u32 = 256;
@@ -187,6 +191,11 @@ pub struct Driver {
     /// When to look whether workers have heard what was urgent.
     interrupt_at: Option<Moment>,
     resting: Resting,
+    /// The blocks that arguments are in.
+    lender: Lender<WorkerId>,
+    returns: Arc<Returns>,
+    /// When workers are to give back blocks that they have not used for a while.
+    workers_idle_at: Option<Moment>,
     /// Items that were posted to each queue since its workers were last rung.
     posted: Vec<usize>,
     events: VecDeque<Event>,
@@ -234,8 +243,9 @@ impl Driver {
             control_words: CONTROL_WORDS,
         };
         let (link, poller, timer) = (Link::new(layout, config.max_reply)?, Poller::new()?, Timer::new()?);
-        poller.add(&link.bell, BELL << KIND_SHIFT)?;
+        poller.add(&*link.bell, BELL << KIND_SHIFT)?;
         poller.add(&timer, TIMER << KIND_SHIFT)?;
+        let returns = Returns::new(&link.bell);
         let mut driver = Self {
             config,
             pool,
@@ -250,6 +260,9 @@ impl Driver {
             watch_at: None,
             interrupt_at: None,
             resting: Resting::default(),
+            lender: Lender::new(BLOCKS_MAX, Arc::clone(&returns)),
+            returns,
+            workers_idle_at: None,
             posted: vec![0; usize::from(config.queues)],
             events: VecDeque::new(),
             origin: Instant::now(),
@@ -407,6 +420,7 @@ impl Driver {
         self.poll()?;
         let outcomes = self.read_rings()?;
         self.watch()?;
+        self.give_back_idle()?;
         self.interrupt_deaf()?;
         let now = self.now();
         if self.pool.poll_timeout().is_some_and(|at| at <= now) {
@@ -513,6 +527,7 @@ impl Driver {
 
     /// Posts what waits, and carries out what the core says.
     fn act(&mut self) -> io::Result<()> {
+        self.settle_blocks()?;
         self.pool.flush();
         self.carry_out_all()?;
         for seat in self.link.seats.values_mut() {
@@ -580,7 +595,11 @@ impl Driver {
             Output::Report(report) => self.events.push_back(Event::Report(report)),
             Output::Up => self.events.push_back(Event::Up),
             Output::GaveUp(error) => self.events.push_back(Event::GaveUp(error)),
-            Output::Closed => self.events.push_back(Event::Closed),
+            Output::Closed => {
+                self.settle_blocks()?;
+                self.give_back_all();
+                self.events.push_back(Event::Closed);
+            }
         }
         Ok(())
     }

@@ -44,6 +44,7 @@
 //!
 //! Linux 5.3 or later. In a forked child of the program its pools can't be used.
 
+mod blocks;
 mod driver;
 #[cfg(feature = "tokio")]
 mod face;
@@ -75,14 +76,16 @@ pub use polyloop_core::{Cause, Exit, Stage, State};
 
 // The engine, for the Python extension and the tests of this workspace: no promise is made of it.
 #[doc(hidden)]
+pub use blocks::{BlockError, Lease, Memory, MemoryError};
+#[doc(hidden)]
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
 #[doc(hidden)]
 pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
 #[doc(hidden)]
 pub use polyloop_core::{
-    CallId, Counts, Cut, DEFER, HOPELESS_EXIT, Loss, MAX_REPLY, MapResults, Moment, NextResult, OVERDUE_EXITCODE,
-    Outcome, Payload, QueueIndex, Refused, Reply, Report, StartError, Stop, Submission, TaskId, Value, ValueError,
-    ValueReader, ValueWriter, Want, WorkerId, WorkerView,
+    Apart, CallId, Counts, Cut, DEFER, HOPELESS_EXIT, Loss, Luggage, MAX_REPLY, MapResults, Moment, NextResult,
+    OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, StartError, Stop, Submission, TaskId,
+    Value, ValueError, ValueReader, ValueWriter, Want, WorkerId, WorkerView, lay_apart,
 };
 #[doc(hidden)]
 pub use polyloop_shm::{Item, Side};
@@ -93,4 +96,4 @@ pub use queue::{Nap, QueueError, SharedQueue, Watch};
 #[doc(hidden)]
 pub use watchdog::{Interrupt, Watchdog};
 #[doc(hidden)]
-pub use worker::{ConnectError, Control, Job, Next, Rested, WorkerError, WorkerLink};
+pub use worker::{CannotPass, ConnectError, Control, Job, Next, Rested, WorkerError, WorkerLink};

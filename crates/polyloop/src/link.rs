@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use polyloop_core::{
-    Breach, CONTROL_WAITING_MAX, Conduct, ControlFrame, FrameError, Heard, HearingWatch, Load, Look, LoopWatch, Moment,
-    Place, Pool, QueueIndex, ResultFrame, Standing, TaskId, Terms, WorkerId,
+    BlockId, Breach, CONTROL_WAITING_MAX, Conduct, ControlFrame, FrameError, Heard, HearingWatch, Load, Look,
+    LoopWatch, Moment, Place, Pool, QueueIndex, ResultFrame, Standing, TaskId, Terms, WorkerId,
 };
 use polyloop_shm::{
     BoardWriter, Corrupt, Doorbell, Entry, LeaseReader, Peer, Phase, Reclaimed, Region, Retract, RingReader,
@@ -18,6 +18,8 @@ use polyloop_shm::{
 };
 use thiserror::Error;
 
+use crate::blocks::{BlockError, Borrower, Returns};
+use crate::driver::lender_of;
 use crate::layout::Layout;
 use crate::os;
 
@@ -43,6 +45,8 @@ struct Stream {
 
 enum Outgoing {
     Frame(u32, Vec<u8>),
+    /// A word of a block: there are no more than there are blocks.
+    Note(u32, Vec<u8>),
     Stream(Stream),
 }
 
@@ -73,6 +77,7 @@ pub(crate) struct Seat {
     hearing: HearingWatch,
     /// Urgent words it has dealt with, as it says.
     heard: Words,
+    borrower: Borrower,
     /// Nothing more is read from a worker that wrote garbage.
     pub(crate) mute: bool,
     pub(crate) gone: bool,
@@ -100,6 +105,23 @@ impl Seat {
         !self.mute && self.results.is_ready()
     }
 
+    /// The worker says that the large parts of a reply to come are in this block of its own.
+    pub(crate) fn borrow(&mut self, block: BlockId, bytes: u64) -> Result<(), BlockError> {
+        let memory = self.borrower.borrow(self.socket.as_fd(), block, bytes)?;
+        self.conduct.carry(memory.into_luggage());
+        Ok(())
+    }
+
+    /// The worker says that it uses this block of its own no more.
+    pub(crate) fn forget(&mut self, block: BlockId) -> Result<(), BlockError> {
+        self.borrower.forget(self.socket.as_fd(), block)
+    }
+
+    /// Whether blocks of this worker's are mapped here.
+    pub(crate) fn has_borrowed(&self) -> bool {
+        self.borrower.knows_any()
+    }
+
     /// After reading: rings a worker whose ring had been full.
     pub(crate) fn give_room(&mut self) -> io::Result<()> {
         if self.results.writer_waits() { self.bell.ring() } else { Ok(()) }
@@ -108,14 +130,15 @@ impl Seat {
     pub(crate) fn send(&mut self, frame: ControlFrame<'_>) -> io::Result<()> {
         let mut bytes = Vec::new();
         let kind = frame.write(&mut bytes);
-        self.outgoing.push_back(Outgoing::Frame(kind, bytes));
+        let is_note = matches!(frame, ControlFrame::Block(_) | ControlFrame::GiveBack);
+        self.outgoing.push_back(if is_note { Outgoing::Note(kind, bytes) } else { Outgoing::Frame(kind, bytes) });
         self.pump()
     }
 
     /// Bytes kept for this worker: of a reply that is not whole, and of what waits for it to listen.
     pub(crate) fn held_bytes(&self) -> usize {
         let waiting = self.outgoing.iter().map(|outgoing| match outgoing {
-            Outgoing::Frame(_, bytes) => bytes.len(),
+            Outgoing::Frame(_, bytes) | Outgoing::Note(_, bytes) => bytes.len(),
             Outgoing::Stream(stream) => stream.bytes.len(),
         });
         self.conduct.kept_bytes() + waiting.sum::<usize>()
@@ -162,7 +185,7 @@ impl Seat {
         let mut wrote = false;
         while let Some(outgoing) = self.outgoing.front_mut() {
             let done = match outgoing {
-                Outgoing::Frame(kind, bytes) => self.control.push(*kind, bytes).is_ok(),
+                Outgoing::Frame(kind, bytes) | Outgoing::Note(kind, bytes) => self.control.push(*kind, bytes).is_ok(),
                 Outgoing::Stream(stream) => push_stream(&mut self.control, stream, &mut wrote),
             };
             if !done {
@@ -242,7 +265,7 @@ pub(crate) struct Link {
     pub(crate) layout: Layout,
     max_reply: u64,
     pub(crate) region: Region,
-    pub(crate) bell: Doorbell,
+    pub(crate) bell: Arc<Doorbell>,
     pub(crate) sleeper: Sleeper,
     boards: Vec<BoardWriter>,
     pub(crate) seats: BTreeMap<u16, Seat>,
@@ -254,12 +277,12 @@ impl Link {
         let words = region.words();
         let boards = (0..layout.queues).map(|queue| BoardWriter::new(layout.board(words, queue))).collect();
         let sleeper = Sleeper::new(layout.manager_epoch(words));
-        let (bell, seats) = (Doorbell::new()?, BTreeMap::new());
+        let (bell, seats) = (Arc::new(Doorbell::new()?), BTreeMap::new());
         Ok(Self { layout, max_reply, bell, sleeper, boards, seats, region })
     }
 
     /// Makes the memory and the descriptors of a new worker.
-    pub(crate) fn seat(&mut self, worker: WorkerId, queue: QueueIndex) -> io::Result<NewSeat> {
+    pub(crate) fn seat(&mut self, worker: WorkerId, queue: QueueIndex, returns: &Arc<Returns>) -> io::Result<NewSeat> {
         let region = Region::create(self.layout.seat_words())?;
         let words = region.words();
         let (socket, worker_socket) = os::socket_pair()?;
@@ -288,6 +311,7 @@ impl Link {
             heard: self.layout.heard(words),
             status,
             conduct: Conduct::new(worker, self.layout.leases, self.max_reply),
+            borrower: Borrower::new(lender_of(worker), Arc::clone(returns)),
             mute: false,
             gone: false,
             payload: Vec::new(),

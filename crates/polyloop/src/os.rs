@@ -8,6 +8,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use polyloop_shm::BLOCK_NAME;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -151,7 +152,7 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pipe_with(PipeFlags::CLOEXEC)?)
 }
 
-/// Sends numbers and descriptors as one message.
+/// Sends numbers and descriptors as one message, and waits for nothing.
 pub(crate) fn send(socket: BorrowedFd<'_>, numbers: &[u64], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
@@ -159,18 +160,31 @@ pub(crate) fn send(socket: BorrowedFd<'_>, numbers: &[u64], fds: &[BorrowedFd<'_
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
     Ok(())
 }
 
-/// Receives one message of numbers and descriptors; `None` when the peer is gone.
-pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u64>, Vec<OwnedFd>)>> {
+/// A message: numbers, and descriptors, as far as this process may have more of them.
+type Message = (Vec<u64>, Vec<OwnedFd>);
+
+/// Receives one message; `None` when the peer is gone.
+pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Message>> {
+    receive_with(socket, RecvFlags::CMSG_CLOEXEC)
+}
+
+/// The same without waiting.
+pub(crate) fn receive_now(socket: BorrowedFd<'_>) -> io::Result<Option<Message>> {
+    receive_with(socket, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)
+}
+
+fn receive_with(socket: BorrowedFd<'_>, flags: RecvFlags) -> io::Result<Option<Message>> {
     let mut bytes = [0; MESSAGE_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
-        match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Err(Errno::INTR) => (),
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+            // A reset is reported once, and before what the peer had sent.
+            Err(Errno::INTR | Errno::CONNRESET) => (),
             other => break other?.bytes,
         }
     };
@@ -354,17 +368,50 @@ pub fn part_from_parent() -> io::Result<()> {
 }
 
 static FORKED: AtomicU32 = AtomicU32::new(0);
+static FORKS: AtomicU32 = AtomicU32::new(0);
 
 /// How many times this process has been forked from the one that first asked: what belongs to another generation
 /// must not be touched. Costs one load.
 pub fn forked_generation() -> u32 {
+    watch_forks();
+    FORKED.load(Ordering::Relaxed)
+}
+
+/// How many times this process has begun to fork a child since somebody first asked. A child that runs another program
+/// at once may not count.
+pub(crate) fn forks() -> u32 {
+    watch_forks();
+    FORKS.load(Ordering::SeqCst)
+}
+
+fn watch_forks() {
     static WATCH: Once = Once::new();
     WATCH.call_once(|| {
+        extern "C" fn before() {
+            FORKS.fetch_add(1, Ordering::SeqCst);
+        }
         extern "C" fn in_child() {
             FORKED.fetch_add(1, Ordering::Relaxed);
         }
-        // SAFETY: the handler only increments an atomic, which is allowed after a fork of any process.
-        unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        // SAFETY: the handlers only increment an atomic, which is allowed around a fork of any process.
+        unsafe { libc::pthread_atfork(Some(before), None, Some(in_child)) };
     });
-    FORKED.load(Ordering::Relaxed)
+}
+
+/// Closes what a forked process has of its parent's blocks: it would keep their memory when everybody else has let go.
+///
+/// # Errors
+/// When the operating system refuses.
+pub(crate) fn close_inherited_blocks() -> io::Result<()> {
+    let name = format!("/memfd:{} (deleted)", BLOCK_NAME.to_string_lossy());
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let path = entry?.path();
+        let is_block = std::fs::read_link(&path).is_ok_and(|target| target.as_os_str() == name.as_str());
+        let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<RawFd>().ok());
+        if let (true, Some(number)) = (is_block, number) {
+            // SAFETY: nobody in this process uses it: its owner is a copy of the parent's, which does not close it.
+            drop(unsafe { OwnedFd::from_raw_fd(number) });
+        }
+    }
+    Ok(())
 }

@@ -3,11 +3,13 @@
 //! The host runs turns: [`WorkerLink::begin_turn`], control and items until there are none, [`WorkerLink::end_turn`].
 //! Between turns it waits on the link's descriptor, and runs whatever the items left running.
 
+mod blocks;
 mod control;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,10 @@ use polyloop_shm::{
 };
 use thiserror::Error;
 
+pub use self::blocks::CannotPass;
+use self::blocks::{BLOCKS_MAX, MANAGER};
 use self::control::Said;
+use crate::blocks::{BlockError, Borrower, Lender, Memory, Returns};
 use crate::driver::PROTOCOL;
 use crate::inject::step;
 use crate::layout::Layout;
@@ -53,6 +58,9 @@ pub enum WorkerError {
     /// A control frame is damaged.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// What it says of blocks makes no sense.
+    #[error(transparent)]
+    Block(#[from] BlockError),
     /// The board or a fetched task is damaged.
     #[error("a task whose bytes make no sense")]
     Task,
@@ -68,6 +76,8 @@ pub struct Job {
     pub task: TaskId,
     /// How long it may run.
     pub timeout: Option<Duration>,
+    /// Its arguments are to stay as they are: it may be run again.
+    pub kept: bool,
     /// Which run of the task this is, from 1; counted up to 255.
     pub attempt: u8,
     lease: LeaseIndex,
@@ -85,14 +95,14 @@ pub enum Next {
 }
 
 /// What the manager says to this worker.
-#[derive(Debug, PartialEq, Eq)]
 pub enum Control {
     /// Cancel the item of this task, if it runs here.
     Cancel(TaskId),
     /// Claim nothing more; with [`Stop::Now`], cancel what runs too.
     Stop(Stop),
-    /// Start this item: a large one, whose function and arguments have arrived in the buffer.
-    Start(Job),
+    /// Start this item: a large one, whose function and arguments have arrived in the buffer, and the arguments' large
+    /// parts in this memory.
+    Start(Job, Option<Arc<Memory>>),
 }
 
 /// How a turn ended.
@@ -113,6 +123,13 @@ struct Unpublished {
     lease: Option<LeaseIndex>,
 }
 
+/// A large item that was claimed, as far as it has come.
+struct Fetching {
+    job: Job,
+    bytes: Vec<u8>,
+    apart: Option<Arc<Memory>>,
+}
+
 /// A worker's side of its pool.
 pub struct WorkerLink {
     core: Worker,
@@ -128,7 +145,7 @@ pub struct WorkerLink {
     heard: Words,
     sleeper: Sleeper,
     status: StatusWriter,
-    bell: Doorbell,
+    bell: Arc<Doorbell>,
     manager: Ringer,
     manager_bell: Doorbell,
     peers: Vec<Peer>,
@@ -139,7 +156,13 @@ pub struct WorkerLink {
     defers_until: Option<Instant>,
     unpublished: VecDeque<Unpublished>,
     /// Large items that were claimed and whose bytes are on their way.
-    fetching: BTreeMap<TaskId, (Job, Vec<u8>)>,
+    fetching: BTreeMap<TaskId, Fetching>,
+    /// The blocks that results are in.
+    lender: Lender<()>,
+    /// The manager's, that arguments are in.
+    borrower: Borrower,
+    returns: Arc<Returns>,
+    origin: Instant,
     /// Items that were answered for although they go on.
     given_up: BTreeSet<TaskId>,
     grace: Duration,
@@ -149,7 +172,7 @@ pub struct WorkerLink {
     news: bool,
     payload: Vec<u8>,
     generation: u32,
-    _socket: OwnedFd,
+    socket: OwnedFd,
     _regions: [Region; 2],
 }
 
@@ -170,6 +193,7 @@ impl WorkerLink {
     /// As [`Self::connect`].
     #[doc(hidden)]
     pub fn connect_as(socket: OwnedFd, handle: BorrowedFd<'_>) -> Result<Self, ConnectError> {
+        os::close_inherited_blocks()?;
         os::send(socket.as_fd(), &[PROTOCOL, std::process::id().into()], &[handle])?;
         let (numbers, fds) = os::receive(socket.as_fd())?.ok_or(ConnectError::Gone)?;
         let (&[version, seat, queue, concurrency, max_tasks, max_memory, grace_micros, max_reply], fields) =
@@ -187,6 +211,8 @@ impl WorkerLink {
         if pool.len() < layout.pool_words() || own.len() < layout.seat_words() {
             return Err(ConnectError::Version);
         }
+        let bell = Arc::new(Doorbell::from_fd(bell));
+        let returns = Returns::new(&bell);
         let peers = (0..layout.seats).filter(|peer| *peer != seat);
         let peer = |peer| Peer::new(layout.epoch(pool, peer), layout.status(pool, peer));
         Ok(Self {
@@ -201,7 +227,7 @@ impl WorkerLink {
             heard: layout.heard(own),
             sleeper: Sleeper::new(layout.epoch(pool, seat)),
             status: StatusWriter::new(layout.status(pool, seat)),
-            bell: Doorbell::from_fd(bell),
+            bell,
             manager: Ringer::new(layout.manager_epoch(pool)),
             manager_bell: Doorbell::from_fd(manager_bell),
             peers: peers.map(peer).collect(),
@@ -210,6 +236,10 @@ impl WorkerLink {
             defers_until: None,
             unpublished: VecDeque::new(),
             fetching: BTreeMap::new(),
+            lender: Lender::new(BLOCKS_MAX, Arc::clone(&returns)),
+            borrower: Borrower::new(MANAGER, Arc::clone(&returns)),
+            returns,
+            origin: Instant::now(),
             given_up: BTreeSet::new(),
             grace: Duration::from_micros(grace_micros),
             max_reply,
@@ -217,7 +247,7 @@ impl WorkerLink {
             news: false,
             payload: Vec::new(),
             generation: os::forked_generation(),
-            _socket: socket,
+            socket,
             _regions: regions,
         })
     }
@@ -262,6 +292,7 @@ impl WorkerLink {
         step("wake");
         self.bell.silence()?;
         step("silence");
+        self.settle_blocks();
         self.retire_if_too_large()
     }
 
@@ -294,8 +325,8 @@ impl WorkerLink {
                 self.ring_manager()?;
             }
             let terms = Terms::from_bits(item.extra);
-            let Terms { timeout, attempt, .. } = terms;
-            let job = Job { task: TaskId::from_bits(item.task), timeout, attempt, lease };
+            let Terms { timeout, attempt, kept, .. } = terms;
+            let job = Job { task: TaskId::from_bits(item.task), timeout, attempt, kept, lease };
             let last = self.core.claimed(terms.alone);
             // Peers and the manager see at once that this worker is busy, should the item block.
             self.publish_status();
@@ -309,7 +340,7 @@ impl WorkerLink {
                 return Ok(Next::Start(job));
             }
             step("fetch");
-            self.fetching.insert(job.task, (job, Vec::new()));
+            self.fetching.insert(job.task, Fetching { job, bytes: Vec::new(), apart: None });
             self.publish(&ResultFrame::Fetch(job.task), None);
             self.tell()?;
             step("fetched");
@@ -335,6 +366,8 @@ impl WorkerLink {
         if !self.is_ours() || self.given_up.contains(&job.task) {
             return;
         }
+        // What it used is free before whoever waits for it submits more.
+        self.settle_blocks();
         let piece = self.results.max_payload() - size_of::<u64>();
         let task = job.task;
         let mut send = |bytes: &[u8]| {
@@ -415,6 +448,7 @@ impl WorkerLink {
     /// When the operating system refuses.
     pub fn end_turn(&mut self, deferring: bool) -> io::Result<Rested> {
         self.check_ours()?;
+        self.settle_blocks();
         self.publish_waiting();
         self.tell()?;
         self.publish_status();

@@ -1,8 +1,8 @@
 """Workers over raw queues of multiprocessing, for subclasses that have workers of their own in mind.
 
 Of the engine's promises only these hold here: nothing polls, a worker that dies is replaced, and what it had started
-fails. What it died while taking out of a queue, or putting into one, is lost with it, and so may be the queue's lock: those
-are multiprocessing's queues, as aiomultiprocess has them.
+fails. What it died while taking out of a queue, or putting into one, is lost with it, and so may be the queue's lock:
+those are multiprocessing's queues, as aiomultiprocess has them.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ impl Pool {
         let task = self.tasks.get(id)?;
         let Task { brief, arguments, suspect, .. } = task;
         let attempt = task.attempt.min(u8::MAX.into()) as u8;
-        let terms = Terms { large: !self.config.is_inline(task), alone: *suspect, attempt, timeout: brief.timeout };
+        let (large, kept) = (!self.config.is_inline(task), task.retries > 0);
+        let terms = Terms { large, alone: *suspect, kept, attempt, timeout: brief.timeout };
         Some(Parcel { function: &brief.function, arguments, terms })
     }
 
@@ -133,7 +134,7 @@ impl PoolConfig {
     /// Whether a task's bytes go into the slot. Those of any other are fetched by its worker.
     pub(super) fn is_inline(&self, task: &Task) -> bool {
         let bytes = task.brief.function.len() + task.arguments.len();
-        bytes <= self.inline_bytes && slot_bytes(task) <= self.slot_bytes
+        task.arguments.luggage().is_none() && bytes <= self.inline_bytes && slot_bytes(task) <= self.slot_bytes
     }
 }
 

@@ -191,7 +191,7 @@ fn a_run_of_tasks_is_accepted_at_once_and_each_ends_by_itself() {
     stage.collect();
     let ids: Vec<_> = stage.board.iter().flat_map(|slot| slot.tasks.clone()).collect();
     let parcel = stage.pool.parcel_of(ids[1]).expect("it has not ended");
-    assert_eq!((&parcel.function[..], parcel.arguments), (&b"f"[..], &b"b"[..]));
+    assert_eq!((&parcel.function[..], &parcel.arguments[..]), (&b"f"[..], &b"b"[..]));
     stage.outcome(FIRST, ids[2], value());
     stage.cancel(ids[0]);
     stage.handle(Input::Retracted(ids[0]));

@@ -29,7 +29,7 @@ pub struct QueueFile {
 impl QueueFile {
     /// New memory, all zero.
     pub fn create() -> io::Result<Self> {
-        let fd = sealed_memory(TOTAL_BYTES)?;
+        let fd = sealed_memory(c"polyloop", TOTAL_BYTES)?;
         Self::map(fd)
     }
 

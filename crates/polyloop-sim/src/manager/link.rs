@@ -1,8 +1,8 @@
 //! Moving bytes and ringing bells: the manager's effects on shared memory.
 
 use polyloop_core::{
-    CONTROL_WAITING_MAX, ControlFrame, Dead, Exit, Heard, Input, NAP, OVERDUE_EXITCODE, Outcome, Place, QueueIndex,
-    Rest, ResultFrame, State, TaskId, WorkerId, whom_to_ring, write_large,
+    CONTROL_WAITING_MAX, ControlFrame, Dead, Exit, Heard, Input, Large, NAP, OVERDUE_EXITCODE, Outcome, Place,
+    QueueIndex, Rest, ResultFrame, State, TaskId, WorkerId, whom_to_ring, write_large,
 };
 use polyloop_shm::{Phase, Reclaimed, SlotIndex};
 
@@ -53,6 +53,9 @@ impl Manager {
                 return self.fetch(worker, task);
             }
             Ok(Heard::Piece) => return,
+            Ok(Heard::Block(frame)) => {
+                return site.ledger.violate(format!("{worker} has no blocks, and says {frame:?}"));
+            }
             Err(breach) => return site.ledger.violate(format!("{worker}: {breach}")),
         };
         match input {
@@ -80,7 +83,10 @@ impl Manager {
     }
 
     fn fetch(&mut self, worker: WorkerId, task: TaskId) {
-        let bytes = self.pool.parcel_of(task).map(|parcel| write_large(parcel.function, parcel.arguments));
+        let bytes = self
+            .pool
+            .parcel_of(task)
+            .map(|parcel| write_large(Large { function: parcel.function, arguments: parcel.arguments, apart: &[] }));
         match (bytes, self.seat(worker)) {
             (Some(bytes), Some(seat)) => seat.send_large(task, &bytes),
             (None, Some(seat)) => seat.send(ControlFrame::Cancel(task)),

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use polyloop_core::{Cause, Exit, Moment, OVERDUE_EXITCODE, Reply, ResultFrame, Stop, TaskId, Terms, split_large};
+use polyloop_core::{
+    Cause, Exit, Large, Moment, OVERDUE_EXITCODE, Reply, ResultFrame, Stop, TaskId, Terms, split_large,
+};
 use polyloop_shm::LeaseIndex;
 
 use super::{Op, Pause, Process};
@@ -96,7 +98,7 @@ impl Process {
             let (token, whole) = (job.token, std::mem::take(whole));
             job.state = JobState::Loaded;
             match split_large(&whole) {
-                Some((function, arguments)) => self.check_bytes(site, token, function, arguments),
+                Some(Large { function, arguments, .. }) => self.check_bytes(site, token, function, arguments),
                 None => site.ledger.violate(format!("task {token} was fetched as {} bytes of nonsense", whole.len())),
             }
             self.next([Op::Publish, Op::Tell, Op::Run(task)]);

@@ -35,6 +35,9 @@ impl Process {
             Ok(ControlFrame::Cancel(task)) => self.cancel(site, task),
             Ok(ControlFrame::Stop(stop)) => self.stop(site, stop),
             Ok(ControlFrame::Bytes { task, bytes, last }) => self.fetched(site, task, bytes, last),
+            Ok(frame @ (ControlFrame::Block(_) | ControlFrame::GiveBack)) => {
+                site.ledger.violate(format!("{} has no blocks, and is told {frame:?}", self.worker));
+            }
             Err(error) => site.ledger.violate(format!("control ring of {}: {error}", self.worker)),
         }
     }

@@ -59,6 +59,8 @@ impl Driver {
         let leased = seat.leased();
         let (claimed, taken) = self.link.bury(worker.seat);
         self.link.seats.remove(&worker.seat);
+        let now = self.now();
+        self.lender.forget_peer(now, worker);
         self.tell(Input::Exited(Dead { worker, exit, claimed, taken, leased }))
     }
 
@@ -147,7 +149,7 @@ impl Driver {
     }
 
     pub(super) fn start(&mut self, worker: WorkerId, queue: QueueIndex) -> io::Result<()> {
-        match self.link.seat(worker, queue) {
+        match self.link.seat(worker, queue, &self.returns) {
             Ok(NewSeat { socket, lifeline }) => {
                 let seat = &self.link.seats[&worker.seat];
                 let our_ends = [seat.socket.as_raw_fd(), seat.lifeline.as_raw_fd()];

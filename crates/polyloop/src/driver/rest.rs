@@ -80,8 +80,8 @@ impl Driver {
 
     /// When there is something to do although nothing happens.
     pub(super) fn next_look(&self) -> Option<Moment> {
-        let looks = [self.pool.poll_timeout(), self.look_again, self.nap, self.watch_at, self.interrupt_at];
-        looks.into_iter().flatten().min()
+        let looks = [self.look_again, self.nap, self.watch_at, self.interrupt_at];
+        looks.into_iter().chain([self.pool.poll_timeout(), self.next_idle()]).flatten().min()
     }
 
     /// Rings sleepers of a queue for so many items. Says whether a sleeper is left that could be rung.

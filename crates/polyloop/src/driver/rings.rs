@@ -3,9 +3,12 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use polyloop_core::{CallId, ControlFrame, Heard, Input, Outcome, TaskId, WorkerId, write_large};
+use std::os::fd::AsFd;
+
+use polyloop_core::{CallId, ControlFrame, Heard, Input, Large, Outcome, Parcel, TaskId, WorkerId, write_large};
 
 use super::{Driver, Event};
+use crate::blocks::Lease;
 
 /// Room that is made for each value.
 const SMALL_VALUE_BYTES: usize = 16;
@@ -50,7 +53,7 @@ impl Driver {
                 read += usize::from(!matches!(heard, Ok(None)));
                 match heard {
                     Ok(Some(Heard::Input(Input::Outcome { task, outcome: Outcome::Value(bytes), .. })))
-                        if bytes.len() <= VALUES_BYTES =>
+                        if bytes.len() <= VALUES_BYTES && bytes.luggage().is_none() =>
                     {
                         if let Some((call, token)) = self.pool.returned(worker, task) {
                             values.push(call, token, &bytes);
@@ -73,6 +76,7 @@ impl Driver {
                     self.carry_out_all()?;
                 }
                 Ok(Some(Heard::Fetch(task))) => self.fetch(worker, task)?,
+                Ok(Some(Heard::Block(frame))) => self.block_frame(worker, frame)?,
                 Ok(Some(Heard::Piece)) => (),
                 Err(error) => self.garbage(worker, &error.to_string())?,
             }
@@ -88,12 +92,20 @@ impl Driver {
     }
 
     pub(super) fn fetch(&mut self, worker: WorkerId, task: TaskId) -> io::Result<()> {
-        let bytes = self.pool.parcel_of(task).map(|parcel| write_large(parcel.function, parcel.arguments));
-        match bytes {
-            Some(bytes) => self.link.get(worker).map_or(Ok(()), |seat| seat.send_large(task, bytes.into())),
+        let Some(seat) = self.link.get(worker) else { return Ok(()) };
+        let Some(Parcel { function, arguments, .. }) = self.pool.parcel_of(task) else {
             // It has ended meanwhile for its caller.
-            None => self.urge(worker, ControlFrame::Cancel(task)),
+            // It has ended meanwhile for its caller.
+            return self.urge(worker, ControlFrame::Cancel(task));
+        };
+        let mut apart = Vec::new();
+        if let Some(lease) = arguments.luggage().and_then(|luggage| luggage.get::<Lease>()) {
+            match self.lender.pass(lease, worker, seat.socket.as_fd()) {
+                Ok(()) => seat.send(ControlFrame::Block(lease.frame(task)))?,
+                Err(_) => apart = lease.read(),
+            }
         }
+        seat.send_large(task, write_large(Large { function, arguments, apart: &apart }).into())
     }
 }
 

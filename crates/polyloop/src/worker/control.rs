@@ -1,18 +1,32 @@
 //! What the manager says to a worker: in turns of the host's loop, and while an item blocks that.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use polyloop_core::{ControlFrame, Reply, Stop, TaskId, split_large};
 use polyloop_shm::Item;
 
-use super::{Control, Job, WorkerError, WorkerLink};
+use super::{Control, Fetching, Job, WorkerError, WorkerLink};
+use crate::blocks::Memory;
 use crate::inject::step;
 
 /// What the manager has said, whole.
 pub(super) enum Said {
     Cancel(TaskId),
     Stop(Stop),
-    Start(Job, Item),
+    Start(Job, Item, Option<Arc<Memory>>),
+}
+
+impl Fetching {
+    /// The item, now that all of its bytes have come.
+    fn whole(self) -> Option<Said> {
+        let Self { job, bytes, apart } = self;
+        let large = split_large(&bytes)?;
+        let mut item = Item::default();
+        item.load(large.function, large.arguments);
+        let streamed = (!large.apart.is_empty()).then(|| Arc::new(Memory::heap(large.apart)));
+        Some(Said::Start(job, item, apart.or(streamed)))
+    }
 }
 
 impl WorkerLink {
@@ -39,11 +53,11 @@ impl WorkerLink {
                 self.core.stop(stop);
                 Control::Stop(stop)
             }
-            Some(Said::Start(job, large)) => {
+            Some(Said::Start(job, large, apart)) => {
                 *item = large;
                 // What was published must not wait for this item, which may block.
                 self.tell()?;
-                Control::Start(job)
+                Control::Start(job, apart)
             }
         }))
     }
@@ -77,22 +91,21 @@ impl WorkerLink {
             }
             match ControlFrame::parse(record.kind, &self.payload)? {
                 ControlFrame::Cancel(task) => match self.fetching.remove(&task) {
-                    Some((job, _)) => {
+                    Some(Fetching { job, .. }) => {
                         self.count_heard();
                         self.reply(job, Reply::Cancelled);
                     }
                     None => return Ok(Some(Said::Cancel(task))),
                 },
                 ControlFrame::Stop(stop) => return Ok(Some(Said::Stop(stop))),
+                ControlFrame::Block(frame) => self.block_frame(frame)?,
+                ControlFrame::GiveBack => self.give_back_free(),
                 ControlFrame::Bytes { task, bytes, last } => {
-                    let Some((_, whole)) = self.fetching.get_mut(&task) else { continue };
-                    whole.extend_from_slice(bytes);
+                    let Some(fetching) = self.fetching.get_mut(&task) else { continue };
+                    fetching.bytes.extend_from_slice(bytes);
                     step("bytes");
-                    if let Some((job, whole)) = last.then(|| self.fetching.remove(&task)).flatten() {
-                        let (function, arguments) = split_large(&whole).ok_or(WorkerError::Task)?;
-                        let mut item = Item::default();
-                        item.load(function, arguments);
-                        return Ok(Some(Said::Start(job, item)));
+                    if let Some(fetching) = last.then(|| self.fetching.remove(&task)).flatten() {
+                        return fetching.whole().map(Some).ok_or(WorkerError::Task);
                     }
                 }
             }

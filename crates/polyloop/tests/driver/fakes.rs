@@ -5,9 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use polyloop::{Driver, DriverConfig, Event, Refused, StartError, State, TaskId, WorkerLink};
+use polyloop_shm::Region;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::grip::{FAILED, FETCH, Grip, PIECE, PROTOCOL, READY, REPLIES, RETIRING, say_hello};
+use crate::grip::{
+    FAILED, FETCH, FORGOTTEN, Grip, LENT, PASS, PIECE, PROTOCOL, READY, REPLIES, RETIRING, RETURNED, say_hello,
+};
 use crate::rig::worker::{PARENT, serve, socket, tie_to_parent};
 use crate::rig::{SHAPE, process_handle};
 
@@ -59,6 +63,23 @@ fn forge(forgery: &str) {
     tie_to_parent();
     let mut grip = Grip::take(greet(PROTOCOL, std::process::id()));
     match forgery {
+        "a block that was never passed" => grip.push_words(LENT, &[1, 77, 10]),
+        "half a word of a block" => grip.push_words(LENT, &[1, 77]),
+        "a block that was not lent to it" => grip.push_words(RETURNED, &[9, 1]),
+        "a block that can shrink" => {
+            let unsealed = memfd_create("x", MemfdFlags::ALLOW_SEALING).unwrap();
+            ftruncate(&unsealed, 4096).unwrap();
+            grip.send(&[PASS, 5], unsealed.as_fd());
+            grip.push_words(LENT, &[1, 5, 10]);
+        }
+        "more than the block has" => {
+            grip.send(&[PASS, 5], Region::create(512).unwrap().as_fd());
+            grip.push_words(LENT, &[1, 5, 4097]);
+        }
+        "another message" => {
+            grip.send(&[8, 5, 1], Region::create(512).unwrap().as_fd());
+            grip.push_words(FORGOTTEN, &[5]);
+        }
         "unknown kind" => grip.push_bytes(99, b"what is this"),
         "short frame" => grip.push_bytes(1, b"abc"),
         // The ring's first word is its tail.

@@ -140,7 +140,7 @@ fn a_worker_with_the_handle_of_another_process_is_replaced_and_the_other_lives()
 }
 
 /// What a worker does that is let in, and how large its task is.
-const FORGERIES: [(&str, usize); 12] = [
+const FORGERIES: [(&str, usize); 18] = [
     ("unknown kind", 0),
     ("short frame", 0),
     ("tail out of range", 0),
@@ -149,6 +149,12 @@ const FORGERIES: [(&str, usize); 12] = [
     ("failed after all", 0),
     ("retires twice", 0),
     ("fetches without end", 0),
+    ("a block that was never passed", 0),
+    ("half a word of a block", 0),
+    ("a block that was not lent to it", 0),
+    ("a block that can shrink", 0),
+    ("more than the block has", 0),
+    ("another message", 0),
     ("piece of a task not taken", 0),
     ("outcome of a task not taken", 0),
     ("pieces without end", 0),

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 
 use crate::dice::{Dice, rounds};
 use crate::rig::work::Work;
-use crate::rig::{Rig, Role, SHAPE, open_fds, process_state, send_signal};
+use crate::rig::{Rig, Role, SHAPE, mapped_blocks, open_fds, process_state, send_signal};
 use crate::steps::{CONCURRENCY_MAX, Held, Row, Step, alone, play};
 
 /// Bursts after which a step counts as not reached.
@@ -47,6 +47,27 @@ fn a_pool_whose_workers_all_die_at_the_same_step_runs_out_of_nothing() {
         assert!(lost.iter().all(poison), "{step}: {lost:?}");
         assert_eq!(open_fds(), fds, "{step}");
         println!("{step}: {} deaths, {} tasks", rig.news.exits.len(), rig.submitted());
+    }
+}
+
+#[test]
+fn the_blocks_of_workers_that_die_are_taken_back() {
+    let _alone = alone();
+    for step in ["borrowed", "pass", "passed", "lent"] {
+        let mut rig = Rig::new(step, SHAPE, move |_| Role { inject: Some(format!("{step}:3:9")), ..Role::HEALTHY });
+        rig.wait_all_ready();
+        let fds = open_fds();
+        while rig.news.exits.len() < 10 {
+            for _ in 0..4 {
+                rig.submit(Work::Mirror(200_000), 0, u32::MAX);
+            }
+            rig.flush();
+            rig.wait_all_done("tasks have ended although every worker dies");
+        }
+        rig.wait_all_ready();
+        rig.wait("memory that nobody uses is given back", |_| mapped_blocks() == 0);
+        assert_eq!(open_fds(), fds, "{step}");
+        rig.close();
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) enum Load {
     Fetched,
     /// One item at a time, whose answer does not fit into the ring.
     Big,
+    /// One item at a time, whose arguments and answer are in blocks.
+    Apart,
     /// One item at a time, and few in a life.
     Lives,
     /// Up to eight items at a time, of every kind.
@@ -53,14 +55,16 @@ impl Load {
             Self::Small | Self::Lives => (Work::Echo, 30),
             Self::Fetched => (Work::Echo, 300_000),
             Self::Big => (Work::Big(600_000), 0),
+            Self::Apart => (Work::Mirror(150_000), 0),
             Self::Many => (Work::Echo, 0),
         };
-        let most = if matches!(self, Self::Fetched | Self::Big) { 3 } else { 16 };
+        let most = if matches!(self, Self::Fetched | Self::Big | Self::Apart) { 3 } else { 16 };
         let tokens = (0..=dice.below(most)).map(|_| match (self, dice.below(12)) {
             (Self::Many, 0) => rig.submit(Work::Block(1), 0, retries),
             (Self::Many, 1..4) => rig.submit(Work::Nap(1 + dice.below(3)), 0, retries),
             (Self::Many, 4) => rig.submit(Work::Big(400_000), 0, retries),
             (Self::Many, 5) => rig.submit(Work::Echo, 200_000, retries),
+            (Self::Many, 6) => rig.submit(Work::Mirror(100_000), 0, retries),
             (Self::Small, 0) => rig.submit(Work::Block(1), 0, retries),
             _ => rig.submit(one, padding, retries),
         });
@@ -105,7 +109,7 @@ impl Step {
 /// under the load of many.
 fn steps(processes: u16) -> Vec<Step> {
     use Held::{Claimed, Nothing, Started, Unknown};
-    use Load::{Big, Fetched, Lives, Many, Small};
+    use Load::{Apart, Big, Fetched, Lives, Many, Small};
     let exact = [
         ("wake", Small, Nothing, 5),
         ("silence", Small, Nothing, 5),
@@ -132,6 +136,12 @@ fn steps(processes: u16) -> Vec<Step> {
         ("waiting", Big, Started, 10),
         ("waited", Big, Unknown, 10),
         ("waited-cleared", Big, Nothing, 3),
+        ("borrow", Apart, Started, 5),
+        ("borrowed", Apart, Started, 5),
+        ("pass", Apart, Started, 5),
+        ("passed", Apart, Started, 5),
+        ("lent", Apart, Started, 5),
+        ("return", Apart, Unknown, 5),
         ("retire", Lives, Started, 1),
         ("leave", Lives, Nothing, 1),
     ];

@@ -13,16 +13,17 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Exit, MAX_REPLY, Outcome, Payload, QueueIndex, Report, Stage, StartOrder,
-    State, Submission, TaskId, WorkerId,
+    CallId, Driver, DriverConfig, Event, Exit, Luggage, MAX_REPLY, Memory, Outcome, Payload, QueueIndex, Report, Stage,
+    StartOrder, State, Submission, TaskId, WorkerId,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use journal::Journal;
-use work::{Work, arguments};
+use work::{Work, arguments, content, read};
 use worker::{PARENT, ROLE};
 
 /// How long anything awaited may take before the test counts as stuck.
@@ -70,6 +71,7 @@ pub(crate) enum Starts {
 
 struct Tracked {
     id: TaskId,
+    work: Work,
     answer: Vec<u8>,
     outcome: Option<Outcome>,
 }
@@ -144,11 +146,12 @@ impl Rig {
         let token = self.tasks.len() as u64;
         let arguments = arguments(token, padding);
         let answer = work.answer(&arguments);
+        let luggage = if let Work::Mirror(len) = work { Some(self.luggage(token, len)) } else { None };
         let submission = Submission {
             call: CallId::SINGLES,
             queue: QueueIndex(0),
             function: work.to_bytes().into(),
-            arguments: arguments.into(),
+            arguments: Payload::from_vec(arguments).with(luggage),
             retries,
             retry_deaths: true,
             judged: false,
@@ -157,8 +160,14 @@ impl Rig {
             token,
         };
         let id = self.driver.submit(submission).unwrap();
-        self.tasks.push(Tracked { id, answer, outcome: None });
+        self.tasks.push(Tracked { id, work, answer, outcome: None });
         token
+    }
+
+    fn luggage(&mut self, token: u64, len: usize) -> Luggage {
+        let lease = self.driver.take_block(len).unwrap();
+        lease.fill([(0, &content(token, len)[..])]).unwrap();
+        Luggage::new(lease)
     }
 
     /// Submits small tasks that are not run again, and sends them out.
@@ -354,7 +363,15 @@ impl Rig {
         if let Outcome::Value(value) = &outcome {
             assert!(value[..] == task.answer[..], "{label}: task {token} got another's answer, or not all of it");
         }
-        task.outcome = Some(outcome);
+        task.outcome = Some(match (task.work, outcome) {
+            (Work::Mirror(len), Outcome::Value(value)) => {
+                let memory = value.luggage().and_then(|luggage| luggage.get::<Arc<Memory>>()).unwrap();
+                let whole = read(memory, len).iter().map(|byte| !byte).eq(content(token, len));
+                assert!(whole, "{label}: the block of task {token} holds another's answer, or not all of it");
+                Outcome::Value(Payload::from_slice(&value))
+            }
+            (_, outcome) => outcome,
+        });
     }
 
     fn describe(&self) -> String {
@@ -415,6 +432,11 @@ pub(crate) fn send_signal(pid: u32, signal: Signal) {
 pub(crate) fn process_state(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Blocks that this process has mapped.
+pub(crate) fn mapped_blocks() -> usize {
+    std::fs::read_to_string("/proc/self/maps").unwrap().matches("memfd:polyloop-block").count()
 }
 
 pub(crate) fn open_fds() -> usize {

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use polyloop::Memory;
+
 /// A function of the test workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
@@ -15,6 +17,8 @@ pub(crate) enum Work {
     Nap(u64),
     /// Answers with so many bytes.
     Big(usize),
+    /// Gets so many bytes in a block, and answers with their complement in one.
+    Mirror(usize),
     /// Never answers, and looks at nothing meanwhile.
     Spin,
 }
@@ -26,6 +30,7 @@ impl Work {
             Self::Block(ms) => format!("block {ms}"),
             Self::Nap(ms) => format!("nap {ms}"),
             Self::Big(len) => format!("big {len}"),
+            Self::Mirror(len) => format!("mirror {len}"),
             Self::Spin => "spin 0".to_owned(),
         }
         .into_bytes()
@@ -39,6 +44,7 @@ impl Work {
             "block" => Self::Block(number),
             "nap" => Self::Nap(number),
             "big" => Self::Big(number as usize),
+            "mirror" => Self::Mirror(number as usize),
             "spin" => Self::Spin,
             _ => return None,
         })
@@ -56,6 +62,19 @@ impl Work {
         let len = if let Self::Big(len) = self { len } else { size_of::<u64>() };
         sum.to_le_bytes().into_iter().cycle().take(len).collect()
     }
+}
+
+/// What a task has in its block.
+pub(crate) fn content(token: u64, len: usize) -> Vec<u8> {
+    (0..len as u64).map(|at| (at ^ at >> 8 ^ token) as u8).collect()
+}
+
+/// What is in a block that was received.
+#[expect(clippy::unwrap_used, reason = "a test that fails shall say so and end")]
+pub(crate) fn read(memory: &Memory, len: usize) -> Vec<u8> {
+    let start = memory.part(0..len).unwrap();
+    // SAFETY: the memory has that many bytes there, and nobody writes them now.
+    unsafe { std::slice::from_raw_parts(start, len) }.to_vec()
 }
 
 pub(crate) fn arguments(token: u64, padding: usize) -> Vec<u8> {

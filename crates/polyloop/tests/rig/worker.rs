@@ -4,11 +4,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use polyloop::{Control, Item, Job, Next, ParentDeathError, Reply, Rested, Stop, WorkerLink, die_with_parent};
+use polyloop::{Control, Item, Job, Memory, Next, ParentDeathError, Reply, Rested, Stop, WorkerLink, die_with_parent};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::journal::Pen;
-use super::work::{Work, token_of};
+use super::work::{Work, content, read, token_of};
 
 pub(crate) const ROLE: &str = "POLYLOOP_TEST_ROLE";
 /// How a worker is tied to its parent, if not by all there is.
@@ -79,7 +79,7 @@ impl Server {
                 Control::Cancel(task) => self.cancel(|job| job.task == task),
                 Control::Stop(Stop::Now) => self.cancel(|_| true),
                 Control::Stop(Stop::WhenDone) => (),
-                Control::Start(job) => self.start(job, item),
+                Control::Start(job, memory) => self.start(job, item, memory.as_deref()),
             }
         }
     }
@@ -93,14 +93,14 @@ impl Server {
     fn take_items(&mut self, item: &mut Item) -> Option<Duration> {
         loop {
             match self.link.next_item(item).unwrap() {
-                Next::Start(job) => self.start(job, item),
+                Next::Start(job) => self.start(job, item, None),
                 Next::Defer(delay) => return Some(delay),
                 Next::Nothing => return None,
             }
         }
     }
 
-    fn start(&mut self, job: Job, item: &Item) {
+    fn start(&mut self, job: Job, item: &Item, memory: Option<&Memory>) {
         self.pen.started(token_of(&item.arguments));
         let Some(work) = Work::from_bytes(&item.function) else {
             return self.link.reply(job, Reply::Rejected(&item.function));
@@ -114,6 +114,13 @@ impl Server {
             Work::Spin => loop {
                 std::hint::spin_loop();
             },
+            Work::Mirror(len) => {
+                let received = read(memory.expect("it was sent with a block"), len);
+                assert!(received == content(token_of(&item.arguments), len), "another's, or not whole");
+                let lease = self.link.take_block(len).unwrap();
+                lease.fill([(0, &received.iter().map(|byte| !byte).collect::<Vec<_>>()[..])]).unwrap();
+                return self.link.reply_apart(job, &answer, lease).unwrap();
+            }
             Work::Echo | Work::Big(_) | Work::Nap(_) => (),
         }
         self.link.reply(job, Reply::Value(&answer));

@@ -209,7 +209,8 @@ impl Host {
             let control = lock(&self.items.link).next_control(&mut self.item)?;
             match control {
                 None => return Ok(()),
-                Some(Control::Start(job)) => self.run(job)?,
+                // The arguments of a Rust program come whole.
+                Some(Control::Start(job, _)) => self.run(job)?,
                 Some(Control::Cancel(task)) => self.items.cancel(task),
                 Some(Control::Stop(Stop::Now)) => {
                     self.stopping = true;
