@@ -3,13 +3,20 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::time::Duration;
 
 static BELL: AtomicI32 = AtomicI32::new(-1);
 static TERMINATED: AtomicBool = AtomicBool::new(false);
+/// How long after SIGTERM the process may live.
+static GRACE_S: AtomicU32 = AtomicU32::new(1);
 
-/// Has SIGTERM remembered and `bell` rung, SIGINT ignored, and writing to a closed pipe be an error.
-pub(crate) fn attend(bell: OwnedFd) -> io::Result<()> {
+/// Has SIGTERM remembered and `bell` rung, SIGINT ignored, and writing to a closed pipe be an error. Whatever blocks the
+/// process, it ends `grace` after SIGTERM, in whole seconds: the sender need not be the pool, which would see to that.
+pub(crate) fn attend(bell: OwnedFd, grace: Duration) -> io::Result<()> {
+    // Never 0, which would be never.
+    let grace_s = grace.as_secs().saturating_add(1);
+    GRACE_S.store(u32::try_from(grace_s).unwrap_or(u32::MAX), Ordering::Relaxed);
     BELL.store(bell.into_raw_fd(), Ordering::Relaxed);
     handle(libc::SIGTERM, terminate)?;
     // Not ignored outright, which a task's own children would inherit.
@@ -56,11 +63,12 @@ extern "C" fn nothing(_signal: i32) {}
 extern "C" fn terminate(_signal: i32) {
     TERMINATED.store(true, Ordering::Relaxed);
     let one = 1u64;
-    // SAFETY: writes eight bytes from the stack to a descriptor that is never closed; `errno` is put back, as the code
+    // SAFETY: writes eight bytes from the stack to a descriptor that is never closed, and has SIGALRM sent, which ends the process; `errno` is put back, as the code
     // that this interrupts may be about to read it.
     unsafe {
         let errno = libc::__errno_location();
         let before = *errno;
+        libc::alarm(GRACE_S.load(Ordering::Relaxed));
         libc::write(BELL.load(Ordering::Relaxed), std::ptr::from_ref(&one).cast(), size_of::<u64>());
         *errno = before;
     }

@@ -118,7 +118,7 @@ fn start(program: &'static Program) -> Result<(Runtime, Host, Option<LifespanRol
         Err(crate::ConnectError::Gone) => exit(1),
         Err(error) => return Err(error.into()),
     };
-    signals::attend(link.as_fd().try_clone_to_owned()?)?;
+    signals::attend(link.as_fd().try_clone_to_owned()?, link.grace())?;
     panics::attend();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     Ok((runtime, Host::new(program, Arc::new(Mutex::new(link))), lifespan))

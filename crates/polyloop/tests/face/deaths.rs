@@ -1,10 +1,12 @@
 //! Workers that die, and what becomes of what they ran.
 
+use std::time::Duration;
+
 use polyloop::{Cause, Error, Exit};
 use rustix::process::Signal;
 
 use crate::rig::{
-    Marks, builder, die_first, is_alive, pid, pids, pool, run, send_signal, until, until_ready, wait_for_ever,
+    Marks, block, builder, die_first, is_alive, pid, pids, pool, run, send_signal, until, until_ready, wait_for_ever,
 };
 
 #[test]
@@ -88,6 +90,18 @@ fn a_worker_that_gets_sigterm_drops_what_it_runs_and_dies_of_it() {
         let died = task.await;
         assert!(matches!(&died, Err(Error::WorkerDied(death)) if death.exit == Exit::Signal(15)), "{died:?}");
         assert_eq!(marks.count("dropped"), 1);
+    });
+}
+
+#[test]
+fn a_worker_that_blocks_and_gets_sigterm_is_gone_after_the_grace() {
+    run(|| async {
+        let (pool, marks) = (builder(1).grace(Duration::ZERO).build().await.unwrap(), Marks::new());
+        let task = pool.spawn(block, (marks.at("begun"), marks.at("never")));
+        marks.until("begun").await;
+        send_signal(pids(&pool)[0], Signal::TERM);
+        let died = task.await;
+        assert!(matches!(&died, Err(Error::WorkerDied(death)) if death.exit == Exit::Signal(14)), "{died:?}");
     });
 }
 
