@@ -31,7 +31,8 @@ CRATES = {
     "polyloop-shm": CrateRule(outside=frozenset({"rustix", "libc", "loom", "thiserror"})),
     # core: decisions without effects, so nothing that could have one.
     "polyloop-core": CrateRule(outside=frozenset({"smallvec", "thiserror"}), forbids_unsafe=True),
-    "polyloop": CrateRule(workspace=frozenset({"polyloop-shm", "polyloop-core"})),
+    "polyloop": CrateRule(workspace=frozenset({"polyloop-shm", "polyloop-core", "polyloop-macros"})),
+    "polyloop-macros": CrateRule(outside=frozenset(), forbids_unsafe=True),
     # python: converts and delegates; what it needs of core and shm the engine re-exports.
     "polyloop-python": CrateRule(workspace=frozenset({"polyloop"})),
     "polyloop-sim": CrateRule(workspace=frozenset({"polyloop-core", "polyloop-shm"}), forbids_unsafe=True),
@@ -110,7 +111,7 @@ def _dependency_faults(name: str, rule: CrateRule, dependency: dict[str, Any], m
 
 def _unsafe_faults(name: str, targets: list[dict[str, Any]]) -> Iterator[str]:
     for target in targets:
-        if {"lib", "bin"}.intersection(target["kind"]):
+        if {"lib", "bin", "proc-macro"}.intersection(target["kind"]):
             source = Path(target["src_path"])
             if "#![forbid(unsafe_code)]" not in source.read_text().splitlines():
                 yield f"crate {name}: {source.name} must say #![forbid(unsafe_code)]"

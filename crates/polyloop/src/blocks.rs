@@ -234,7 +234,7 @@ pub enum BlockError {
     /// Not a message about a block.
     #[error("a message that passes no block")]
     Message,
-    /// More than [`KNOWN_MAX`].
+    /// More than `KNOWN_MAX`.
     #[error("more blocks than a process may have")]
     TooMany,
     /// It gave back what it does not have.

@@ -1,11 +1,53 @@
-//! The engine of a pool: processes, descriptors, timers and shared memory around the decisions of the core.
+//! Async and plain functions on a pool of worker processes, each with a tokio runtime of its own.
 //!
-//! [`Driver`] is the client's side and runs under any event loop: it has one descriptor to watch, a [`Driver::drain`]
-//! to call when it is readable, and a [`Driver::deadline`]. [`WorkerLink`] is the worker's side. How a worker
-//! process is made, and what a function is, is up to the host.
+//! A task that crashes, leaks or never ends takes its worker with it, not the program: what else that worker ran is run
+//! again or told, another takes its place, and no process outlives the program. Tasks are ordinary functions, called with
+//! ordinary arguments; the same program is its own worker.
+//!
+//! ```
+//! use futures_util::TryStreamExt;
+//! use polyloop::{Error, Pool};
+//!
+//! async fn double(n: u64) -> u64 {
+//!     n * 2
+//! }
+//!
+//! #[polyloop::main]
+//! async fn main() -> Result<(), Error> {
+//!     let pool = Pool::builder().processes(2).retries(1).build().await?;
+//!     assert_eq!(pool.apply(double, (21,)).await?, 42);
+//!     let all: Vec<u64> = pool.map(double, 0..1000).try_collect().await?;
+//!     assert_eq!(all[999], 1998);
+//!     let crashed = pool.apply(|| -> () { std::process::abort() }, ()).await;
+//!     assert!(matches!(crashed, Err(Error::WorkerDied(_))));
+//!     pool.close().await
+//! }
+//! ```
+//!
+//! # What can be a task
+//!
+//! Anything of which only its identity has to travel: a `fn`, an `async fn`, a method, a generic function with its types
+//! given, a closure that captures nothing. Arguments and results travel by [serde], in postcard's format. Functions whose
+//! errors serde does not know return [`RemoteError`]. See [`Function`].
+//!
+//! # Where tasks run
+//!
+//! A worker's runtime has one thread. Many async tasks share it ([`Builder::concurrency`]); a plain function has it for
+//! itself, so that one that computes keeps its worker from taking more and idle workers get the rest. Plain functions that
+//! wait rather than compute run beside the others with [`Pool::in_thread`].
+//!
+//! # Features
+//!
+//! - `macros` (default): `#[polyloop::main]`.
+//! - `tracing`: deaths and restarts of workers as events of the target `polyloop`.
+//! - `anyhow`: `?` on a [`RemoteError`] in functions that return an `anyhow::Error`.
+//!
+//! Linux 5.3 or later. In a forked child of the program its pools can't be used.
 
 mod blocks;
 mod driver;
+#[cfg(feature = "tokio")]
+mod face;
 mod inject;
 mod layout;
 mod link;
@@ -13,20 +55,46 @@ mod memory;
 mod os;
 mod process;
 mod queue;
+#[cfg(feature = "tokio")]
+mod signals;
 mod watchdog;
 mod worker;
 
-pub use blocks::{BlockError, Lease, Memory, MemoryError};
-pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
-pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
-pub use polyloop_core::{
-    Apart, CallId, Cause, Counts, Cut, DEFER, Exit, Flow, HOPELESS_EXIT, LOG_RECORD_BYTES, Loss, Luggage, MAX_REPLY,
-    MapResults, Moment, NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report,
-    STREAM_BYTES, STREAM_VALUES, Stage, StartError, State, Stop, Submission, TaskId, Value, ValueError, ValueReader,
-    ValueWriter, Want, WorkerId, WorkerView, lay_apart,
+#[cfg(all(feature = "tokio", feature = "macros"))]
+#[doc(hidden)]
+pub use face::private as __private;
+#[cfg(feature = "tokio")]
+pub use face::{
+    Apply, Begun, Builder, Error, Function, Map, Pool, RemoteError, Stats, TaskHandle, TaskPanicked, Unordered,
+    WorkerDied, WorkerStats, init, kind, worker_state,
 };
+#[cfg(feature = "macros")]
+pub use polyloop_macros::main;
+
+// What says how a pool and its workers are.
+pub use polyloop_core::{Cause, Exit, Stage, State};
+
+// The engine, for the Python extension and the tests of this workspace: no promise is made of it.
+#[doc(hidden)]
+pub use blocks::{BlockError, Lease, Memory, MemoryError};
+#[doc(hidden)]
+pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
+#[doc(hidden)]
+pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
+#[doc(hidden)]
+pub use polyloop_core::{
+    Apart, CallId, Counts, Cut, DEFER, Flow, HOPELESS_EXIT, LOG_RECORD_BYTES, Loss, Luggage, MAX_REPLY, MapResults,
+    Moment, NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, STREAM_BYTES,
+    STREAM_VALUES, StartError, Stop, Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId,
+    WorkerView, lay_apart,
+};
+#[doc(hidden)]
 pub use polyloop_shm::{Item, Side};
+#[doc(hidden)]
 pub use process::{ParentDeathError, die_with_parent};
+#[doc(hidden)]
 pub use queue::{Nap, QueueError, SharedQueue, Watch};
+#[doc(hidden)]
 pub use watchdog::{Interrupt, Watchdog};
+#[doc(hidden)]
 pub use worker::{CannotPass, ConnectError, Control, Job, Next, Rested, WorkerError, WorkerLink};

@@ -226,7 +226,12 @@ pub(crate) fn process_of(handle: BorrowedFd<'_>) -> io::Result<Option<u32>> {
 
 /// Whether a process handle says that its process has ended.
 pub(crate) fn has_ended(handle: BorrowedFd<'_>) -> bool {
-    let mut fds = [rustix::event::PollFd::from_borrowed_fd(handle, rustix::event::PollFlags::IN)];
+    is_readable(handle)
+}
+
+/// Whether there is something to read.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::IN)];
     matches!(rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
 }
 

@@ -1,0 +1,50 @@
+//! The Rust API: pools on tokio, whose workers are the same program.
+
+mod builder;
+mod call;
+mod codec;
+mod error;
+mod function;
+mod host;
+mod log;
+mod manager;
+mod map;
+mod pending;
+mod pool;
+mod program;
+mod reference;
+mod starter;
+mod stats;
+mod watched;
+
+pub use builder::Builder;
+pub use call::{Apply, TaskHandle};
+pub use error::{Error, RemoteError, TaskPanicked, WorkerDied};
+pub use function::{Begun, Function, kind};
+pub use host::worker_state;
+pub use map::{Map, Unordered};
+pub use pool::Pool;
+pub use program::init;
+pub use stats::{Stats, WorkerStats};
+
+/// What `#[polyloop::main]` makes calls to.
+#[cfg(feature = "macros")]
+pub mod private {
+    use std::future::Future;
+
+    use tokio::runtime::Builder;
+
+    /// Runs a program on tokio's runtime of many threads.
+    pub fn many_threads<T>(main: impl Future<Output = T>) -> T {
+        run(&mut Builder::new_multi_thread(), main)
+    }
+
+    /// Runs a program on tokio's runtime of one thread.
+    pub fn current_thread<T>(main: impl Future<Output = T>) -> T {
+        run(&mut Builder::new_current_thread(), main)
+    }
+
+    fn run<T>(builder: &mut Builder, main: impl Future<Output = T>) -> T {
+        builder.enable_all().build().expect("the system has threads and descriptors for the runtime").block_on(main)
+    }
+}

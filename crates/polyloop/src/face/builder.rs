@@ -1,0 +1,244 @@
+//! The shape of a pool, and its start.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use polyloop_core::MAX_REPLY;
+
+use super::error::{Error, RemoteError};
+use super::function::Entry;
+use super::manager::{Manager, Options, Phase};
+use super::pool::Pool;
+use super::program::program;
+use crate::driver::DriverConfig;
+
+/// Tasks that a worker runs at the same time, where nobody says otherwise.
+const CONCURRENCY: u32 = 16;
+/// How long whoever is asked to end may take, where nobody says otherwise.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The shape of a [`Pool`] to be.
+///
+/// ```
+/// # polyloop::init_before_main!();
+/// # fn main() { tokio::runtime::Runtime::new().unwrap().block_on(run()).unwrap() }
+/// # async fn run() -> Result<(), polyloop::Error> {
+/// use std::time::Duration;
+/// use polyloop::Pool;
+///
+/// let pool = Pool::builder()
+///     .processes(2)
+///     .concurrency(64)
+///     .timeout(Duration::from_secs(30))
+///     .retries(1)
+///     .max_tasks(10_000)
+///     .max_memory(512 << 20)
+///     .build()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "`build` makes the pool"]
+pub struct Builder {
+    processes: Option<usize>,
+    concurrency: u32,
+    options: Options,
+    grace: Duration,
+    max_tasks: u64,
+    max_memory: u64,
+    max_age: Option<Duration>,
+    lifespan: Option<&'static Entry>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            processes: None,
+            concurrency: CONCURRENCY,
+            options: Options { retries: 0, timeout: None, in_thread: false },
+            grace: GRACE,
+            max_tasks: 0,
+            max_memory: 0,
+            max_age: None,
+            lifespan: None,
+        }
+    }
+}
+
+impl Builder {
+    /// Worker processes, at least 1; where nobody says otherwise, as many as the CPUs that this process may use.
+    ///
+    /// ```
+    /// let two = polyloop::Pool::builder().processes(2);
+    /// ```
+    pub fn processes(mut self, processes: usize) -> Self {
+        self.processes = Some(processes);
+        self
+    }
+
+    /// Tasks that a worker runs at the same time, at least 1; 16 where nobody says otherwise.
+    ///
+    /// ```
+    /// let one_after_the_other = polyloop::Pool::builder().concurrency(1);
+    /// ```
+    pub fn concurrency(mut self, tasks: u32) -> Self {
+        self.concurrency = tasks;
+        self
+    }
+
+    /// How many times a task whose worker dies is run again, as by [`Pool::retries`]; never, where nobody says otherwise.
+    ///
+    /// ```
+    /// let stubborn = polyloop::Pool::builder().retries(2);
+    /// ```
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.options.retries = retries;
+        self
+    }
+
+    /// How long one run of a task may take, as by [`Pool::timeout`]; for ever, where nobody says otherwise.
+    ///
+    /// ```
+    /// let strict = polyloop::Pool::builder().timeout(std::time::Duration::from_secs(1));
+    /// ```
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+
+    /// How long whoever is asked to end, a task or a worker, may take before it is ended; 5 s where nobody says otherwise.
+    ///
+    /// ```
+    /// let impatient = polyloop::Pool::builder().grace(std::time::Duration::from_millis(500));
+    /// ```
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Tasks that a worker runs before another takes its place, exactly; no limit where nobody says otherwise.
+    ///
+    /// ```
+    /// let fresh_for_each = polyloop::Pool::builder().max_tasks(1).concurrency(1);
+    /// ```
+    pub fn max_tasks(mut self, tasks: u64) -> Self {
+        self.max_tasks = tasks;
+        self
+    }
+
+    /// Bytes of memory of its own, not shared pages, that a worker may hold. One found to hold more, after a task, at most
+    /// every 100 ms, finishes what it runs, and another takes its place.
+    ///
+    /// ```
+    /// let for_leaky_libraries = polyloop::Pool::builder().max_memory(1 << 30);
+    /// ```
+    pub fn max_memory(mut self, bytes: u64) -> Self {
+        self.max_memory = bytes;
+        self
+    }
+
+    /// How old a worker may become before another takes its place, or up to a tenth less.
+    ///
+    /// ```
+    /// let renewed = polyloop::Pool::builder().max_age(std::time::Duration::from_secs(3600));
+    /// ```
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
+        self
+    }
+
+    /// What a worker does once at its start, before its first task, and once at its end, unless it is killed: both are
+    /// async functions, or closures that capture nothing. Tasks reach what `enter` made by
+    /// [`worker_state`](crate::worker_state). If `enter` fails before any worker has been ready, the pool does.
+    ///
+    /// ```
+    /// # async fn example() -> Result<polyloop::Pool, polyloop::Error> {
+    /// use std::sync::Arc;
+    /// use polyloop::{Pool, RemoteError};
+    ///
+    /// struct Client(std::net::TcpStream);
+    ///
+    /// async fn connect() -> Result<Client, RemoteError> {
+    ///     Ok(Client(std::net::TcpStream::connect("localhost:80")?))
+    /// }
+    ///
+    /// async fn disconnect(client: Arc<Client>) {
+    ///     let _ = client.0.shutdown(std::net::Shutdown::Both);
+    /// }
+    ///
+    /// Pool::builder().lifespan(connect, disconnect).build().await
+    /// # }
+    /// ```
+    pub fn lifespan<Enter, Entering, Exit, Exiting, S>(mut self, enter: Enter, exit: Exit) -> Self
+    where
+        Enter: Fn() -> Entering + Copy + Send + Sync + 'static,
+        Entering: Future<Output = Result<S, RemoteError>> + 'static,
+        Exit: Fn(Arc<S>) -> Exiting + Copy + Send + Sync + 'static,
+        Exiting: Future<Output = ()> + 'static,
+        S: Send + Sync + 'static,
+    {
+        self.lifespan = Some(Entry::of_lifespan(enter, exit));
+        self
+    }
+
+    /// Starts the workers, and waits until one is ready.
+    ///
+    /// # Errors
+    /// [`Error::NotInitialised`] where [`init`](crate::init) has not been called; [`Error::Config`] for an impossible
+    /// shape; [`Error::WorkerStart`] where workers do not start; [`Error::Os`] when the operating system refuses.
+    ///
+    /// # Panics
+    /// On a runtime whose I/O driver is not enabled.
+    ///
+    /// ```
+    /// # polyloop::init_before_main!();
+    /// # fn main() { tokio::runtime::Runtime::new().unwrap().block_on(run()) }
+    /// # async fn run() {
+    /// use polyloop::{Error, Pool, RemoteError};
+    ///
+    /// async fn fail() -> Result<(), RemoteError> {
+    ///     Err(RemoteError::new("no luck"))
+    /// }
+    /// let failed = Pool::builder().lifespan(fail, async |_| ()).build().await.err();
+    /// assert!(matches!(&failed, Some(Error::WorkerStart(reason)) if reason == "no luck"), "{failed:?}");
+    /// # }
+    /// ```
+    pub async fn build(self) -> Result<Pool, Error> {
+        let program = match program() {
+            None => return Err(Error::NotInitialised),
+            Some(Ok(program)) => program,
+            Some(Err(error)) => return Err(Error::Os(std::io::Error::new(error.kind(), error.to_string()))),
+        };
+        let lifespan = match self.lifespan {
+            None => 0,
+            Some(entry) => program.name(entry).ok_or(Error::NotInProgram("the lifespan"))?,
+        };
+        let manager = Manager::start(self.config()?, program, lifespan)?;
+        let pool = Pool::new(Arc::clone(&manager), self.options);
+        manager.until(|phase| !matches!(phase, Phase::Starting)).await;
+        match manager.take_failure() {
+            Some(error) => Err(error),
+            None => Ok(pool),
+        }
+    }
+
+    fn config(&self) -> Result<DriverConfig, Error> {
+        let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+        let processes = self.processes.unwrap_or_else(cpus);
+        Ok(DriverConfig {
+            processes: u16::try_from(processes).map_err(|_| Error::Config("a pool can't have so many processes"))?,
+            queues: 1,
+            concurrency: self.concurrency,
+            max_tasks: self.max_tasks,
+            max_memory: self.max_memory,
+            max_reply: MAX_REPLY,
+            max_age: self.max_age,
+            // What a lifespan holds may be there once only.
+            overlap: self.lifespan.is_none(),
+            block_warning: None,
+            grace: self.grace,
+        })
+    }
+}

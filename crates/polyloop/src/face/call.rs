@@ -1,0 +1,229 @@
+//! Single calls: a future that cancels its task when it is dropped, and a handle that does not.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use polyloop_core::{Outcome, Payload};
+use serde::de::DeserializeOwned;
+
+use super::codec::{self, Failure};
+use super::error::Error;
+use super::manager::{Manager, Options, Ticket};
+
+/// What is run, and how.
+#[derive(Clone)]
+pub(crate) struct Terms {
+    pub(crate) function: Arc<[u8]>,
+    pub(crate) options: Options,
+    /// The function's name.
+    pub(crate) name: &'static str,
+}
+
+impl Terms {
+    /// What an outcome is to the caller.
+    pub(crate) fn result<R: DeserializeOwned>(&self, outcome: Outcome) -> Result<R, Error> {
+        match outcome {
+            Outcome::Value(bytes) => codec::read_result(&bytes),
+            Outcome::Raised(bytes) => Err(Failure::from_bytes(&bytes)),
+            Outcome::Cancelled => Err(Error::TaskAborted),
+            Outcome::TimedOut => {
+                Err(Error::TaskTimeout { task: self.name, timeout: self.options.timeout.unwrap_or_default() })
+            }
+            Outcome::Rejected(_) => Err(Error::NotInProgram(self.name)),
+            Outcome::Lost(loss) => Err(Error::lost(loss, self.name)),
+            Outcome::Terminated => Err(Error::PoolTerminated),
+            Outcome::NoWorkers(error) => Err(Error::no_workers(&error)),
+        }
+    }
+}
+
+/// A call that is under way.
+struct Waiting {
+    manager: Arc<Manager>,
+    terms: Terms,
+    ticket: Ticket,
+}
+
+impl Waiting {
+    fn submit(manager: Arc<Manager>, terms: Terms, arguments: Payload) -> Result<Self, Error> {
+        let ticket = manager.submit(Arc::clone(&terms.function), arguments, terms.options)?;
+        Ok(Self { manager, terms, ticket })
+    }
+
+    fn poll<R: DeserializeOwned>(&mut self, context: &mut Context<'_>) -> Poll<Result<R, Error>> {
+        // A sender that is gone went with the runtime that drove the pool.
+        let outcome = ready!(Pin::new(&mut self.ticket.outcome).poll(context)).unwrap_or(Outcome::Terminated);
+        Poll::Ready(self.terms.result(outcome))
+    }
+
+    fn cancel(&self) {
+        self.manager.cancel(self.ticket.token, self.ticket.task);
+    }
+}
+
+enum Stage {
+    New {
+        manager: Arc<Manager>,
+        terms: Terms,
+        arguments: Payload,
+    },
+    Waiting(Waiting),
+    /// Refused, which is told when asked; or over.
+    Over(Option<Error>),
+}
+
+/// A call of [`Pool::apply`](crate::Pool::apply): the function's result, or the pool's error. It begins when it is first
+/// polled, and dropped before its end it cancels the task: one that waits in a queue never starts, one that runs is dropped
+/// in its worker.
+///
+/// ```
+/// # polyloop::init_before_main!();
+/// # fn main() { tokio::runtime::Runtime::new().unwrap().block_on(run()).unwrap() }
+/// # async fn run() -> Result<(), polyloop::Error> {
+/// use std::time::Duration;
+/// use polyloop::Pool;
+///
+/// async fn forever() {
+///     std::future::pending().await
+/// }
+///
+/// let pool = Pool::builder().processes(1).build().await?;
+/// let call = pool.apply(forever, ());
+/// assert!(tokio::time::timeout(Duration::from_millis(10), call).await.is_err()); // and `forever` is dropped, too
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a call begins when it is awaited; `spawn` begins at once"]
+pub struct Apply<R> {
+    stage: Stage,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R> Apply<R> {
+    pub(crate) fn new(manager: Arc<Manager>, terms: Result<Terms, Error>, arguments: Result<Payload, Error>) -> Self {
+        let stage = match terms.and_then(|terms| Ok((terms, arguments?))) {
+            Ok((terms, arguments)) => Stage::New { manager, terms, arguments },
+            Err(error) => Stage::Over(Some(error)),
+        };
+        Self { stage, result: PhantomData }
+    }
+
+    fn begin(&mut self) {
+        if let Stage::New { .. } = self.stage
+            && let Stage::New { manager, terms, arguments } = std::mem::replace(&mut self.stage, Stage::Over(None))
+        {
+            self.stage = match Waiting::submit(manager, terms, arguments) {
+                Ok(waiting) => Stage::Waiting(waiting),
+                Err(error) => Stage::Over(Some(error)),
+            };
+        }
+    }
+
+    /// Begins the call now, and goes on without its future.
+    pub(crate) fn into_handle(mut self) -> TaskHandle<R> {
+        self.begin();
+        let stage = std::mem::replace(&mut self.stage, Stage::Over(None));
+        let call = match stage {
+            Stage::Waiting(waiting) => Ok(waiting),
+            Stage::Over(error) => Err(error),
+            Stage::New { .. } => unreachable!("it has begun"),
+        };
+        TaskHandle { call, result: PhantomData }
+    }
+}
+
+impl<R: DeserializeOwned> Future for Apply<R> {
+    type Output = Result<R, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.begin();
+        let result = match &mut self.stage {
+            Stage::Waiting(waiting) => ready!(waiting.poll(context)),
+            Stage::Over(error) => Err(error.take().expect("a future is not polled after its end")),
+            Stage::New { .. } => unreachable!("it has begun"),
+        };
+        self.stage = Stage::Over(None);
+        Poll::Ready(result)
+    }
+}
+
+impl<R> Drop for Apply<R> {
+    fn drop(&mut self) {
+        if let Stage::Waiting(waiting) = &self.stage {
+            waiting.cancel();
+        }
+    }
+}
+
+/// A task of [`Pool::spawn`](crate::Pool::spawn). Awaited, it gives the task's result. Dropped, it leaves the task to run
+/// on, as tokio's `JoinHandle` does.
+///
+/// ```
+/// # polyloop::init_before_main!();
+/// # fn main() { tokio::runtime::Runtime::new().unwrap().block_on(run()).unwrap() }
+/// # async fn run() -> Result<(), polyloop::Error> {
+/// use polyloop::{Error, Pool};
+///
+/// async fn forever() {
+///     std::future::pending().await
+/// }
+///
+/// let pool = Pool::builder().processes(1).build().await?;
+/// let (sum, endless) = (pool.spawn(|a: u8, b: u8| a + b, (1, 2)), pool.spawn(forever, ()));
+/// assert_eq!(sum.await?, 3);
+/// endless.abort();
+/// assert!(matches!(endless.await, Err(Error::TaskAborted)));
+/// # Ok(())
+/// # }
+/// ```
+pub struct TaskHandle<R> {
+    call: Result<Waiting, Option<Error>>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R> TaskHandle<R> {
+    /// Has the task cancelled. Whoever awaits it gets [`Error::TaskAborted`] once its worker has let go of it, or its
+    /// result if it was faster; a task that does not let go within the pool's grace goes with its worker.
+    ///
+    /// ```
+    /// # async fn example(pool: polyloop::Pool) {
+    /// let task = pool.spawn(|| 1, ());
+    /// task.abort();
+    /// # }
+    /// ```
+    pub fn abort(&self) {
+        if let Ok(waiting) = &self.call {
+            waiting.cancel();
+        }
+    }
+
+    /// Whether the task has ended, so that awaiting it waits for nothing.
+    ///
+    /// ```
+    /// # async fn example(pool: polyloop::Pool) {
+    /// let task = pool.spawn(|| 1, ());
+    /// println!("{}", task.is_finished());
+    /// # }
+    /// ```
+    pub fn is_finished(&self) -> bool {
+        self.call
+            .as_ref()
+            .map_or(true, |waiting| !waiting.ticket.outcome.is_empty() || waiting.ticket.outcome.is_terminated())
+    }
+}
+
+impl<R: DeserializeOwned> Future for TaskHandle<R> {
+    type Output = Result<R, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = match &mut self.call {
+            Ok(waiting) => ready!(waiting.poll(context)),
+            Err(error) => Err(error.take().expect("a future is not polled after its end")),
+        };
+        self.call = Err(None);
+        Poll::Ready(result)
+    }
+}

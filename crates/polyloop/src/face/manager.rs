@@ -1,0 +1,438 @@
+//! The pool manager in the client: one task on the client's runtime watches the driver's descriptor, drains it, and
+//! completes what has come back. No thread stands between a caller and its workers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::pin::pin;
+use std::process::Child;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use polyloop_core::{CallId, Exit, Outcome, Payload, QueueIndex, Refused, State, Submission, TaskId, WorkerId};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::yield_now;
+
+use super::call::Terms;
+use super::error::Error;
+use super::function::Entry;
+use super::log;
+use super::map::MapCell;
+use super::pending::PendingTable;
+use super::program::Program;
+use super::reference::Reference;
+use super::starter;
+use super::watched::Watched;
+use crate::driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
+use crate::os;
+
+/// Up to so many unfinished tasks, each submission goes out at once: its caller waits for nothing else. Those of a crowd
+/// go out together, with the manager's next turn.
+const FLUSHED_AT_ONCE: usize = 4;
+
+/// How a task is run, as its pool or its call says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    pub(crate) retries: u32,
+    pub(crate) timeout: Option<std::time::Duration>,
+    pub(crate) in_thread: bool,
+}
+
+/// What a pool is as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Starting,
+    /// A worker has been ready, or there will be none.
+    Started,
+    Closed,
+}
+
+pub(crate) struct Manager {
+    inner: Mutex<Inner>,
+    program: &'static Program,
+    /// The name of the lifespan's entry; 0 for none.
+    lifespan: u64,
+    /// A crowd's submissions wait for a turn.
+    crowd: Notify,
+    phase: watch::Sender<Phase>,
+}
+
+struct Inner {
+    driver: Driver,
+    pending: PendingTable,
+    maps: HashMap<CallId, Arc<MapCell>>,
+    children: BTreeMap<WorkerId, Child>,
+    references: HashMap<Reference, Arc<[u8]>>,
+    flush_due: bool,
+    /// Why no worker could be started.
+    failure: Option<Error>,
+    /// Nobody drives any more.
+    over: bool,
+}
+
+/// Outcomes of a map, by index.
+struct MapDelivery {
+    call: CallId,
+    map: Arc<MapCell>,
+    outcomes: Vec<(u64, Outcome)>,
+}
+
+/// What has come back and is to be told without the lock.
+#[derive(Default)]
+struct Deliveries {
+    singles: Vec<(oneshot::Sender<Outcome>, Outcome)>,
+    maps: Vec<MapDelivery>,
+}
+
+/// A task that was submitted by itself.
+pub(crate) struct Ticket {
+    pub(crate) token: usize,
+    pub(crate) task: TaskId,
+    pub(crate) outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Manager {
+    /// A pool that is driven on the current runtime from now on.
+    pub(crate) fn start(config: DriverConfig, program: &'static Program, lifespan: u64) -> Result<Arc<Self>, Error> {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return Err(Error::Config("a pool is made on a tokio runtime, which drives it"));
+        };
+        let driver = Driver::new(config).map_err(|error| match error {
+            DriverError::Config(problem) => Error::Config(problem),
+            DriverError::Os(error) => Error::Os(error),
+        })?;
+        let fd = Watched::new(driver.as_fd().try_clone_to_owned()?)?;
+        let inner = Inner {
+            driver,
+            pending: PendingTable::default(),
+            maps: HashMap::new(),
+            children: BTreeMap::new(),
+            references: HashMap::new(),
+            flush_due: false,
+            failure: None,
+            over: false,
+        };
+        let (crowd, phase) = (Notify::new(), watch::Sender::new(Phase::Starting));
+        let manager = Arc::new(Self { inner: Mutex::new(inner), program, lifespan, crowd, phase });
+        // Its first events ask for workers.
+        manager.lock().driver.call_again()?;
+        runtime.spawn(drive(Driving(Arc::clone(&manager)), fd));
+        Ok(manager)
+    }
+
+    /// How a function is named to the workers.
+    pub(crate) fn reference(
+        &self,
+        entry: &'static Entry,
+        in_thread: bool,
+        name: &'static str,
+    ) -> Result<Arc<[u8]>, Error> {
+        let entry = self.program.name(entry).ok_or(Error::NotInProgram(name))?;
+        let reference = Reference { entry, in_thread };
+        let mut inner = self.lock();
+        let known = inner.references.entry(reference).or_insert_with(|| reference.to_bytes().into());
+        Ok(Arc::clone(known))
+    }
+
+    pub(crate) fn submit(&self, function: Arc<[u8]>, arguments: Payload, options: Options) -> Result<Ticket, Error> {
+        let (sender, outcome) = oneshot::channel();
+        let mut inner = self.lock();
+        inner.check_driven()?;
+        let token = inner.pending.insert(sender);
+        let submission = submission(CallId::SINGLES, function, arguments, options, token as u64);
+        let task = match inner.driver.submit(submission) {
+            Ok(task) => task,
+            Err(refused) => {
+                inner.pending.remove(token);
+                return Err(inner.refusal(&refused));
+            }
+        };
+        if inner.driver.unfinished() <= FLUSHED_AT_ONCE {
+            inner.drive(Driver::flush)?;
+        } else if !std::mem::replace(&mut inner.flush_due, true) {
+            self.crowd.notify_one();
+        }
+        Ok(Ticket { token, task, outcome })
+    }
+
+    /// Cancels a task whose outcome nobody waits for, or that is to end soon.
+    pub(crate) fn cancel(&self, token: usize, task: TaskId) {
+        let mut inner = self.lock();
+        if inner.pending.holds(token) {
+            // What can't be told is told by the next turn, or the pool has ended.
+            let _ = inner.drive(|driver| driver.cancel(task));
+        }
+    }
+
+    pub(crate) fn open_map(&self, cell: &Arc<MapCell>) -> Result<CallId, Error> {
+        let mut inner = self.lock();
+        inner.check_driven()?;
+        let call = inner.driver.open_call(None).map_err(|refused| inner.refusal(&refused))?;
+        inner.maps.insert(call, Arc::clone(cell));
+        Ok(call)
+    }
+
+    /// Submits items of a map: those that follow each other from index `first`. All are accepted, or none.
+    pub(crate) fn submit_items(
+        &self,
+        call: CallId,
+        terms: &Terms,
+        first: u64,
+        items: impl IntoIterator<Item = Payload>,
+    ) -> Result<(), Error> {
+        let mut inner = self.lock();
+        inner.check_driven()?;
+        let first = submission(call, Arc::clone(&terms.function), Payload::new(), terms.options, first);
+        inner.driver.submit_run(first, items).map_err(|refused| match refused {
+            // A closed pool goes on with the maps it has: this one was terminated.
+            Refused::Closed => Error::PoolTerminated,
+            refused => inner.refusal(&refused),
+        })
+    }
+
+    /// Gives the workers what was submitted.
+    pub(crate) fn flush(&self) -> Result<(), Error> {
+        self.lock().drive(Driver::flush).map_err(Error::Os)
+    }
+
+    /// A map has no more input.
+    pub(crate) fn end_call(&self, call: CallId) {
+        // As for `cancel`.
+        let _ = self.lock().drive(|driver| driver.end_call(call));
+    }
+
+    /// Nobody wants what is left of a map.
+    pub(crate) fn forget_map(&self, call: CallId) {
+        let mut inner = self.lock();
+        inner.maps.remove(&call);
+        let _ = inner.drive(|driver| driver.cancel_call(call));
+    }
+
+    /// Does something with the driver, whatever comes of it.
+    pub(crate) fn with_driver<T>(&self, act: impl FnOnce(&mut Driver) -> T) -> T {
+        act(&mut self.lock().driver)
+    }
+
+    pub(crate) fn close(&self) -> io::Result<()> {
+        self.lock().drive(Driver::close)
+    }
+
+    pub(crate) fn resize(&self, processes: usize) -> Result<(), Error> {
+        let mut inner = self.lock();
+        let fits = |processes: &u16| (1..=inner.driver.processes_max()).contains(processes);
+        let processes = u16::try_from(processes).ok().filter(fits);
+        let processes = processes.ok_or(Error::Config("a pool can't have so many processes, or none"))?;
+        Ok(inner.drive(|driver| driver.resize(processes).map(drop))?)
+    }
+
+    pub(crate) fn terminate(&self) -> io::Result<()> {
+        self.lock().drive(Driver::terminate)
+    }
+
+    /// Waits until this is so of the pool.
+    pub(crate) async fn until(&self, is_so: impl FnMut(&Phase) -> bool) {
+        // The sender is in `self`.
+        let _ = self.phase.subscribe().wait_for(is_so).await;
+    }
+
+    /// Why the pool has failed, if it has; for one to take.
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        self.lock().failure.take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what has happened. Says whether all has ended.
+    fn turn(self: &Arc<Self>) -> io::Result<bool> {
+        let mut inner = self.lock();
+        inner.flush_due = false;
+        inner.driver.drain()?;
+        let mut deliveries = Deliveries::default();
+        let mut closed = false;
+        while let Some(event) = inner.driver.next_event() {
+            match event {
+                Event::Deliver { call, token, outcome, .. } => inner.deliver(call, token, outcome, &mut deliveries),
+                Event::Returned(values) => {
+                    for (call, token, bytes) in values.iter() {
+                        inner.deliver(call, token, Outcome::Value(Payload::from_slice(bytes)), &mut deliveries);
+                    }
+                }
+                Event::Judge { task, call, token, outcome } => {
+                    if inner.driver.settled(task) {
+                        inner.deliver(call, token, outcome, &mut deliveries);
+                    }
+                }
+                Event::Start(order) => self.start_worker(order),
+                Event::Reap(worker) => inner.reap(worker)?,
+                Event::Report(report) => log::report(&report),
+                Event::Blocked { pid, blocked, .. } => log::blocked(pid, blocked),
+                Event::Garbage { worker, problem } => log::garbage(worker, &problem),
+                Event::GaveUp(error) => inner.failure = Some(Error::no_workers(&error)),
+                // No worker of this program has streams, or sends what it logs.
+                Event::Up | Event::Yield { .. } | Event::Log { .. } => (),
+                Event::Closed => closed = true,
+            }
+        }
+        let state = inner.driver.state();
+        drop(inner);
+        deliveries.tell();
+        match state {
+            State::Starting => (),
+            _ if closed => self.enter(Phase::Closed),
+            _ => self.enter(Phase::Started),
+        }
+        Ok(closed)
+    }
+
+    fn enter(&self, next: Phase) {
+        self.phase.send_if_modified(|phase| std::mem::replace(phase, next) != next);
+    }
+
+    fn start_worker(self: &Arc<Self>, order: StartOrder) {
+        let manager = Arc::clone(self);
+        let (program, lifespan) = (self.program, self.lifespan);
+        starter::submit(Box::new(move || {
+            let worker = order.worker;
+            let started = starter::start(program, lifespan, order);
+            // A pool that can't be told is about to end.
+            let _ = manager.lock().started(worker, started);
+        }));
+    }
+
+    /// Ends all at once: nobody drives any more.
+    fn abandon(&self) {
+        let mut inner = self.lock();
+        if std::mem::replace(&mut inner.over, true) {
+            return;
+        }
+        inner.driver.abandon();
+        let children = std::mem::take(&mut inner.children);
+        let (pending, maps) = (std::mem::take(&mut inner.pending), std::mem::take(&mut inner.maps));
+        drop(inner);
+        // Dropped, a sender wakes its receiver.
+        drop(pending);
+        maps.into_values().for_each(|map| map.end());
+        for mut child in children.into_values() {
+            // It was killed, and if not it goes with its lifeline.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.enter(Phase::Closed);
+    }
+}
+
+impl Inner {
+    /// Does something with the driver; what comes of it is fetched by the turn that this calls.
+    fn drive(&mut self, act: impl FnOnce(&mut Driver) -> io::Result<()>) -> io::Result<()> {
+        if self.over {
+            return Ok(());
+        }
+        act(&mut self.driver)?;
+        if self.driver.has_events() { self.driver.call_again() } else { Ok(()) }
+    }
+
+    /// Nothing comes back from a pool whose runtime has ended.
+    fn check_driven(&self) -> Result<(), Error> {
+        if self.over && self.driver.state() != State::Closed { Err(Error::PoolTerminated) } else { Ok(()) }
+    }
+
+    fn refusal(&self, refused: &Refused) -> Error {
+        match refused {
+            Refused::Closed => Error::PoolClosed,
+            Refused::NoWorkers(error) => Error::no_workers(error),
+        }
+    }
+
+    fn deliver(&mut self, call: CallId, token: u64, outcome: Outcome, deliveries: &mut Deliveries) {
+        if call == CallId::SINGLES {
+            let sender = usize::try_from(token).ok().and_then(|token| self.pending.remove(token));
+            deliveries.singles.extend(sender.map(|sender| (sender, outcome)));
+            return;
+        }
+        if let Some(last) = deliveries.maps.last_mut().filter(|last| last.call == call) {
+            return last.outcomes.push((token, outcome));
+        }
+        if let Some(map) = self.maps.get(&call) {
+            deliveries.maps.push(MapDelivery { call, map: Arc::clone(map), outcomes: vec![(token, outcome)] });
+        }
+    }
+
+    fn started(&mut self, worker: WorkerId, started: io::Result<Child>) -> io::Result<()> {
+        match started {
+            Ok(mut child) if self.over => {
+                // As in `abandon`.
+                let _ = child.kill();
+                child.wait().map(drop)
+            }
+            Ok(child) => {
+                let handle = os::process_handle(child.id())?;
+                let pid = child.id();
+                self.children.insert(worker, child);
+                self.drive(|driver| driver.started(worker, pid, true, handle.as_fd()))
+            }
+            Err(error) => self.drive(|driver| driver.not_started(worker, &error.to_string())),
+        }
+    }
+
+    /// Collects the exit status of a process that has ended.
+    fn reap(&mut self, worker: WorkerId) -> io::Result<()> {
+        let status = self.children.remove(&worker).map(|mut child| child.wait());
+        let exit = match status {
+            Some(Ok(status)) => status.signal().map(Exit::Signal).or(status.code().map(Exit::Code)),
+            // Somebody else has collected it.
+            Some(Err(_)) | None => None,
+        };
+        self.driver.exited(worker, exit.unwrap_or(Exit::Unknown))
+    }
+}
+
+impl Deliveries {
+    fn tell(self) {
+        for (sender, outcome) in self.singles {
+            // Who does not wait any more has dropped the call.
+            let _ = sender.send(outcome);
+        }
+        self.maps.into_iter().for_each(|delivery| delivery.map.deliver(delivery.outcomes));
+    }
+}
+
+fn submission(call: CallId, function: Arc<[u8]>, arguments: Payload, options: Options, token: u64) -> Submission {
+    let Options { retries, timeout, .. } = options;
+    let (queue, retry_deaths, judged, is_stream, attempt) = (QueueIndex(0), true, false, false, 1);
+    Submission { call, queue, function, arguments, retries, retry_deaths, judged, is_stream, attempt, timeout, token }
+}
+
+/// Held by the task that drives a pool: when its runtime ends, the pool does.
+struct Driving(Arc<Manager>);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+async fn drive(driving: Driving, fd: Watched) {
+    let manager = &driving.0;
+    loop {
+        let mut crowd = pin!(manager.crowd.notified());
+        let ready = poll_fn(|context| match fd.poll_ready(context) {
+            Poll::Ready(ready) => Poll::Ready(ready.map(Some)),
+            Poll::Pending => crowd.as_mut().poll(context).map(|()| Ok(None)),
+        });
+        let turned = match ready.await {
+            Ok(ready) => manager.turn().map(|closed| (ready, closed)),
+            Err(error) => Err(error),
+        };
+        match turned {
+            Ok((_, true)) => return,
+            // The runtime is told of a change only, so all that is there has to be seen.
+            Ok((Some(mut ready), false)) if !os::is_readable(fd.as_fd()) => ready.clear_ready(),
+            Ok((_, false)) => yield_now().await,
+            Err(error) => return log::broken(&error),
+        }
+    }
+}

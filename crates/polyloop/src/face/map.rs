@@ -1,0 +1,355 @@
+//! A `map` under way: a stream that draws its input as room appears and gives what came of it, in the order of the input or
+//! as it finishes. What is given when is decided by `MapResults` of the core.
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use futures_core::Stream;
+use polyloop_core::{CallId, MapResults, NextResult, Outcome, Payload, Want};
+use serde::de::DeserializeOwned;
+
+use super::call::Terms;
+use super::error::Error;
+use super::manager::Manager;
+
+/// Items drawn ahead of what has been taken, where nobody says otherwise.
+const WINDOW: usize = 2048;
+/// How long one look at the input may keep the caller's task.
+const DRAW_BUDGET: Duration = Duration::from_millis(1);
+/// Items drawn between two looks at the clock.
+const DRAWS_PER_LOOK: usize = 16;
+
+/// What an item has come to.
+#[derive(Debug)]
+enum Came {
+    Back(Outcome),
+    /// Its arguments could not be written.
+    Unsent(Error),
+}
+
+/// Where a map's outcomes arrive.
+pub(crate) struct MapCell(Mutex<CellState>);
+
+struct CellState {
+    results: MapResults<Came>,
+    waiting: Option<Waker>,
+    /// The pool's runtime has ended: nothing comes back any more.
+    over: bool,
+}
+
+impl MapCell {
+    /// Outcomes have come back, by index.
+    pub(crate) fn deliver(&self, outcomes: Vec<(u64, Outcome)>) {
+        let mut state = self.lock();
+        for (index, outcome) in outcomes {
+            state.results.deliver(index, Ok(Came::Back(outcome)));
+        }
+        let waiting = if state.results.has_news() { state.waiting.take() } else { None };
+        drop(state);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
+
+    pub(crate) fn end(&self) {
+        let mut state = self.lock();
+        state.over = true;
+        let waiting = state.waiting.take();
+        drop(state);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CellState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes an item's arguments, by way of a buffer.
+type Write<T> = fn(T, &mut Vec<u8>) -> Result<Payload, Error>;
+
+enum Stage {
+    /// Nobody has asked yet, so nothing has been drawn.
+    New,
+    Open(CallId),
+    Over,
+}
+
+/// The results of [`Pool::map`](crate::Pool::map), as a stream in the order of the input: for each item its result, or why
+/// there is none. Dropped, it cancels what has not ended; so does whatever stops at the first error.
+///
+/// Nothing happens before it is polled, and it draws its input while it is.
+///
+/// ```
+/// # polyloop::init_before_main!();
+/// # fn main() { tokio::runtime::Runtime::new().unwrap().block_on(run()).unwrap() }
+/// # async fn run() -> Result<(), polyloop::Error> {
+/// use futures_util::{StreamExt, TryStreamExt};
+/// use polyloop::Pool;
+///
+/// let pool = Pool::builder().processes(2).build().await?;
+/// let squares: Vec<u64> = pool.map(|n: u64| n * n, 0..1000).try_collect().await?;
+/// assert_eq!(squares[999], 998_001);
+///
+/// // Of an endless input, what is taken.
+/// let first: Vec<_> = pool.map(|n: u64| n + 1, 0..).take(3).try_collect().await?;
+/// assert_eq!(first, [1, 2, 3]);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct Map<I: Iterator, R> {
+    manager: Arc<Manager>,
+    terms: Result<Terms, Option<Error>>,
+    input: Option<I>,
+    write: Write<I::Item>,
+    buffer: Vec<u8>,
+    window: usize,
+    want: Want,
+    stage: Stage,
+    cell: Arc<MapCell>,
+    ready: VecDeque<(u64, Came)>,
+    /// Why the rest of the input is not run: given last.
+    refused: Option<Error>,
+    result: PhantomData<fn() -> R>,
+}
+
+/// Nothing in it is pinned.
+impl<I: Iterator, R> Unpin for Map<I, R> {}
+
+impl<I: Iterator, R> Map<I, R> {
+    pub(crate) fn new(manager: Arc<Manager>, terms: Result<Terms, Error>, input: I, write: Write<I::Item>) -> Self {
+        let state = CellState { results: MapResults::new(WINDOW, true), waiting: None, over: false };
+        Self {
+            manager,
+            terms: terms.map_err(Some),
+            input: Some(input),
+            write,
+            buffer: Vec::new(),
+            window: WINDOW,
+            want: Want::InOrder,
+            stage: Stage::New,
+            cell: Arc::new(MapCell(Mutex::new(state))),
+            ready: VecDeque::new(),
+            refused: None,
+            result: PhantomData,
+        }
+    }
+
+    /// Draws at most so many items ahead of what has been taken, at least 1; 2,048 where nobody says otherwise.
+    ///
+    /// ```
+    /// # async fn example(pool: polyloop::Pool) {
+    /// let thumbnails = pool.map(|path: String| std::fs::read(path).unwrap_or_default(), ["a.png".to_owned()]);
+    /// let thumbnails = thumbnails.buffer_size(16); // Results are large, and wait until they are taken.
+    /// # }
+    /// ```
+    pub fn buffer_size(mut self, items: usize) -> Self {
+        self.window = items.max(1);
+        self
+    }
+
+    /// The results as they finish, each with the index of its item.
+    ///
+    /// ```
+    /// # polyloop::init_before_main!();
+    /// # fn main() { tokio::runtime::Runtime::new().unwrap().block_on(run()).unwrap() }
+    /// # async fn run() -> Result<(), polyloop::Error> {
+    /// use futures_util::StreamExt;
+    /// use polyloop::Pool;
+    ///
+    /// let pool = Pool::builder().processes(2).build().await?;
+    /// let mut results = pool.map(|n: u64| n * 10, 0..100).unordered();
+    /// while let Some((index, result)) = results.next().await {
+    ///     assert_eq!(result?, index as u64 * 10);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn unordered(mut self) -> Unordered<I, R> {
+        self.want = Want::AsFinished;
+        Unordered(self)
+    }
+
+    fn poll_came(&mut self, context: &mut Context<'_>) -> Poll<Option<(u64, Result<Came, Error>)>> {
+        loop {
+            if let Some((index, came)) = self.ready.pop_front() {
+                return Poll::Ready(Some((index, Ok(came))));
+            }
+            let call = match self.stage {
+                Stage::Open(call) => call,
+                Stage::New => match self.open() {
+                    Ok(call) => call,
+                    Err(error) => return Poll::Ready(Some((0, Err(error)))),
+                },
+                Stage::Over => return Poll::Ready(None),
+            };
+            let (room, must_draw, is_complete) = self.fetch(context);
+            let drew = self.input.is_some() && (room * 2 >= self.window || must_draw) && self.draw(call, room, context);
+            if !self.ready.is_empty() || drew {
+                continue;
+            }
+            if !is_complete {
+                return Poll::Pending;
+            }
+            self.end(call);
+            let index = self.cell.lock().results.begin(1);
+            return Poll::Ready(self.refused.take().map(|error| (index, Err(error))));
+        }
+    }
+
+    fn open(&mut self) -> Result<CallId, Error> {
+        self.stage = Stage::Over;
+        if let Err(error) = &mut self.terms {
+            return Err(error.take().unwrap_or(Error::PoolClosed));
+        }
+        let mut state = self.cell.lock();
+        state.results = MapResults::new(self.window, true);
+        state.results.ask(self.want, true);
+        drop(state);
+        let call = self.manager.open_map(&self.cell)?;
+        self.stage = Stage::Open(call);
+        Ok(call)
+    }
+
+    /// Takes what has come back. Says how much room there is, whether nothing more comes back unless something is drawn,
+    /// and whether that was all.
+    fn fetch(&mut self, context: &mut Context<'_>) -> (usize, bool, bool) {
+        let mut state = self.cell.lock();
+        while let NextResult::Value(index, came) | NextResult::Error(index, came) = state.results.take() {
+            self.ready.push_back((index, came));
+        }
+        let idle = state.results.outstanding() == 0;
+        if state.over {
+            self.input = None;
+            self.refused.get_or_insert(Error::PoolTerminated);
+        } else if self.ready.is_empty() {
+            state.waiting = Some(context.waker().clone());
+        }
+        (state.results.room(), idle, state.over || state.results.is_complete())
+    }
+
+    /// Draws up to so many items and submits them. Says whether anything is to be looked at again at once.
+    fn draw(&mut self, call: CallId, room: usize, context: &mut Context<'_>) -> bool {
+        let Some(input) = self.input.as_mut() else { return false };
+        let (began, mut drawn, mut has_ended) = (Instant::now(), Vec::with_capacity(room), false);
+        while drawn.len() < room && !has_ended {
+            match input.next() {
+                Some(item) => drawn.push((self.write)(item, &mut self.buffer)),
+                None => has_ended = true,
+            }
+            if drawn.len() % DRAWS_PER_LOOK == 0 && began.elapsed() > DRAW_BUDGET {
+                // The rest after the other tasks have had their turn.
+                context.waker().wake_by_ref();
+                break;
+            }
+        }
+        let has_unsent = self.submit(call, drawn);
+        if has_ended && self.input.take().is_some() {
+            self.cell.lock().results.end_input(None);
+            self.manager.end_call(call);
+        }
+        has_unsent || self.input.is_none()
+    }
+
+    /// Submits items. Says whether some could not be.
+    fn submit(&mut self, call: CallId, drawn: Vec<Result<Payload, Error>>) -> bool {
+        let Ok(terms) = &self.terms else { return false };
+        let first = self.cell.lock().results.begin(drawn.len());
+        let (mut unsent, mut drawn) = (Vec::new(), (first..).zip(drawn).peekable());
+        while let Some((index, written)) = drawn.next() {
+            let first = match written {
+                Ok(payload) => payload,
+                Err(error) => {
+                    unsent.push((index, error));
+                    continue;
+                }
+            };
+            // As far as they follow each other, items go together.
+            let rest = std::iter::from_fn(|| drawn.next_if(|(_, written)| written.is_ok())?.1.ok());
+            let run: Vec<Payload> = std::iter::once(first).chain(rest).collect();
+            let count = run.len() as u64;
+            if let Err(error) = self.manager.submit_items(call, terms, index, run) {
+                // Each item has its end; the input, its reason.
+                unsent.extend((index..index + count).map(|index| (index, Error::PoolTerminated)));
+                self.refused.get_or_insert(error);
+            }
+        }
+        if let Err(error) = self.manager.flush() {
+            self.refused.get_or_insert(error);
+        }
+        let has_unsent = !unsent.is_empty();
+        let mut state = self.cell.lock();
+        for (index, error) in unsent {
+            state.results.deliver(index, Ok(Came::Unsent(error)));
+        }
+        if self.refused.is_some() {
+            state.results.end_input(None);
+            self.input = None;
+        }
+        has_unsent || self.refused.is_some()
+    }
+
+    fn end(&mut self, call: CallId) {
+        self.stage = Stage::Over;
+        self.input = None;
+        self.manager.forget_map(call);
+    }
+}
+
+impl<I: Iterator, R: DeserializeOwned> Map<I, R> {
+    fn poll_result(&mut self, context: &mut Context<'_>) -> Poll<Option<(u64, Result<R, Error>)>> {
+        self.poll_came(context).map(|next| {
+            let (index, came) = next?;
+            let result = came.and_then(|came| match (came, &self.terms) {
+                (Came::Back(outcome), Ok(terms)) => terms.result(outcome),
+                (Came::Unsent(error), _) => Err(error),
+                (Came::Back(_), Err(_)) => unreachable!("without terms nothing is submitted"),
+            });
+            Some((index, result))
+        })
+    }
+}
+
+impl<I: Iterator, R: DeserializeOwned> Stream for Map<I, R> {
+    type Item = Result<R, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_result(context).map(|next| next.map(|(_, result)| result))
+    }
+}
+
+impl<I: Iterator, R> Drop for Map<I, R> {
+    fn drop(&mut self) {
+        if let Stage::Open(call) = self.stage {
+            self.manager.forget_map(call);
+        }
+    }
+}
+
+/// The results of a [`Map`] as they finish, each with the index of its item: see [`Map::unordered`].
+///
+/// ```
+/// # async fn example(pool: polyloop::Pool) {
+/// use futures_util::StreamExt;
+///
+/// let results: polyloop::Unordered<_, u64> = pool.map(|n: u64| n, 0..10).unordered();
+/// let failed = results.filter(|(_, result)| std::future::ready(result.is_err())).count().await;
+/// # }
+/// ```
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct Unordered<I: Iterator, R>(Map<I, R>);
+
+impl<I: Iterator, R: DeserializeOwned> Stream for Unordered<I, R> {
+    type Item = (usize, Result<R, Error>);
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.get_mut().0.poll_result(context);
+        next.map(|next| next.map(|(index, result)| (index as usize, result)))
+    }
+}
