@@ -267,7 +267,8 @@ class Turns:
 
     def interrupt(self, _signum: int, frame: FrameType | None) -> None:
         """On the signal of the watchdog or the pool: end the item that runs, if its time is up or it is cancelled."""
-        if not self.over and _is_interruptible(frame) and self.worker.interrupts():
+        is_items = self.worker.is_in_native or _is_interruptible(frame)
+        if is_items and not self.over and self.worker.interrupts():
             raise asyncio.CancelledError
 
     def end_at_once(self, _signum: int, frame: FrameType | None) -> None:
@@ -279,7 +280,7 @@ class Turns:
         # The sender need not be the pool, and then nobody else would kill this process.
         _expect_end(self.grace_s)
         self.loop.call_soon_threadsafe(self.take)
-        if _is_in_user_code(frame):
+        if self.worker.is_in_native or _is_in_user_code(frame):
             raise SystemExit(128 + signal.SIGTERM)
 
 

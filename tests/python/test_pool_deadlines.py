@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -13,7 +15,7 @@ import pytest
 import uvloop
 
 import deadline_targets as targets
-from polyloop import PoisonTask, Pool, TaskTimeout, WorkerDied
+from polyloop import PoisonTask, Pool, PoolTerminated, TaskTimeout, WorkerDied
 from rendezvous import Bell
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -320,5 +322,26 @@ def test_a_suspect_is_not_kept_waiting_by_busy_workers(bell: Bell) -> None:
             for call in busy:
                 call.cancel()
             await asyncio.wait(busy)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("function", [time.sleep, functools.partial(time.sleep, 1000)], ids=["itself", "partial"])
+def test_native_code_that_can_be_interrupted_is_though_no_python_calls_it(start_method: str, function: Any) -> None:
+    args = () if isinstance(function, functools.partial) else (1000,)
+
+    async def main() -> None:
+        async with Pool(1, grace=1000) as pool:
+            pid = await pool.apply(os.getpid)
+            with pytest.raises(TaskTimeout):
+                await pool.options(timeout=0.05).apply(function, args)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await pool.apply(function, args)
+            assert await pool.apply(os.getpid) == pid
+            blocked = asyncio.ensure_future(pool.apply(function, args))
+            await asyncio.sleep(0.05)
+        with pytest.raises(PoolTerminated):
+            await blocked
 
     asyncio.run(main())

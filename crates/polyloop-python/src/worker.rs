@@ -12,6 +12,7 @@ use polyloop::{
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyCFunction;
 
 use crate::apart::{Inbox, Outbox};
 use crate::codec::{Arguments, Codec, context_of, with_traceback};
@@ -44,6 +45,8 @@ struct Function {
     name: String,
     /// A coroutine function runs nothing when it is called.
     is_coroutine: bool,
+    /// A plain function of native code: while it runs there is no frame of the user's.
+    is_native: bool,
     /// A coroutine of it was once not over after its first step.
     suspends: AtomicBool,
 }
@@ -143,6 +146,8 @@ pub(crate) struct Worker {
     abandoned: AtomicBool,
     /// The pool has said to end now, and everything that ran has been cancelled.
     stopping: AtomicBool,
+    /// An item's native function runs.
+    in_native: AtomicBool,
     generation: u32,
 }
 
@@ -222,6 +227,7 @@ impl Worker {
             scheduled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            in_native: AtomicBool::new(false),
             generation: polyloop::forked_generation(),
         })
     }
@@ -320,6 +326,12 @@ impl Worker {
     #[getter]
     fn is_ours(&self) -> bool {
         self.generation == polyloop::forked_generation()
+    }
+
+    /// Whether a native function that an item is runs: whatever interrupts it is the item's, though no frame is.
+    #[getter]
+    fn is_in_native(&self) -> bool {
+        self.in_native.load(Ordering::Relaxed)
     }
 
     /// Whether the pool has said to end now, and everything that ran has been cancelled.
@@ -679,8 +691,10 @@ impl Worker {
             let (args, kwargs) = arguments.into_parts(py)?;
             return host.run_in_thread.bind(py).call1((call, args, kwargs)).map(Called::Coroutine);
         }
-        let (result, _) = in_own_context(py, |_| arguments.call(call))?;
-        let result = result?;
+        self.in_native.store(function.is_native, Ordering::Relaxed);
+        let called = in_own_context(py, |_| arguments.call(call));
+        self.in_native.store(false, Ordering::Relaxed);
+        let result = called?.0?;
         if is_coroutine(&result) {
             return Ok(Called::Coroutine(result));
         }
@@ -725,7 +739,8 @@ impl Worker {
         let inspect = py.import(intern!(py, "inspect"))?;
         let is_coroutine = inspect.call_method1(intern!(py, "iscoroutinefunction"), (&call,))?.is_truthy()?;
         let name = name_of(&call)?;
-        let function = Arc::new(Function { call: call.unbind(), name, is_coroutine, suspends: AtomicBool::new(false) });
+        let (is_native, suspends) = (is_native(&call)?, AtomicBool::new(false));
+        let function = Arc::new(Function { call: call.unbind(), name, is_coroutine, is_native, suspends });
         if is_remembered(reference) {
             self.remember(reference, Arc::clone(&function));
         }
@@ -886,6 +901,17 @@ fn enter(host: &Host, values: &Bound<'_, PyAny>) -> PyResult<()> {
         }
     }
     Ok(())
+}
+
+/// Whether this is a function of native code, or a partial of one.
+fn is_native(call: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = call.py();
+    let partial = py.import(intern!(py, "functools"))?.getattr(intern!(py, "partial"))?;
+    let mut function = call.clone();
+    while function.is_exact_instance(&partial) {
+        function = function.getattr(intern!(py, "func"))?;
+    }
+    Ok(function.is_instance_of::<PyCFunction>())
 }
 
 fn cancel(task: &Bound<'_, PyAny>) -> PyResult<()> {
