@@ -14,7 +14,7 @@ use polyloop_shm::{BoardWriter, Sleeper};
 use crate::client::Client;
 use crate::manager::seat::Seat;
 use crate::scenario::Action;
-use crate::site::{Notice, Party, Site};
+use crate::site::{Notice, Order, Party, Site};
 
 /// How long the manager may rest while there is something it should see.
 const REST_MAX: Duration = Duration::from_micros(600);
@@ -251,6 +251,7 @@ impl Manager {
         match notice {
             Notice::Started { worker, process } => {
                 self.handle(site, Input::Started { worker, pid: process as u32 });
+                site.orders.push(Order::Greet { process });
             }
             Notice::NotStarted { worker, error } => {
                 self.seats.remove(&worker.seat);

@@ -56,6 +56,10 @@ pub(crate) enum Order {
         queue: QueueIndex,
         own: Own,
     },
+    /// A process is welcome: it does nothing before.
+    Greet {
+        process: usize,
+    },
     Signal {
         process: usize,
         gently: bool,

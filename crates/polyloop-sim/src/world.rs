@@ -218,6 +218,7 @@ impl World {
                 let at = self.site.now + self.site.delay();
                 self.site.schedule(at, Event::Spawn(index));
             }
+            Order::Greet { process } => self.processes[process].stalled_until = self.site.now,
             Order::Exit { process, exit } => self.kill(process, exit),
             Order::Signal { process, gently } => match (gently, self.site.scenario.habits.dies_of_term) {
                 (false, _) => self.kill(process, Exit::Signal(SIGKILL)),
@@ -237,6 +238,7 @@ impl World {
             Notice::NotStarted { worker, error: StartError::Refused("refused".into()) }
         } else {
             process.life = Life::Alive;
+            process.stalled_until = Moment::MAX;
             Notice::Started { worker, process: index }
         };
         let at = self.site.now + self.site.delay();

@@ -1,6 +1,6 @@
 //! Changes of the staff that its user asks for: how many there are, and all of them anew.
 
-use super::{Mode, Pool, Timer};
+use super::{Mode, Pool};
 use crate::event::Output;
 use crate::id::{Moment, WorkerId};
 use crate::stats::Cause;
@@ -17,7 +17,7 @@ impl Pool {
         self.workers.set_targets(processes);
         let surplus = self.workers.surplus();
         for id in &surplus {
-            self.dismiss(now, *id);
+            self.dismiss(*id);
         }
         self.start_workers(now);
         self.renew(now);
@@ -63,17 +63,11 @@ impl Pool {
         }
     }
 
-    /// A worker that takes work finishes what it has. One that is being started has nothing to finish.
-    fn dismiss(&mut self, now: Moment, id: WorkerId) {
+    /// It finishes what it has. So does one that is being started, as far as is known here: it may have begun already.
+    fn dismiss(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(id) else { return };
-        let is_starting = worker.stage == Stage::Starting;
         worker.stage = Stage::Stopping;
         worker.waits_for_successor = false;
-        let has_process = worker.pid.is_some();
         self.outputs.push_back(Output::Stop { worker: id, stop: Stop::WhenDone });
-        if is_starting && has_process {
-            self.outputs.push_back(Output::Kill { worker: id, gently: true });
-            self.timers.insert((now + self.config.grace, Timer::Kill(id)));
-        }
     }
 }

@@ -14,8 +14,8 @@ impl Pool {
             return;
         };
         worker.pid = Some(pid);
-        // It was told to stop before it had a process to be signalled, or killed.
-        if worker.stage == Stage::Stopping {
+        // It was told to stop before it had a process to be signalled, or killed. Merely sent away, it leaves by itself.
+        if worker.stage == Stage::Stopping && self.mode != Mode::Open {
             if self.mode != Mode::Closing {
                 self.outputs.push_back(Output::Kill { worker: id, gently: true });
             }

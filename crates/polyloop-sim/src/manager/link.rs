@@ -79,9 +79,9 @@ impl Manager {
         let told = self.pool.returned(worker, task);
         self.pool.returned_all(site.now);
         if let Some((_, token)) = told {
+            // What the client submits from its callback is flushed with the rest of this turn: a slot is never freed between
+            // a flush and what the pool says then, or what it says of the slot before would be done to the next.
             self.client.delivered(&mut self.pool, site, token as usize, outcome);
-            // What the client has submitted from its callback.
-            self.next([Op::Flush]);
         }
     }
 
