@@ -154,10 +154,11 @@ def test_a_strict_executor_breaks_at_the_first_death(bell: Bell, gate: Gate) -> 
     with ProcessPoolExecutor(2, strict=True) as executor:
         neighbour = executor.submit(targets.stop_at, bell.path, gate.path)
         hear(bell)
-        calls = [executor.submit(targets.kill_self), *(executor.submit(targets.add, 1, n) for n in range(20))]
-        errors = [call.exception() for call in [neighbour, *calls]]
-        assert isinstance(errors[0], BrokenProcessPool)
-        assert isinstance(errors[1], BrokenProcessPool)
+        calls = [executor.submit(targets.add, 1, n) for n in range(20)]
+        calls.append(executor.submit(targets.kill_self))
+        assert isinstance(neighbour.exception(), BrokenProcessPool)
+        assert [call.result() for call in calls[:-1]] == list(range(1, 21))
+        assert isinstance(calls[-1].exception(), BrokenProcessPool)
         with pytest.raises(BrokenProcessPool):
             executor.submit(targets.add, 1, 2)
 
