@@ -61,13 +61,14 @@ def answer_when_interrupted(bell: str) -> str:
 
 
 def sleep_in_spite_of_all(bell: str | None = None) -> None:
-    if bell is not None:
-        ring(bell, "started")
     while True:
         try:
+            if bell is not None:
+                ring(bell, "started")
+            bell = None
             time.sleep(3600)
         except asyncio.CancelledError:  # it came before it slept
-            pass
+            bell = None
 
 
 def fail() -> NoReturn:
