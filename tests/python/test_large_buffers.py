@@ -9,6 +9,7 @@ import pickle
 import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -394,21 +395,24 @@ def test_a_result_that_can_not_be_sent_keeps_no_memory() -> None:
 # --------------------------------------------------------------------------------------------------------------- limits
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[], None]]:
-    """Lets this process write no large files once called."""
+@contextmanager
+def small_files() -> Iterator[None]:
+    """Let this process write no large files. Over before the test is: what pytest writes then may go to one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: targets.limit_files(64 << 10)
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    targets.limit_files(64 << 10)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_where_no_block_can_be_made_large_values_travel_with_the_rest(small_files: Callable[[], None]) -> None:
+def test_where_no_block_can_be_made_large_values_travel_with_the_rest() -> None:
     async def main() -> None:
         async with Pool(1) as pool:
             await pool.apply(targets.limit_files, (64 << 10,))
-            small_files()
-            for value in large_values()[:8]:
-                assert_equal(value, await pool.apply(targets.echo, (value,)))
+            with small_files():
+                for value in large_values()[:8]:
+                    assert_equal(value, await pool.apply(targets.echo, (value,)))
             assert targets.state()[:2] == (await pool.apply(targets.state))[:2] == (0, 0)
 
     asyncio.run(main())

@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -250,35 +251,39 @@ def test_a_worker_that_was_stopped_hears_when_it_goes_on(start_method: str, loop
     asyncio.run(main())
 
 
-@pytest.fixture
-def no_blocks() -> Iterator[Callable[[], None]]:
-    """Called, has this process make no blocks for large arguments, so that they go through the ring."""
+@contextmanager
+def no_blocks() -> Iterator[None]:
+    """Have this process make no blocks for large arguments, so that they go through the ring.
+
+    Over before the test is: what pytest writes then may go to a large file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE_BYTES // 2, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE_BYTES // 2, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @LOOPS
-def test_a_cancel_overtakes_large_arguments_that_fill_the_workers_ring(
-    loop_initializer: Any, bell: Bell, no_blocks: Callable[[], None]
-) -> None:
+def test_a_cancel_overtakes_large_arguments_that_fill_the_workers_ring(loop_initializer: Any, bell: Bell) -> None:
     """The worker has taken a large item, whose bytes are on their way, and blocks on the next."""
     large = b"x" * 5_000_000
 
     async def main() -> None:
         async with Pool(1, loop_initializer=loop_initializer, grace=FOREVER_S) as pool:
             worker = await pool.apply(targets.pid)
-            no_blocks()
-            for cancels_large in (False, True):
-                echo = asyncio.ensure_future(pool.apply(targets.echo, (large,)))
-                call = await start(pool, bell, targets.sleep)
-                if cancels_large:
-                    await asyncio.sleep(0.02)
-                    await cancel(echo)
-                    assert bell.heard() == []
-                await cancel(call)
-                assert bell.heard() == ["CancelledError"]
-                assert cancels_large or await echo == large
+            with no_blocks():
+                for cancels_large in (False, True):
+                    echo = asyncio.ensure_future(pool.apply(targets.echo, (large,)))
+                    call = await start(pool, bell, targets.sleep)
+                    if cancels_large:
+                        await asyncio.sleep(0.02)
+                        await cancel(echo)
+                        assert bell.heard() == []
+                    await cancel(call)
+                    assert bell.heard() == ["CancelledError"]
+                    assert cancels_large or await echo == large
             assert await pool.apply(targets.pid) == worker
 
     asyncio.run(main())
