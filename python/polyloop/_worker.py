@@ -7,6 +7,7 @@ light, as every worker pays for them.
 from __future__ import annotations
 
 import _thread
+import _weakrefset
 import asyncio
 import functools
 import logging
@@ -319,7 +320,8 @@ def _is_in_user_code(frame: FrameType | None) -> bool:
 
 
 _RUN = Turns.run.__code__
-_MACHINERY = (os.path.dirname(asyncio.__file__), os.path.dirname(__file__), selectors.__file__)
+# The sets of weak references in which asyncio keeps its tasks are cleared where an exception would only be printed.
+_MACHINERY = (os.path.dirname(asyncio.__file__), os.path.dirname(__file__), selectors.__file__, _weakrefset.__file__)
 
 
 def leave(exitcode: int) -> NoReturn:
