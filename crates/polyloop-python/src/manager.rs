@@ -1,28 +1,33 @@
 //! The client's side for Python: takes tasks in, and completes futures and maps as outcomes come back.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use polyloop::{
-    CallId, Cause, Driver, DriverConfig, Event, Luggage, MAX_REPLY, Outcome, Payload, QueueIndex, Refused, Report,
-    Stage, State, Submission, TaskId, Values, WorkerId,
-};
+use polyloop::{CallId, Cause, Driver, DriverConfig, Event, MAX_REPLY, Payload, State};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::apart::{Inbox, Outbox};
+use self::functions::References;
+use self::orders::{cause_name, stage_name, worker_id, worker_key};
+use crate::apart::Inbox;
 use crate::apply::ApplyCall;
-use crate::codec::{Codec, write_context};
+use crate::codec::Codec;
 use crate::errors;
-use crate::map::{MapCall, Opening, is_stop_iteration};
+use crate::map::{MapCall, Opening};
 use crate::options::{TaskOptions, Verb};
 use crate::pending::{Pending, PendingTable, Target};
-use crate::reference::travels_by_name;
 use crate::stream::StreamCall;
+
+mod deliver;
+mod functions;
+mod orders;
+mod submit;
+
+pub(crate) use self::deliver::{ItemResult, cancelled, complete};
+pub(crate) use self::submit::Prepared;
 
 /// How long one drain may spend on completing what has come back.
 const DELIVERY_BUDGET: Duration = Duration::from_millis(2);
@@ -30,46 +35,12 @@ const DELIVERY_BUDGET: Duration = Duration::from_millis(2);
 const DELIVERIES_PER_LOOK: usize = 32;
 /// Records of workers' logs in one drain: what the client's handlers do with each takes its time.
 const LOGS_PER_DRAIN: usize = 64;
-/// Arguments up to this many bytes are written into a buffer that is used again.
-const BUFFER_MAX: usize = 4096;
-/// Functions whose references are remembered.
-const REFERENCES_MAX: usize = 256;
-
-/// Applies that are submitted together.
-const PORTION: usize = 256;
 
 #[derive(Default)]
 struct FlushDue {
     scheduled: bool,
     submitted: usize,
 }
-
-/// An item of a map, ready to be submitted.
-pub(crate) struct Prepared {
-    arguments: Payload,
-    queue: QueueIndex,
-    /// What the scheduler knows it by.
-    scheduled_as: u64,
-}
-
-impl Prepared {
-    /// Whether it holds memory of which there is not much.
-    pub(crate) fn is_large(&self) -> bool {
-        self.arguments.luggage().is_some()
-    }
-}
-/// The value of an item, or its exception.
-pub(crate) type ItemResult = Result<Py<PyAny>, Py<PyAny>>;
-
-/// What is known of a function that was sent before.
-enum Reference {
-    ByName(Arc<[u8]>),
-    /// Workers can't import it: it is taken as it is, anew for each call.
-    ByValue,
-}
-
-/// By the function's address, and what it is sent for; the function is kept, so that no other has its address.
-type References = HashMap<(usize, Verb), (Py<PyAny>, Reference)>;
 
 /// The scheduler that chooses the queue of each task, where there is a choice.
 struct Scheduler {
@@ -119,35 +90,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn seconds(name: &str, value: f64) -> PyResult<Duration> {
     let error = |_| PyValueError::new_err(format!("{name} must be a number of seconds, 0 or more"));
     Duration::try_from_secs_f64(value).map_err(error)
-}
-
-fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Starting => "starting",
-        Stage::Ready => "ready",
-        Stage::Retiring => "retiring",
-        Stage::Stopping => "stopping",
-    }
-}
-
-fn cause_name(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Died => "died",
-        Cause::Recycled => "recycled",
-        Cause::Memory => "memory",
-        Cause::Age => "age",
-        Cause::Overdue => "overdue",
-        Cause::Garbage => "garbage",
-        Cause::Restarted => "restarted",
-    }
-}
-
-fn worker_key(worker: WorkerId) -> u64 {
-    u64::from(worker.seat) << 32 | u64::from(worker.generation)
-}
-
-fn worker_id(key: u64) -> WorkerId {
-    WorkerId { seat: (key >> 32) as u16, generation: key as u32 }
 }
 
 #[pymethods]
@@ -539,15 +481,6 @@ impl Manager {
         self.codec.read(py, value, Inbox::of(value))
     }
 
-    /// Hands a value to whoever takes those of its stream.
-    fn yielded(&self, py: Python<'_>, token: usize, value: Payload) {
-        let call = match lock(&self.pending).get_mut(token) {
-            Some(Pending { target: Target::Stream(call), .. }) => call.clone_ref(py),
-            _ => return,
-        };
-        call.get().push(py, value);
-    }
-
     /// Does something with the driver; what comes of it is fetched by the drain that this makes the loop call.
     fn drive(&self, act: impl FnOnce(&mut Driver) -> std::io::Result<()>) -> PyResult<()> {
         let mut driver = lock(&self.driver);
@@ -555,104 +488,6 @@ impl Manager {
         if driver.has_events() {
             driver.call_again()?;
         }
-        Ok(())
-    }
-
-    /// Has the workers get what was submitted: at once where waiting for more gains nothing, else with what else is
-    /// submitted before the loop waits again, but in portions, so that they need not wait for the last of thousands.
-    fn flush_in_time(&self, py: Python<'_>) -> PyResult<()> {
-        let full = {
-            let mut due = lock(&self.flush_due);
-            due.submitted += 1;
-            due.submitted >= PORTION
-        };
-        if !full && !lock(&self.driver).is_quiet() {
-            return self.schedule_flush(py);
-        }
-        lock(&self.flush_due).submitted = 0;
-        self.drive(Driver::flush)
-    }
-
-    /// Has what was submitted flushed before the loop waits again.
-    pub(crate) fn schedule_flush(&self, py: Python<'_>) -> PyResult<()> {
-        if std::mem::replace(&mut lock(&self.flush_due).scheduled, true) {
-            return Ok(());
-        }
-        self.call_flush_soon.bind(py).call0().map(drop)
-    }
-
-    /// Submits a call of its own, to whoever waits for it.
-    fn enter(
-        &self,
-        func: &Bound<'_, PyAny>,
-        args: &Bound<'_, PyTuple>,
-        kwargs: Option<&Bound<'_, PyDict>>,
-        options: Py<TaskOptions>,
-        target: Target,
-    ) -> PyResult<usize> {
-        let py = func.py();
-        let verb = target.verb();
-        let function = options.get().manner(verb).put_on(self.reference(func, 0, verb)?);
-        let arguments = self.arguments(self.context(py)?.as_deref(), args, kwargs)?;
-        let (queue, scheduled_as) = self.schedule(func, args, kwargs)?;
-        let mut submission = submission(CallId::SINGLES, queue, function, arguments, options.get());
-        submission.is_stream = verb == Verb::Stream;
-        let pending = Pending { target, function: Some(func.clone().unbind()), task: None, options, scheduled_as };
-        let token = self.accept(py, pending, submission)?;
-        self.flush_in_time(py)?;
-        Ok(token)
-    }
-
-    /// What an item of a map needs to be submitted. Runs the caller's code.
-    pub(crate) fn prepare_item(
-        &self,
-        map: &MapCall,
-        item: &Bound<'_, PyAny>,
-        buffer: &mut Vec<u8>,
-    ) -> PyResult<Prepared> {
-        buffer.clear();
-        let context = map.context.as_deref();
-        if !map.star && self.scheduler.get().is_none() {
-            let write = |bytes: &mut _, apart: &mut _| {
-                write_context(context, bytes);
-                self.codec.write_argument(item, bytes, apart)
-            };
-            let arguments = self.write(item.py(), buffer, write)?;
-            return Ok(Prepared { arguments, queue: QueueIndex(0), scheduled_as: 0 });
-        }
-        let args = map.arguments(item)?;
-        let write = |bytes: &mut _, apart: &mut _| {
-            write_context(context, bytes);
-            self.codec.write_arguments(&args, None, bytes, apart)
-        };
-        let arguments = self.write(item.py(), buffer, write)?;
-        let (queue, scheduled_as) = self.schedule(map.function(item.py()), &args, None)?;
-        Ok(Prepared { arguments, queue, scheduled_as })
-    }
-
-    /// Submits items of a map, from this index on. All are accepted, or none.
-    pub(crate) fn submit_items(&self, map: &Bound<'_, MapCall>, first: u64, items: Vec<Prepared>) -> PyResult<()> {
-        let (this, py) = (map.get(), map.py());
-        let mut driver = lock(&self.driver);
-        let mut indexed = (first..).zip(items).peekable();
-        while let Some((first, Prepared { queue, .. })) = indexed.peek() {
-            let (first, queue) = (*first, *queue);
-            let mut submission = submission(this.call, queue, this.reference(), Payload::new(), this.options.get());
-            submission.token = first;
-            let run = std::iter::from_fn(|| {
-                let (index, item) = indexed.next_if(|(_, item)| item.queue == queue)?;
-                this.set_scheduled(index, item.scheduled_as);
-                Some(item.arguments)
-            });
-            match driver.submit_run(submission, run) {
-                Ok(()) => (),
-                // A closed pool goes on with the maps it has: this one was terminated.
-                Err(Refused::Closed) => return Err(errors::terminated(py)),
-                Err(refused) => return Err(errors::refused(py, &self.codec, &refused)),
-            }
-        }
-        drop(driver);
-        lock(&self.maps).entry(this.call).or_insert_with(|| map.clone().unbind());
         Ok(())
     }
 
@@ -665,439 +500,4 @@ impl Manager {
     pub(crate) fn cancel_after(&self, call: CallId, index: u64) -> PyResult<()> {
         self.drive(|driver| driver.cancel_call_after(call, index))
     }
-
-    /// What travels with the tasks of a call that is made now.
-    fn context(&self, py: Python<'_>) -> PyResult<Option<Vec<u8>>> {
-        self.capture_context.as_ref().map_or(Ok(None), |capture| capture.call0(py)?.extract(py))
-    }
-
-    fn arguments(
-        &self,
-        context: Option<&[u8]>,
-        args: &Bound<'_, PyTuple>,
-        kwargs: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<Payload> {
-        // Taken, not borrowed: pickling runs the caller's code, which may submit to this pool.
-        let mut bytes = std::mem::take(&mut *lock(&self.buffer));
-        bytes.clear();
-        let arguments = self.write(args.py(), &mut bytes, |bytes, apart| {
-            write_context(context, bytes);
-            self.codec.write_arguments(args, kwargs, bytes, apart)
-        })?;
-        *lock(&self.buffer) = bytes;
-        Ok(arguments)
-    }
-
-    /// Arguments as `write` writes them: what of them is large in a block, where there is one.
-    fn write(
-        &self,
-        py: Python<'_>,
-        bytes: &mut Vec<u8>,
-        write: impl Fn(&mut Vec<u8>, &mut Outbox) -> PyResult<()>,
-    ) -> PyResult<Payload> {
-        let mut apart = Outbox::default();
-        write(bytes, &mut apart)?;
-        if apart.is_empty() {
-            return Ok(payload(bytes));
-        }
-        let lease = apart.store(py, |len| lock(&self.driver).take_block(len));
-        if lease.is_none() {
-            bytes.clear();
-            write(bytes, &mut Outbox::closed())?;
-        }
-        Ok(payload(bytes).with(lease.map(Luggage::new)))
-    }
-
-    fn accept(&self, py: Python<'_>, pending: Pending, mut submission: Submission) -> PyResult<usize> {
-        let token = lock(&self.pending).insert(pending);
-        submission.token = token as u64;
-        let submitted = lock(&self.driver).submit(submission);
-        let mut table = lock(&self.pending);
-        match submitted {
-            Ok(task) => {
-                if let Some(pending) = table.get_mut(token) {
-                    pending.task = Some(task);
-                }
-                Ok(token)
-            }
-            Err(refused) => {
-                let pending = table.remove(token);
-                drop(table);
-                drop(pending);
-                Err(errors::refused(py, &self.codec, &refused))
-            }
-        }
-    }
-
-    /// What a person calls a task: as its options do, or its function, "module:name" where it travels by name.
-    fn name(&self, py: Python<'_>, pending: &Pending) -> Option<String> {
-        if let Some(name) = &pending.options.get().name {
-            return Some(name.clone());
-        }
-        let function = pending.function(py)?;
-        if let Ok(reference) = self.reference(&function, 0, pending.target.verb())
-            && let Some((b'n', name)) = reference.split_first()
-        {
-            return Some(String::from_utf8_lossy(name).into_owned());
-        }
-        let name =
-            function.getattr(intern!(py, "__qualname__")).or_else(|_| Ok::<_, PyErr>(function.repr()?.into_any()));
-        name.and_then(|name| name.extract()).ok()
-    }
-
-    /// A function's reference; remembered where it is the same in every call.
-    fn reference(&self, function: &Bound<'_, PyAny>, scope: u64, verb: Verb) -> PyResult<Arc<[u8]>> {
-        match lock(&self.references).get(&(function.as_ptr() as usize, verb)) {
-            Some((_, Reference::ByName(reference))) => return Ok(Arc::clone(reference)),
-            Some((_, Reference::ByValue)) => return Ok(self.codec.function_by_value(function, scope)?.into()),
-            None => (),
-        }
-        let reference: Arc<[u8]> = self.codec.function_ref(function, scope, verb)?.into();
-        if travels_by_name(&reference) {
-            self.remember(function, verb, Reference::ByName(Arc::clone(&reference)));
-        }
-        Ok(reference)
-    }
-
-    /// Remembers a reference by the function itself, which is kept alive so that no other takes its address.
-    fn remember(&self, function: &Bound<'_, PyAny>, verb: Verb, reference: Reference) {
-        let forgotten = {
-            let mut references = lock(&self.references);
-            let full = references.len() >= REFERENCES_MAX;
-            let forgotten = if full { std::mem::take(&mut *references) } else { HashMap::new() };
-            references.insert((function.as_ptr() as usize, verb), (function.clone().unbind(), reference));
-            forgotten
-        };
-        // Not under the lock: a function may be the last to hold something that uses this pool as it goes.
-        drop(forgotten);
-    }
-
-    fn schedule(
-        &self,
-        function: &Bound<'_, PyAny>,
-        args: &Bound<'_, PyTuple>,
-        kwargs: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<(QueueIndex, u64)> {
-        let Some(scheduler) = self.scheduler.get() else { return Ok((QueueIndex(0), 0)) };
-        let py = function.py();
-        let id = {
-            let mut last = lock(&self.last_scheduled);
-            *last += 1;
-            *last
-        };
-        let empty = PyDict::new(py);
-        let kwargs = kwargs.unwrap_or(&empty);
-        let chosen = scheduler.schedule.bind(py).call1((id, function, args, kwargs))?;
-        for (index, queue_id) in (0..).zip(&scheduler.queue_ids) {
-            if chosen.eq(queue_id)? {
-                return Ok((QueueIndex(index), id));
-            }
-        }
-        Err(PyValueError::new_err(format!("the scheduler chose the queue {chosen}, which it has not registered")))
-    }
-
-    /// Gives values to whoever waits for them; those of a map many at once.
-    fn returned(&self, py: Python<'_>, values: &Values, maps: &mut Vec<Py<MapCall>>) {
-        let (mut of, mut results) = (CallId::SINGLES, Vec::with_capacity(values.len()));
-        for (call, token, bytes) in values.iter() {
-            if call == CallId::SINGLES {
-                self.deliver(py, call, token, Outcome::Value(Payload::from_slice(bytes)), maps);
-                continue;
-            }
-            if call != of {
-                self.settle_items(py, of, &mut results, maps);
-                of = call;
-            }
-            results.push((token, self.value(py, bytes, Inbox::default())));
-        }
-        self.settle_items(py, of, &mut results, maps);
-    }
-
-    fn settle_items(
-        &self,
-        py: Python<'_>,
-        call: CallId,
-        results: &mut Vec<(u64, ItemResult)>,
-        maps: &mut Vec<Py<MapCall>>,
-    ) {
-        let map = lock(&self.maps).get(&call).map(|map| map.clone_ref(py));
-        let Some(map) = map else { return results.clear() };
-        if self.scheduler.get().is_some() {
-            results.iter().for_each(|(index, _)| self.tell_scheduler(py, map.get().take_scheduled(*index)));
-        }
-        map.get().deliver(results.drain(..));
-        touch(maps, map);
-    }
-
-    /// Gives one outcome to whoever waits for it. Whatever goes wrong in that is theirs, and no one else's.
-    fn deliver(&self, py: Python<'_>, call: CallId, token: u64, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
-        if let Some(pending) = self.lift(py, call, token) {
-            self.lower(call, token, None);
-            self.end(py, pending, outcome, maps);
-        }
-    }
-
-    /// Takes out who waits for a task. An item's place is kept for it by its map.
-    fn lift(&self, py: Python<'_>, call: CallId, token: u64) -> Option<Pending> {
-        if call == CallId::SINGLES {
-            return lock(&self.pending).lift(token as usize);
-        }
-        let map = lock(&self.maps).get(&call)?.clone_ref(py);
-        let (options, scheduled_as) = (map.get().options.clone_ref(py), map.get().take_scheduled(token));
-        Some(Pending { target: Target::Item(map, token), function: None, task: None, options, scheduled_as })
-    }
-
-    /// Puts back who waits for a task, or forgets its place.
-    fn lower(&self, call: CallId, token: u64, pending: Option<Pending>) {
-        match pending {
-            pending if call == CallId::SINGLES => lock(&self.pending).lower(token as usize, pending),
-            Some(Pending { target: Target::Item(map, index), scheduled_as, .. }) => {
-                map.get().set_scheduled(index, scheduled_as);
-            }
-            _ => (),
-        }
-    }
-
-    /// Decides whether a task that failed runs again.
-    fn judge(
-        &self,
-        py: Python<'_>,
-        task: TaskId,
-        (call, token): (CallId, u64),
-        outcome: Outcome,
-        maps: &mut Vec<Py<MapCall>>,
-    ) {
-        let Some(mut pending) = self.lift(py, call, token) else { return };
-        let function = match &outcome {
-            Outcome::Rejected(_) => self.value_for(py, task, &pending),
-            _ => None,
-        };
-        let result = if function.is_some() { None } else { Some(self.result(py, &pending, outcome)) };
-        let again = match &result {
-            None => true,
-            Some(Err(error)) => pending.options.get().is_reason(error.bind(py)),
-            Some(Ok(_)) => false,
-        };
-        if again {
-            // Gone, if it was cancelled meanwhile: its end is to be delivered.
-            if let Some(task) = lock(&self.driver).again(task, function) {
-                pending.task = Some(task);
-            }
-            return self.lower(call, token, Some(pending));
-        }
-        let settled = lock(&self.driver).settled(task);
-        match result {
-            Some(result) if settled => {
-                self.lower(call, token, None);
-                self.settle(py, pending, result, maps);
-            }
-            _ => self.lower(call, token, Some(pending)),
-        }
-    }
-
-    /// Gives an outcome to whoever waits for it.
-    fn end(&self, py: Python<'_>, pending: Pending, outcome: Outcome, maps: &mut Vec<Py<MapCall>>) {
-        let takes_results = matches!(pending.target, Target::Item(..) | Target::Stream(_));
-        if matches!(outcome, Outcome::Cancelled) && !takes_results {
-            self.tell_scheduler(py, pending.scheduled_as);
-            match pending.target {
-                Target::Apply(call) => {
-                    if call.get().complete_cancelled() {
-                        lock(&self.woken).push_back(call);
-                    }
-                }
-                Target::Future(future, _) => complete(py, future.bind(py), intern!(py, "cancel"), None),
-                Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
-                Target::Item(..) | Target::Stream(_) => (),
-            }
-            return;
-        }
-        let result = self.result(py, &pending, outcome);
-        self.settle(py, pending, result, maps);
-    }
-
-    fn settle(&self, py: Python<'_>, pending: Pending, result: ItemResult, maps: &mut Vec<Py<MapCall>>) {
-        self.tell_scheduler(py, pending.scheduled_as);
-        match pending.target {
-            Target::Item(map, index) => {
-                map.get().deliver([(index, result)]);
-                touch(maps, map);
-            }
-            Target::Stream(call) => call.get().end(py, result),
-            Target::Ended(future) => complete(py, future.bind(py), intern!(py, "set_result"), Some(py.None())),
-            Target::Apply(call) => {
-                if call.get().complete(result) {
-                    lock(&self.woken).push_back(call);
-                }
-            }
-            Target::Future(future, _) => {
-                let future = future.bind(py);
-                match result {
-                    Ok(value) => complete(py, future, intern!(py, "set_result"), Some(value)),
-                    Err(error) => complete(py, future, intern!(py, "set_exception"), Some(error)),
-                }
-            }
-        }
-    }
-
-    /// A value, or the exception that says why it can't be read.
-    fn value(&self, py: Python<'_>, bytes: &[u8], apart: Inbox<'_>) -> ItemResult {
-        self.codec
-            .read(py, bytes, apart)
-            .map(Bound::unbind)
-            .map_err(|error| as_result(py, errors::unreadable(py, error)))
-    }
-
-    /// The value, or the exception that stands for everything else.
-    fn result(&self, py: Python<'_>, pending: &Pending, outcome: Outcome) -> ItemResult {
-        let is_named = matches!(outcome, Outcome::Lost(_) | Outcome::TimedOut);
-        let name = if is_named { self.name(py, pending) } else { None };
-        let result = match outcome {
-            Outcome::Value(bytes) => return self.value(py, &bytes, Inbox::of(&bytes)),
-            Outcome::Cancelled => cancelled(py),
-            outcome => errors::exception_for(py, &self.codec, &outcome, name, pending.options.get().timeout),
-        };
-        Err(as_result(py, result))
-    }
-
-    /// The function of a task by value, if its worker could not import it; taken once for all items of a map.
-    fn value_for(&self, py: Python<'_>, task: TaskId, pending: &Pending) -> Option<Arc<[u8]>> {
-        if !travels_by_name(&lock(&self.driver).function_of(task)?) {
-            return None;
-        }
-        let by_value = |function: &Bound<'_, PyAny>, scope| {
-            self.remember(function, pending.target.verb(), Reference::ByValue);
-            let reference = self.codec.function_by_value(function, scope).ok()?;
-            Some(pending.options.get().manner(pending.target.verb()).put_on(reference.into()))
-        };
-        let Target::Item(map, _) = &pending.target else {
-            return by_value(pending.function.as_ref()?.bind(py), 0);
-        };
-        let map = map.get();
-        if travels_by_name(&map.reference()) {
-            map.set_reference(by_value(map.function(py), map.scope)?);
-        }
-        Some(map.reference())
-    }
-
-    fn tell_scheduler(&self, py: Python<'_>, scheduled_as: u64) {
-        if let Some(scheduler) = self.scheduler.get()
-            && let Err(error) = scheduler.complete.bind(py).call1((scheduled_as,))
-        {
-            error.write_unraisable(py, Some(scheduler.complete.bind(py)));
-        }
-    }
-
-    fn order<'py>(&self, py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyAny>> {
-        let order = match event {
-            Event::Start(order) => {
-                let (socket, lifeline) = (order.socket.into_raw_fd(), order.lifeline.into_raw_fd());
-                let key = worker_key(order.worker);
-                ("start", key, order.queue.0, socket, lifeline, order.our_ends).into_pyobject(py)?.into_any()
-            }
-            Event::Reap(worker) => ("reap", worker_key(worker)).into_pyobject(py)?.into_any(),
-            Event::Garbage { worker, problem } => {
-                ("garbage", worker_key(worker), problem).into_pyobject(py)?.into_any()
-            }
-            Event::Blocked { worker, pid, blocked } => {
-                ("blocked", worker_key(worker), pid, blocked.as_secs_f64()).into_pyobject(py)?.into_any()
-            }
-            Event::Log { pid, dropped, record } => {
-                ("log", pid, dropped, PyBytes::new(py, &record)).into_pyobject(py)?.into_any()
-            }
-            Event::Up => ("up",).into_pyobject(py)?.into_any(),
-            Event::GaveUp(error) => {
-                ("gave_up", errors::no_workers(py, &self.codec, &error)?).into_pyobject(py)?.into_any()
-            }
-            Event::Closed => ("closed",).into_pyobject(py)?.into_any(),
-            Event::Report(Report::Died { worker, pid, exit, retried, lost }) => {
-                let exitcode = errors::exit_code(exit);
-                ("died", worker_key(worker), pid, exitcode, retried, lost).into_pyobject(py)?.into_any()
-            }
-            Event::Report(Report::Degraded(error)) => {
-                ("degraded", errors::no_workers(py, &self.codec, &error)?).into_pyobject(py)?.into_any()
-            }
-            Event::Report(Report::Recovered) => ("recovered",).into_pyobject(py)?.into_any(),
-            Event::Report(Report::Terminated(count)) => ("terminated", count).into_pyobject(py)?.into_any(),
-            Event::Returned(_) | Event::Deliver { .. } | Event::Yield { .. } | Event::Judge { .. } => {
-                return Err(PyRuntimeError::new_err("an outcome is no order"));
-            }
-        };
-        Ok(order)
-    }
-}
-
-fn submission(
-    call: CallId,
-    queue: QueueIndex,
-    function: Arc<[u8]>,
-    arguments: Payload,
-    options: &TaskOptions,
-) -> Submission {
-    let TaskOptions { retries, retry_deaths, timeout, .. } = *options;
-    let (judged, is_stream) = (options.judges(), false);
-    Submission {
-        call,
-        queue,
-        function,
-        arguments,
-        retries,
-        retry_deaths,
-        judged,
-        is_stream,
-        attempt: 1,
-        timeout,
-        token: 0,
-    }
-}
-
-/// Bytes that were written into a buffer, which is used again unless they are many.
-fn payload(buffer: &mut Vec<u8>) -> Payload {
-    if buffer.len() > BUFFER_MAX { Payload::from_vec(std::mem::take(buffer)) } else { Payload::from_slice(buffer) }
-}
-
-fn touch(maps: &mut Vec<Py<MapCall>>, map: Py<MapCall>) {
-    if !maps.iter().any(|touched| touched.is(&map)) {
-        maps.push(map);
-    }
-}
-
-/// An exception as it can be raised from a coroutine; where it could not be made, why not.
-fn as_result(py: Python<'_>, error: PyResult<Bound<'_, PyAny>>) -> Py<PyAny> {
-    let error = match error {
-        Ok(error) if is_stop_iteration(&error) => stop_iteration(py, error),
-        other => other,
-    };
-    error.map_or_else(|error| error.into_value(py).into_any(), Bound::unbind)
-}
-
-/// Completes a future, unless its owner has given up on it meanwhile.
-pub(crate) fn complete(
-    py: Python<'_>,
-    future: &Bound<'_, PyAny>,
-    how: &Bound<'_, pyo3::types::PyString>,
-    value: Option<Py<PyAny>>,
-) {
-    let done = future.call_method0(intern!(py, "done")).and_then(|done| done.is_truthy());
-    let result = match (done, value) {
-        (Ok(true), _) => return,
-        (Ok(false), Some(value)) => future.call_method1(how, (value,)),
-        (Ok(false), None) => future.call_method0(how),
-        (Err(error), _) => Err(error),
-    };
-    if let Err(error) = result {
-        // The loop is closed, for one: then nobody can be told.
-        error.write_unraisable(py, Some(future));
-    }
-}
-
-pub(crate) fn cancelled(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.call0()
-}
-
-/// As a coroutine does with a `StopIteration` that leaves it.
-fn stop_iteration<'py>(py: Python<'py>, cause: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let error = PyRuntimeError::new_err("the task raised StopIteration").into_value(py).into_bound(py).into_any();
-    error.setattr(intern!(py, "__cause__"), cause)?;
-    Ok(error)
 }
