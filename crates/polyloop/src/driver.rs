@@ -6,8 +6,10 @@
 //!                                 `----------- Event ----------> host: start, reap, deliver, log
 //! ```
 
+mod act;
 mod blocks;
 mod change;
+mod event;
 mod logs;
 mod processes;
 mod rest;
@@ -17,25 +19,25 @@ mod watch;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    CallId, ControlFrame, Input, Moment, Outcome, Output, Parcel, Payload, Pool, PoolConfig, QueueIndex, RING_AGAIN,
-    Refused, Report, Resting, StartError, State, Stop, Submission, TaskId, WorkerId, WorkerView,
+    CallId, Input, Moment, Payload, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Resting, State, Submission,
+    TaskId, WorkerId, WorkerView,
 };
-use polyloop_shm::{Geometry, Retract};
-use thiserror::Error;
+use polyloop_shm::Geometry;
 
 use self::blocks::BLOCKS_MAX;
 pub(crate) use self::blocks::lender_of;
 use crate::blocks::{Lender, Returns};
 use crate::layout::Layout;
-use crate::link::{Link, entry};
+use crate::link::Link;
 use crate::os::{self, Poller, Timer};
 
-pub use rings::Values;
+pub use self::event::{DriverConfig, DriverError, Event, StartOrder};
+pub use self::rings::Values;
 
 /// Version of everything that manager and worker must agree on.
 pub(crate) const PROTOCOL: u64 = 2;
@@ -61,134 +63,6 @@ const BELL: u64 = 0;
 const TIMER: u64 = 1;
 const SOCKET: u64 = 2;
 const DEATH: u64 = 3;
-
-/// The shape of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DriverConfig {
-    /// Worker processes, at least 1.
-    pub processes: u16,
-    /// Task queues, 1 to `processes`.
-    pub queues: u16,
-    /// Items a worker runs at the same time, at least 1.
-    pub concurrency: u32,
-    /// Items a worker runs before it is replaced; 0 for no limit.
-    pub max_tasks: u64,
-    /// Bytes of memory of its own that a worker may hold at the end of an item before it is replaced; 0 for no limit.
-    pub max_memory: u64,
-    /// Bytes that the outcome of an item may have; a worker that sends more is taken for a rogue.
-    pub max_reply: u64,
-    /// How old a worker may become before it is replaced; up to a tenth earlier.
-    pub max_age: Option<Duration>,
-    /// Whether the successor of a worker may be started before that is gone.
-    pub overlap: bool,
-    /// How long a worker's loop may be blocked before that is told.
-    pub block_warning: Option<Duration>,
-    /// How long whoever is asked to end may take.
-    pub grace: Duration,
-}
-
-/// Why a pool could not be made or driven.
-#[derive(Debug, Error)]
-pub enum DriverError {
-    /// The shape is impossible.
-    #[error("{0}")]
-    Config(&'static str),
-    /// The operating system refused.
-    #[error("the operating system refused: {0}")]
-    Os(#[from] io::Error),
-}
-
-/// What the host must do to start a worker.
-#[derive(Debug)]
-pub struct StartOrder {
-    /// The worker to be. Report it with [`Driver::started`] or [`Driver::not_started`].
-    pub worker: WorkerId,
-    /// The queue it will serve.
-    pub queue: QueueIndex,
-    /// For [`crate::WorkerLink::connect`] in the new process.
-    pub socket: OwnedFd,
-    /// For [`crate::die_with_parent`] in the new process.
-    pub lifeline: OwnedFd,
-    /// The other ends, which stay here, until [`Driver::exited`] or [`Driver::not_started`]. A forked child must close
-    /// them: as long as anyone has them, the worker can't notice that they are closed here.
-    pub our_ends: [RawFd; 2],
-}
-
-/// What the driver tells its host.
-#[derive(Debug)]
-pub enum Event {
-    /// Start a process.
-    Start(StartOrder),
-    /// A worker's process has ended: collect its exit status and report it with [`Driver::exited`].
-    Reap(WorkerId),
-    /// Tasks have returned.
-    Returned(Values),
-    /// A task has ended in another way, or with a value that came in pieces.
-    Deliver {
-        /// Which task.
-        task: TaskId,
-        /// The call it belonged to.
-        call: CallId,
-        /// As submitted.
-        token: u64,
-        /// How it ended.
-        outcome: Outcome,
-    },
-    /// A value of a stream has come. Answered, once it is taken, by [`Driver::taken`].
-    Yield {
-        /// Which task.
-        task: TaskId,
-        /// As submitted.
-        token: u64,
-        /// The value.
-        value: Payload,
-    },
-    /// A task failed in a way that its host may not want to leave at. Answered by [`Driver::again`] or
-    /// [`Driver::settled`].
-    Judge {
-        /// Which task.
-        task: TaskId,
-        /// The call it belongs to.
-        call: CallId,
-        /// As submitted.
-        token: u64,
-        /// How it would end.
-        outcome: Outcome,
-    },
-    /// A worker has logged something.
-    Log {
-        /// Its process.
-        pid: Option<u32>,
-        /// Records that were dropped since the one before.
-        dropped: u64,
-        /// As its host wrote it; empty if only those are to be told.
-        record: Vec<u8>,
-    },
-    /// News for a log.
-    Report(Report),
-    /// A worker runs something that has kept its loop from answering. Comes once for each time.
-    Blocked {
-        /// Which.
-        worker: WorkerId,
-        /// Its process.
-        pid: Option<u32>,
-        /// For how long so far.
-        blocked: Duration,
-    },
-    /// A worker wrote what no correct worker writes, and is being replaced.
-    Garbage {
-        /// Which.
-        worker: WorkerId,
-        /// What was wrong.
-        problem: String,
-    },
-    /// There are as many workers that take work as there should be. Comes when one has become ready.
-    Up,
-    /// No worker can be started: every task has ended with this error.
-    GaveUp(StartError),
-    /// Everything has ended. Comes once, and last.
-    Closed,
-}
 
 /// The client's side of a pool.
 pub struct Driver {
@@ -557,106 +431,6 @@ impl Driver {
         }
         self.tokens = tokens;
         Ok(())
-    }
-
-    /// Posts what waits, and carries out what the core says.
-    fn act(&mut self) -> io::Result<()> {
-        self.settle_blocks()?;
-        self.pool.flush();
-        self.carry_out_all()?;
-        for seat in self.link.seats.values_mut() {
-            seat.pump()?;
-        }
-        for index in 0..self.posted.len() {
-            let (queue, items) = (QueueIndex(index as u16), std::mem::take(&mut self.posted[index]));
-            self.link.set_backlog(queue, self.pool.has_waiting(queue));
-            if items > 0 {
-                self.ring(queue, items)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn carry_out_all(&mut self) -> io::Result<()> {
-        while let Some(output) = self.pool.poll_output() {
-            self.carry_out(output)?;
-        }
-        Ok(())
-    }
-
-    /// Frees the slots whose items have all left them. Says whether there were any.
-    fn reclaim(&mut self) -> bool {
-        let now = self.now();
-        let mut any = false;
-        for queue in (0..self.config.queues).map(QueueIndex) {
-            for (slot, owners) in self.link.reclaim(queue) {
-                self.pool.handle(now, Input::Reclaimed { queue, slot, owners });
-                any = true;
-            }
-        }
-        any
-    }
-
-    fn carry_out(&mut self, output: Output) -> io::Result<()> {
-        match output {
-            Output::Start { worker, queue } => self.start(worker, queue)?,
-            Output::Post { queue, call, lane, tasks } => {
-                self.posted[usize::from(queue.0)] += tasks.len();
-                self.post(queue, call, lane, tasks);
-            }
-            Output::Retract { task, place } => {
-                let input = match self.link.retract(place) {
-                    Retract::Retracted => Input::Retracted(task),
-                    Retract::Owned(seat) => Input::Owned { task, seat },
-                };
-                let now = self.now();
-                self.pool.handle(now, input);
-            }
-            Output::Cancel { worker, task } => self.urge(worker, ControlFrame::Cancel(task))?,
-            Output::Credit { worker, task, values } => self.send(worker, ControlFrame::Credit { task, values })?,
-            Output::Stop { worker, stop: Stop::Now } => self.urge(worker, ControlFrame::Stop(Stop::Now))?,
-            Output::Stop { worker, stop } => self.send(worker, ControlFrame::Stop(stop))?,
-            Output::Kill { worker, gently } => {
-                if let Some(seat) = self.link.get(worker) {
-                    seat.kill(gently)?;
-                }
-            }
-            Output::Deliver { task, call, token, outcome } => {
-                self.events.push_back(Event::Deliver { task, call, token, outcome });
-            }
-            Output::Yield { task, token, value } => self.events.push_back(Event::Yield { task, token, value }),
-            Output::Judge { task, call, token, outcome } => {
-                self.events.push_back(Event::Judge { task, call, token, outcome });
-            }
-            Output::Report(report) => self.events.push_back(Event::Report(report)),
-            Output::Up => self.events.push_back(Event::Up),
-            Output::GaveUp(error) => self.events.push_back(Event::GaveUp(error)),
-            Output::Closed => {
-                self.settle_blocks()?;
-                self.give_back_all();
-                self.events.push_back(Event::Closed);
-            }
-        }
-        Ok(())
-    }
-
-    fn post(&mut self, queue: QueueIndex, call: CallId, lane: u16, tasks: Vec<TaskId>) {
-        debug_assert!(self.link.free_slots(queue) > 0, "the core counts the slots");
-        let (pool, link) = (&self.pool, &mut self.link);
-        let entries = tasks.iter().filter_map(|task| {
-            let Parcel { function, arguments, terms } = pool.parcel_of(*task)?;
-            Some(entry(*task, function, arguments, terms))
-        });
-        if let Some(posted) = link.post(queue, lane, entries) {
-            debug_assert_eq!(posted.count as usize, tasks.len(), "the core counts the bytes");
-            self.pool.posted(queue, call, posted.slot.0, tasks);
-        }
-    }
-
-    fn send(&mut self, worker: WorkerId, frame: ControlFrame<'_>) -> io::Result<()> {
-        let Some(seat) = self.link.get(worker) else { return Ok(()) };
-        seat.send(frame)?;
-        self.replace_if_deaf(worker)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod blocks;
 mod control;
+mod publish;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -14,8 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    Cause, DEFER, FrameError, LOG_RECORD_BYTES, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker,
-    WorkerConfig,
+    Cause, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker, WorkerConfig,
 };
 use polyloop_shm::{
     AttachError, BoardReader, Claim, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader,
@@ -26,6 +26,7 @@ use thiserror::Error;
 pub use self::blocks::CannotPass;
 use self::blocks::{BLOCKS_MAX, MANAGER};
 use self::control::Said;
+use self::publish::Unpublished;
 use crate::blocks::{BlockError, Borrower, Lender, Memory, Returns};
 use crate::driver::PROTOCOL;
 use crate::inject::step;
@@ -117,13 +118,6 @@ pub enum Rested {
     Asleep,
     /// Everything is done: leave the process.
     Leave,
-}
-
-struct Unpublished {
-    kind: u32,
-    payload: Vec<u8>,
-    /// Cleared once this record is in the ring.
-    lease: Option<LeaseIndex>,
 }
 
 /// A large item that was claimed, as far as it has come.
@@ -367,58 +361,6 @@ impl WorkerLink {
         self.board.claim(self.core.is_idle()).ok_or(Next::Nothing)
     }
 
-    /// Publishes how an item ended; in a process that this worker forked, nothing happens. The manager is rung by the next call that starts or ends something.
-    pub fn reply(&mut self, job: Job, reply: Reply<'_>) {
-        if !self.is_ours() || self.given_up.contains(&job.task) {
-            return;
-        }
-        // What it used is free before whoever waits for it submits more.
-        self.settle_blocks();
-        let task = job.task;
-        let reply = match reply {
-            Reply::Value(bytes) => Reply::Value(self.publish_pieces(task, bytes)),
-            Reply::Raised(bytes) => Reply::Raised(self.publish_pieces(task, bytes)),
-            Reply::Rejected(bytes) => Reply::Rejected(self.publish_pieces(task, bytes)),
-            Reply::Cancelled | Reply::TimedOut => reply,
-        };
-        self.publish_reply(job, reply);
-        // Its load is told by what comes next: the next item, or the end of the turn.
-        self.core.finished();
-    }
-
-    /// Publishes a value of an item that is a stream, and has the manager look; in a process that this worker forked,
-    /// nothing happens. The host counts them: it gives no more than it has credit for.
-    ///
-    /// # Errors
-    /// When the operating system refuses.
-    pub fn give(&mut self, job: Job, value: &[u8]) -> io::Result<()> {
-        if !self.is_ours() || self.given_up.contains(&job.task) {
-            return Ok(());
-        }
-        let bytes = self.publish_pieces(job.task, value);
-        self.publish(&ResultFrame::Yield { task: job.task, bytes }, None);
-        step("given");
-        // What was published must not wait for the next value, which may take its time.
-        self.tell()
-    }
-
-    /// Publishes a record of the host's log, and has the manager look; in a process that this worker forked, nothing
-    /// happens. It is in shared memory afterwards, or counted as dropped: half of the ring is kept free of logs.
-    pub fn log(&mut self, record: &[u8]) {
-        if !self.is_ours() {
-            return;
-        }
-        if record.len() > LOG_RECORD_BYTES || !self.has_room_for_log(record.len()) {
-            self.dropped_logs += 1;
-            return;
-        }
-        let dropped = std::mem::take(&mut self.dropped_logs);
-        self.publish(&ResultFrame::Log { dropped, record }, None);
-        step("logged");
-        // A manager that can't be rung is gone, and so will this process be.
-        let _ = self.tell();
-    }
-
     /// Answers for an item that has run out of time and goes on, and takes no more items: the process is to end soon.
     /// The loop is rung, to see whether it turns. Returns the turns so far.
     pub fn give_up(&mut self, job: Job) -> u64 {
@@ -452,13 +394,6 @@ impl WorkerLink {
     /// Whether nothing runs that is not given up, and all is published.
     pub fn is_done(&self) -> bool {
         self.core.is_idle() && self.unpublished.is_empty()
-    }
-
-    /// Publishes what waits, and has the manager look.
-    pub fn flush(&mut self) {
-        self.publish_waiting();
-        // A manager that can't be rung is gone, and so will this process be.
-        let _ = self.tell();
     }
 
     /// Has the host take a turn.
@@ -508,18 +443,6 @@ impl WorkerLink {
         self.core.is_stopping()
     }
 
-    fn has_room_for_log(&mut self, bytes: usize) -> bool {
-        self.unpublished.is_empty() && self.results.has_ample_room(size_of::<u64>() + bytes)
-    }
-
-    /// Tells the manager of records that were dropped, if there is room now.
-    fn tell_dropped(&mut self) {
-        if self.dropped_logs > 0 && self.has_room_for_log(0) {
-            let dropped = std::mem::take(&mut self.dropped_logs);
-            self.publish(&ResultFrame::Log { dropped, record: &[] }, None);
-        }
-    }
-
     /// Claims nothing more once this process holds more memory than it may.
     fn retire_if_too_large(&mut self) -> io::Result<()> {
         if self.memory.is_exceeded()? && self.core.retire() {
@@ -552,89 +475,6 @@ impl WorkerLink {
         let board = &mut self.board;
         self.defers_until = self.core.defers(views, |limit| board.unclaimed(limit)).then(|| now + DEFER);
         self.defers_until.map(|_| DEFER)
-    }
-
-    fn publish_status(&mut self) {
-        self.status.publish(Status { in_flight: self.core.in_flight(), room: self.core.room(), queue: self.queue });
-    }
-
-    /// Puts a reply into the ring as it is, or as any other frame if it has to wait for room.
-    fn publish_reply(&mut self, job: Job, reply: Reply<'_>) {
-        let (kind, bytes) = reply.parts();
-        step("publish");
-        if self.unpublished.is_empty() && self.results.push_tagged(kind, job.task.to_bits(), bytes).is_ok() {
-            step("published");
-            self.leases.clear(job.lease);
-            step("cleared");
-            self.news = true;
-        } else {
-            self.publish(&ResultFrame::Reply { task: job.task, reply }, Some(job.lease));
-        }
-    }
-
-    /// Puts a frame into the ring, or behind those that already wait for room.
-    fn publish(&mut self, frame: &ResultFrame<'_>, lease: Option<LeaseIndex>) {
-        let mut payload = std::mem::take(&mut self.payload);
-        let kind = frame.write(&mut payload);
-        step("publish");
-        if self.unpublished.is_empty() && self.results.push(kind, &payload).is_ok() {
-            step("published");
-            if let Some(lease) = lease {
-                self.leases.clear(lease);
-                step("cleared");
-            }
-        } else {
-            self.unpublished.push_back(Unpublished { kind, payload: payload.clone(), lease });
-            self.core.set_unpublished(self.unpublished.len());
-            step("full");
-        }
-        self.news = true;
-        self.payload = payload;
-    }
-
-    /// Publishes what is too large for one record, up to the last piece, which is given back.
-    fn publish_pieces<'a>(&mut self, task: TaskId, bytes: &'a [u8]) -> &'a [u8] {
-        let piece = self.results.max_payload() - size_of::<u64>();
-        let mut rest = bytes;
-        while rest.len() > piece {
-            let (bytes, after) = rest.split_at(piece);
-            self.publish(&ResultFrame::Piece { task, bytes }, None);
-            step("piece");
-            rest = after;
-        }
-        rest
-    }
-
-    /// Puts what waits for room into the ring, as far as there is. Says whether any went in.
-    fn publish_waiting(&mut self) -> bool {
-        let before = self.unpublished.len();
-        while let Some(waiting) = self.unpublished.front() {
-            step("waiting");
-            if self.results.push(waiting.kind, &waiting.payload).is_err() {
-                break;
-            }
-            step("waited");
-            if let Some(lease) = waiting.lease {
-                self.leases.clear(lease);
-                step("waited-cleared");
-            }
-            self.unpublished.pop_front();
-            self.news = true;
-        }
-        self.core.set_unpublished(self.unpublished.len());
-        self.unpublished.len() < before
-    }
-
-    /// Rings the manager if something was published and it sleeps.
-    fn tell(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.news) && self.manager.must_ring() { self.ring_manager() } else { Ok(()) }
-    }
-
-    fn ring_manager(&self) -> io::Result<()> {
-        step("ring");
-        self.manager_bell.ring()?;
-        step("rung");
-        Ok(())
     }
 }
 
