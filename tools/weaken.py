@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "target" / "weaken"
 CRATE = Path("crates") / "polyloop-shm"
-SOURCES = ("board.rs", "lease.rs", "ring.rs", "wake.rs", "queue/line.rs", "queue/naps.rs")
+SOURCES = ("board.rs", "board/reader.rs", "board/writer.rs", "lease.rs", "ring.rs", "wake.rs", "queue/line.rs", "queue/naps.rs")
 WEAKER = {
     "Ordering::Acquire": "Ordering::Relaxed",
     "Ordering::Release": "Ordering::Relaxed",
@@ -50,25 +50,25 @@ WRONG_PROTOCOLS = [
         "u64::from(self.owner) << 16",
     ),
     (
-        "board.rs",
+        "board/reader.rs",
         "a claim that does not compare",
         ".compare_exchange(unclaimed, mine, Ordering::Relaxed, Ordering::Relaxed).is_ok()",
         ".swap(mine, Ordering::Relaxed) != 0",
     ),
     (
-        "board.rs",
+        "board/writer.rs",
         "a retraction that does not compare",
         "item.compare_exchange(unclaimed, retracted, Ordering::Relaxed, Ordering::Relaxed)",
         "Ok::<u64, u64>(item.swap(retracted, Ordering::Relaxed))",
     ),
     (
-        "board.rs",
+        "board/writer.rs",
         "a claimed item counts as gone",
         "Phase::Unclaimed | Phase::Claimed => return None,",
         "Phase::Claimed => owners.push(Some(word.owner)),\n                Phase::Unclaimed => return None,",
     ),
     (
-        "board.rs",
+        "board/reader.rs",
         "whoever claimed the last item tells",
         "self.has_backlog() && self.has_emptied(claim)",
         "self.has_backlog() && claim.index + 1 == claim.count",
