@@ -100,8 +100,8 @@ WRONG_PROTOCOLS = [
     (
         "ring.rs",
         "a full ring is not looked at again",
-        "            if !self.has_room(needed) {\n                return Err(Full);\n            }\n",
-        "            return Err(Full);\n",
+        "fence(Ordering::SeqCst);\n        self.has_room(needed)",
+        "fence(Ordering::SeqCst);\n        false",
     ),
     (
         "wake.rs",
