@@ -11,7 +11,6 @@ mod options;
 mod pending;
 mod port;
 mod queue;
-mod reference;
 mod select;
 mod stream;
 mod task;

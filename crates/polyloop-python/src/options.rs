@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
+use polyloop::Manner;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-
-use crate::reference::Manner;
 
 /// What a function is sent for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -51,6 +51,7 @@ mod face;
 mod inject;
 mod layout;
 mod link;
+mod manner;
 mod memory;
 mod os;
 mod process;
@@ -79,6 +80,8 @@ pub use polyloop_core::{Cause, Exit, Stage, State};
 pub use blocks::{BlockError, Lease, Memory, MemoryError};
 #[doc(hidden)]
 pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
+#[doc(hidden)]
+pub use manner::{Manner, travels_by_name};
 #[doc(hidden)]
 pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
 #[doc(hidden)]

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use polyloop::TaskId;
+use polyloop::{TaskId, travels_by_name};
 use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::{Manager, lock};
 use crate::options::Verb;
 use crate::pending::{Pending, Target};
-use crate::reference::travels_by_name;
 
 /// Functions whose references are remembered.
 const REFERENCES_MAX: usize = 256;

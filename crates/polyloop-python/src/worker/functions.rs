@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use polyloop::travels_by_name;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
 use super::{Worker, lock};
-use crate::reference::travels_by_name;
 
 /// Functions remembered by their references.
 const FUNCTIONS_MAX: usize = 256;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use polyloop::{Control, Item, Job, Memory, Next, Reply, Stop};
+use polyloop::{Control, Item, Job, Manner, Memory, Next, Reply, Stop};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -16,7 +16,6 @@ use crate::apart::Inbox;
 use crate::codec::{Arguments, context_of};
 use crate::errors;
 use crate::port::StreamPort;
-use crate::reference;
 use crate::task::{Done, Level, Started, in_own_context, is_coroutine};
 
 /// How long a turn may keep the loop from everything else.
@@ -164,7 +163,7 @@ impl Worker {
         let py = slf.py();
         let Desk { item, function, value: bytes, apart } = desk;
         let apart = apart.take();
-        let (manner, reference) = reference::split(&item.function);
+        let (manner, reference) = Manner::split(&item.function);
         if manner.name.is_some() || job.attempt > 1 {
             let remark = Remark { name: manner.name.map(str::to_owned), attempt: job.attempt };
             lock(&self.remarks).insert(job.task, remark);

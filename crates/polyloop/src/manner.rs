@@ -1,4 +1,4 @@
-//! How a task is run beside what it runs: goes with the reference of its function, so that the engine has no part in it
+//! How a Python task is run beside what it runs: goes with the reference of its function, so that the engine has no part in it
 //! and items that are run alike share it.
 //!
 //! ```text
@@ -14,18 +14,18 @@ const STREAM: u8 = 4;
 
 /// How a task is run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Manner<'a> {
+pub struct Manner<'a> {
     /// What it is called.
-    pub(crate) name: Option<&'a str>,
+    pub name: Option<&'a str>,
     /// A plain function runs on a thread of its own.
-    pub(crate) in_thread: bool,
+    pub in_thread: bool,
     /// What it returns is iterated over there, and given value by value.
-    pub(crate) is_stream: bool,
+    pub is_stream: bool,
 }
 
-impl Manner<'_> {
+impl<'a> Manner<'a> {
     /// The reference of a function that is run so.
-    pub(crate) fn put_on(self, reference: Arc<[u8]>) -> Arc<[u8]> {
+    pub fn put_on(self, reference: Arc<[u8]>) -> Arc<[u8]> {
         if self == Self::default() {
             return reference;
         }
@@ -39,13 +39,13 @@ impl Manner<'_> {
         bytes.extend(&*reference);
         bytes.into()
     }
-}
 
-/// A reference in its parts: how the function is run, and its own. Bytes that make no sense are the latter's.
-pub(crate) fn split(reference: &[u8]) -> (Manner<'_>, &[u8]) {
-    match reference.split_first() {
-        Some((&WITH_MANNER, rest)) => parse(rest).unwrap_or((Manner::default(), reference)),
-        _ => (Manner::default(), reference),
+    /// A reference in its parts: how the function is run, and its own. Bytes that make no sense are the latter's.
+    pub fn split(reference: &'a [u8]) -> (Self, &'a [u8]) {
+        match reference.split_first() {
+            Some((&WITH_MANNER, rest)) => parse(rest).unwrap_or((Self::default(), reference)),
+            _ => (Self::default(), reference),
+        }
     }
 }
 
@@ -58,8 +58,8 @@ fn parse(bytes: &[u8]) -> Option<(Manner<'_>, &[u8])> {
 }
 
 /// A function that travels by name, and so means the same in every call.
-pub(crate) fn travels_by_name(reference: &[u8]) -> bool {
-    split(reference).1.first() == Some(&b'n')
+pub fn travels_by_name(reference: &[u8]) -> bool {
+    Manner::split(reference).1.first() == Some(&b'n')
 }
 
 #[cfg(test)]
@@ -74,7 +74,7 @@ mod tests {
             for (in_thread, is_stream) in [(false, false), (true, false), (false, true), (true, true)] {
                 let manner = Manner { name, in_thread, is_stream };
                 let whole = manner.put_on(Arc::clone(&plain));
-                assert_eq!(split(&whole), (manner, &*plain));
+                assert_eq!(Manner::split(&whole), (manner, &*plain));
                 assert!(travels_by_name(&whole));
             }
         }
@@ -84,7 +84,7 @@ mod tests {
     fn what_is_cut_short_is_nobodys_reference() {
         let whole = Manner { name: Some("name"), in_thread: true, is_stream: true }.put_on(Arc::from(*b"n"));
         for len in 0..whole.len() - 1 {
-            assert_eq!(split(&whole[..len]), (Manner::default(), &whole[..len]));
+            assert_eq!(Manner::split(&whole[..len]), (Manner::default(), &whole[..len]));
         }
     }
 }
