@@ -13,6 +13,7 @@ mod pending;
 mod pool;
 mod program;
 mod reference;
+mod shape;
 mod starter;
 mod stats;
 mod watched;

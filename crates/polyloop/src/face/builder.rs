@@ -4,19 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use polyloop_core::MAX_REPLY;
-
 use super::error::{Error, RemoteError};
 use super::function::Entry;
-use super::manager::{Manager, Options, Phase};
+use super::manager::Owner;
 use super::pool::Pool;
 use super::program::program;
-use crate::driver::DriverConfig;
-
-/// Tasks that a worker runs at the same time, where nobody says otherwise.
-const CONCURRENCY: u32 = 16;
-/// How long whoever is asked to end may take, where nobody says otherwise.
-const GRACE: Duration = Duration::from_secs(5);
+use super::shape::Shape;
+use super::starter::SameProgram;
 
 /// The shape of a [`Pool`] to be.
 ///
@@ -39,32 +33,11 @@ const GRACE: Duration = Duration::from_secs(5);
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Default)]
 #[must_use = "`build` makes the pool"]
 pub struct Builder {
-    processes: Option<usize>,
-    concurrency: u32,
-    options: Options,
-    grace: Duration,
-    max_tasks: u64,
-    max_memory: u64,
-    max_age: Option<Duration>,
+    shape: Shape,
     lifespan: Option<&'static Entry>,
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        Self {
-            processes: None,
-            concurrency: CONCURRENCY,
-            options: Options { retries: 0, timeout: None, in_thread: false },
-            grace: GRACE,
-            max_tasks: 0,
-            max_memory: 0,
-            max_age: None,
-            lifespan: None,
-        }
-    }
 }
 
 impl Builder {
@@ -74,7 +47,7 @@ impl Builder {
     /// let two = polyloop::Pool::builder().processes(2);
     /// ```
     pub fn processes(mut self, processes: usize) -> Self {
-        self.processes = Some(processes);
+        self.shape.processes = Some(processes);
         self
     }
 
@@ -84,7 +57,7 @@ impl Builder {
     /// let one_after_the_other = polyloop::Pool::builder().concurrency(1);
     /// ```
     pub fn concurrency(mut self, tasks: u32) -> Self {
-        self.concurrency = tasks;
+        self.shape.concurrency = tasks;
         self
     }
 
@@ -94,7 +67,7 @@ impl Builder {
     /// let stubborn = polyloop::Pool::builder().retries(2);
     /// ```
     pub fn retries(mut self, retries: u32) -> Self {
-        self.options.retries = retries;
+        self.shape.options.retries = retries;
         self
     }
 
@@ -104,7 +77,7 @@ impl Builder {
     /// let strict = polyloop::Pool::builder().timeout(std::time::Duration::from_secs(1));
     /// ```
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = Some(timeout);
+        self.shape.options.timeout = Some(timeout);
         self
     }
 
@@ -114,7 +87,7 @@ impl Builder {
     /// let impatient = polyloop::Pool::builder().grace(std::time::Duration::from_millis(500));
     /// ```
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
+        self.shape.grace = grace;
         self
     }
 
@@ -124,7 +97,7 @@ impl Builder {
     /// let fresh_for_each = polyloop::Pool::builder().max_tasks(1).concurrency(1);
     /// ```
     pub fn max_tasks(mut self, tasks: u64) -> Self {
-        self.max_tasks = tasks;
+        self.shape.max_tasks = tasks;
         self
     }
 
@@ -135,7 +108,7 @@ impl Builder {
     /// let for_leaky_libraries = polyloop::Pool::builder().max_memory(1 << 30);
     /// ```
     pub fn max_memory(mut self, bytes: u64) -> Self {
-        self.max_memory = bytes;
+        self.shape.max_memory = bytes;
         self
     }
 
@@ -145,7 +118,7 @@ impl Builder {
     /// let renewed = polyloop::Pool::builder().max_age(std::time::Duration::from_secs(3600));
     /// ```
     pub fn max_age(mut self, age: Duration) -> Self {
-        self.max_age = Some(age);
+        self.shape.max_age = Some(age);
         self
     }
 
@@ -213,32 +186,10 @@ impl Builder {
         };
         let lifespan = match self.lifespan {
             None => 0,
-            Some(entry) => program.name(entry).ok_or(Error::NotInProgram("the lifespan"))?,
+            Some(entry) => program.name(entry).ok_or(Error::NotInProgram("the lifespan".into()))?,
         };
-        let manager = Manager::start(self.config()?, program, lifespan)?;
-        let pool = Pool::new(Arc::clone(&manager), self.options);
-        manager.until(|phase| !matches!(phase, Phase::Starting)).await;
-        match manager.take_failure() {
-            Some(error) => Err(error),
-            None => Ok(pool),
-        }
-    }
-
-    fn config(&self) -> Result<DriverConfig, Error> {
-        let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
-        let processes = self.processes.unwrap_or_else(cpus);
-        Ok(DriverConfig {
-            processes: u16::try_from(processes).map_err(|_| Error::Config("a pool can't have so many processes"))?,
-            queues: 1,
-            concurrency: self.concurrency,
-            max_tasks: self.max_tasks,
-            max_memory: self.max_memory,
-            max_reply: MAX_REPLY,
-            max_age: self.max_age,
-            // What a lifespan holds may be there once only.
-            overlap: self.lifespan.is_none(),
-            block_warning: None,
-            grace: self.grace,
-        })
+        let config = self.shape.config(self.lifespan.is_none())?;
+        let owner = Owner::start(config, Arc::new(SameProgram { program, lifespan })).await?;
+        Ok(Pool::new(owner, program, self.shape.options))
     }
 }

@@ -1,15 +1,13 @@
 //! Single calls: a future that cancels its task when it is dropped, and a handle that does not.
 
+use std::borrow::Cow;
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use polyloop_core::{Outcome, Payload};
-use serde::de::DeserializeOwned;
 
-use super::codec::{self, Failure};
 use super::error::Error;
 use super::manager::{Manager, Options, Ticket};
 
@@ -19,21 +17,27 @@ pub(crate) struct Terms {
     pub(crate) function: Arc<[u8]>,
     pub(crate) options: Options,
     /// The function's name.
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
+    /// How its workers tell of failures.
+    pub(crate) failure: fn(&[u8]) -> Error,
 }
+
+/// How a result is read.
+pub(crate) type Read<R> = fn(&Payload) -> Result<R, Error>;
 
 impl Terms {
     /// What an outcome is to the caller.
-    pub(crate) fn result<R: DeserializeOwned>(&self, outcome: Outcome) -> Result<R, Error> {
+    pub(crate) fn result<R>(&self, outcome: Outcome, read: Read<R>) -> Result<R, Error> {
         match outcome {
-            Outcome::Value(bytes) => codec::read_result(&bytes),
-            Outcome::Raised(bytes) => Err(Failure::from_bytes(&bytes)),
+            Outcome::Value(bytes) => read(&bytes),
+            Outcome::Raised(bytes) => Err((self.failure)(&bytes)),
             Outcome::Cancelled => Err(Error::TaskAborted),
             Outcome::TimedOut => {
-                Err(Error::TaskTimeout { task: self.name, timeout: self.options.timeout.unwrap_or_default() })
+                let timeout = self.options.timeout.unwrap_or_default();
+                Err(Error::TaskTimeout { task: self.name.clone(), timeout })
             }
-            Outcome::Rejected(_) => Err(Error::NotInProgram(self.name)),
-            Outcome::Lost(loss) => Err(Error::lost(loss, self.name)),
+            Outcome::Rejected(_) => Err(Error::NotInProgram(self.name.clone())),
+            Outcome::Lost(loss) => Err(Error::lost(loss, self.name.clone())),
             Outcome::Terminated => Err(Error::PoolTerminated),
             Outcome::NoWorkers(error) => Err(Error::no_workers(&error)),
         }
@@ -53,10 +57,10 @@ impl Waiting {
         Ok(Self { manager, terms, ticket })
     }
 
-    fn poll<R: DeserializeOwned>(&mut self, context: &mut Context<'_>) -> Poll<Result<R, Error>> {
+    fn poll<R>(&mut self, context: &mut Context<'_>, read: Read<R>) -> Poll<Result<R, Error>> {
         // A sender that is gone went with the runtime that drove the pool.
         let outcome = ready!(Pin::new(&mut self.ticket.outcome).poll(context)).unwrap_or(Outcome::Terminated);
-        Poll::Ready(self.terms.result(outcome))
+        Poll::Ready(self.terms.result(outcome, read))
     }
 
     fn cancel(&self) {
@@ -99,16 +103,21 @@ enum Stage {
 #[must_use = "a call begins when it is awaited; `spawn` begins at once"]
 pub struct Apply<R> {
     stage: Stage,
-    result: PhantomData<fn() -> R>,
+    read: Read<R>,
 }
 
 impl<R> Apply<R> {
-    pub(crate) fn new(manager: Arc<Manager>, terms: Result<Terms, Error>, arguments: Result<Payload, Error>) -> Self {
+    pub(crate) fn new(
+        manager: Arc<Manager>,
+        terms: Result<Terms, Error>,
+        arguments: Result<Payload, Error>,
+        read: Read<R>,
+    ) -> Self {
         let stage = match terms.and_then(|terms| Ok((terms, arguments?))) {
             Ok((terms, arguments)) => Stage::New { manager, terms, arguments },
             Err(error) => Stage::Over(Some(error)),
         };
-        Self { stage, result: PhantomData }
+        Self { stage, read }
     }
 
     fn begin(&mut self) {
@@ -131,17 +140,18 @@ impl<R> Apply<R> {
             Stage::Over(error) => Err(error),
             Stage::New { .. } => unreachable!("it has begun"),
         };
-        TaskHandle { call, result: PhantomData }
+        TaskHandle { call, read: self.read }
     }
 }
 
-impl<R: DeserializeOwned> Future for Apply<R> {
+impl<R> Future for Apply<R> {
     type Output = Result<R, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.begin();
+        let read = self.read;
         let result = match &mut self.stage {
-            Stage::Waiting(waiting) => ready!(waiting.poll(context)),
+            Stage::Waiting(waiting) => ready!(waiting.poll(context, read)),
             Stage::Over(error) => Err(error.take().expect("a future is not polled after its end")),
             Stage::New { .. } => unreachable!("it has begun"),
         };
@@ -181,7 +191,7 @@ impl<R> Drop for Apply<R> {
 /// ```
 pub struct TaskHandle<R> {
     call: Result<Waiting, Option<Error>>,
-    result: PhantomData<fn() -> R>,
+    read: Read<R>,
 }
 
 impl<R> TaskHandle<R> {
@@ -215,12 +225,13 @@ impl<R> TaskHandle<R> {
     }
 }
 
-impl<R: DeserializeOwned> Future for TaskHandle<R> {
+impl<R> Future for TaskHandle<R> {
     type Output = Result<R, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let read = self.read;
         let result = match &mut self.call {
-            Ok(waiting) => ready!(waiting.poll(context)),
+            Ok(waiting) => ready!(waiting.poll(context, read)),
             Err(error) => Err(error.take().expect("a future is not polled after its end")),
         };
         self.call = Err(None);

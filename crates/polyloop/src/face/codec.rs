@@ -54,7 +54,7 @@ pub(crate) fn write_arguments<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> 
     written.map_err(|error| Error::Unsendable(RemoteError::unsendable::<T>("written", &error)))
 }
 
-pub(crate) fn read_result<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+pub(crate) fn read_result<T: DeserializeOwned>(bytes: &Payload) -> Result<T, Error> {
     read(bytes).map_err(|error| Error::Remote(RemoteError::unsendable::<T>("read", &error)))
 }
 
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn bytes_that_make_no_sense_are_an_error_that_names_the_type() {
-        let error = read_result::<(u64, String)>(&[0xff; 3]).unwrap_err();
+        let error = read_result::<(u64, String)>(&Payload::from_slice(&[0xff; 3])).unwrap_err();
         assert!(error.to_string().contains("(u64, alloc::string::String)"), "{error}");
         assert!(matches!(Failure::from_bytes(&[0xff; 3]), Error::Remote(_)));
     }

@@ -1,5 +1,6 @@
 //! The errors of a pool, named as in the Python face.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub enum Error {
     #[error("{task} ran longer than {timeout:?}")]
     TaskTimeout {
         /// The function's name.
-        task: &'static str,
+        task: Cow<'static, str>,
         /// How long a run might take.
         timeout: Duration,
     },
@@ -66,7 +67,7 @@ pub enum Error {
     NotInitialised,
     /// The function is not in the program's own file but in a library that it loads, where workers may not find it.
     #[error("{0} is in a shared library; a pool runs what is linked into the program itself")]
-    NotInProgram(&'static str),
+    NotInProgram(Cow<'static, str>),
     /// The pool's shape is impossible.
     #[error("{0}")]
     Config(&'static str),
@@ -76,7 +77,7 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn lost(loss: Loss, task: &'static str) -> Self {
+    pub(crate) fn lost(loss: Loss, task: Cow<'static, str>) -> Self {
         let died = WorkerDied { pid: loss.pid, exit: loss.exit, task, attempt: loss.attempt };
         if loss.poison { Self::PoisonTask(died) } else { Self::WorkerDied(died) }
     }
@@ -113,7 +114,7 @@ pub struct WorkerDied {
     /// How it ended.
     pub exit: Exit,
     /// The name of the function that it ran.
-    pub task: &'static str,
+    pub task: Cow<'static, str>,
     /// Which run of the task this was, from 1.
     pub attempt: u32,
 }

@@ -1,29 +1,26 @@
 //! The pool manager in the client: one task on the client's runtime watches the driver's descriptor, drains it, and
 //! completes what has come back. No thread stands between a caller and its workers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::io;
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
-use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
-use polyloop_core::{CallId, Exit, Outcome, Payload, QueueIndex, Refused, State, Submission, TaskId, WorkerId};
+use polyloop_core::{CallId, Exit, HOPELESS_EXIT, Outcome, Payload, QueueIndex, Refused, State, Submission, TaskId, WorkerId};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::yield_now;
 
 use super::call::Terms;
 use super::error::Error;
-use super::function::Entry;
 use super::log;
 use super::map::MapCell;
 use super::pending::PendingTable;
-use super::program::Program;
-use super::reference::Reference;
-use super::starter;
+use super::starter::{self, Recruit, Recruiter};
 use super::watched::Watched;
 use crate::driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
 use crate::os;
@@ -31,6 +28,8 @@ use crate::os;
 /// Up to so many unfinished tasks, each submission goes out at once: its caller waits for nothing else. Those of a crowd
 /// go out together, with the manager's next turn.
 const FLUSHED_AT_ONCE: usize = 4;
+/// References of functions that are remembered.
+const REFERENCES_MAX: usize = 256;
 
 /// How a task is run, as its pool or its call says.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +50,7 @@ pub(crate) enum Phase {
 
 pub(crate) struct Manager {
     inner: Mutex<Inner>,
-    program: &'static Program,
-    /// The name of the lifespan's entry; 0 for none.
-    lifespan: u64,
+    recruiter: Arc<dyn Recruiter>,
     /// A crowd's submissions wait for a turn.
     crowd: Notify,
     phase: watch::Sender<Phase>,
@@ -63,8 +60,8 @@ struct Inner {
     driver: Driver,
     pending: PendingTable,
     maps: HashMap<CallId, Arc<MapCell>>,
-    children: BTreeMap<WorkerId, Child>,
-    references: HashMap<Reference, Arc<[u8]>>,
+    recruits: BTreeMap<WorkerId, Recruit>,
+    references: HashSet<Arc<[u8]>>,
     flush_due: bool,
     /// Why no worker could be started.
     failure: Option<Error>,
@@ -93,9 +90,43 @@ pub(crate) struct Ticket {
     pub(crate) outcome: oneshot::Receiver<Outcome>,
 }
 
+/// What all handles of a pool hold: the pool ends with it.
+pub(crate) struct Owner(Arc<Manager>);
+
+impl Owner {
+    /// Starts a pool, and waits until a worker is ready.
+    pub(crate) async fn start(config: DriverConfig, recruiter: Arc<dyn Recruiter>) -> Result<Self, Error> {
+        let owner = Self(Manager::start(config, recruiter)?);
+        owner.until(|phase| !matches!(phase, Phase::Starting)).await;
+        match owner.take_failure() {
+            Some(error) => Err(error),
+            None => Ok(owner),
+        }
+    }
+
+    pub(crate) fn manager(&self) -> Arc<Manager> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Deref for Owner {
+    type Target = Manager;
+
+    fn deref(&self) -> &Manager {
+        &self.0
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // Where that fails, the pool's processes have ended, or end with this one.
+        let _ = self.0.lock().drive(Driver::terminate);
+    }
+}
+
 impl Manager {
     /// A pool that is driven on the current runtime from now on.
-    pub(crate) fn start(config: DriverConfig, program: &'static Program, lifespan: u64) -> Result<Arc<Self>, Error> {
+    fn start(config: DriverConfig, recruiter: Arc<dyn Recruiter>) -> Result<Arc<Self>, Error> {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return Err(Error::Config("a pool is made on a tokio runtime, which drives it"));
         };
@@ -108,32 +139,32 @@ impl Manager {
             driver,
             pending: PendingTable::default(),
             maps: HashMap::new(),
-            children: BTreeMap::new(),
-            references: HashMap::new(),
+            recruits: BTreeMap::new(),
+            references: HashSet::new(),
             flush_due: false,
             failure: None,
             over: false,
         };
         let (crowd, phase) = (Notify::new(), watch::Sender::new(Phase::Starting));
-        let manager = Arc::new(Self { inner: Mutex::new(inner), program, lifespan, crowd, phase });
+        let manager = Arc::new(Self { inner: Mutex::new(inner), recruiter, crowd, phase });
         // Its first events ask for workers.
         manager.lock().driver.call_again()?;
         runtime.spawn(drive(Driving(Arc::clone(&manager)), fd));
         Ok(manager)
     }
 
-    /// How a function is named to the workers.
-    pub(crate) fn reference(
-        &self,
-        entry: &'static Entry,
-        in_thread: bool,
-        name: &'static str,
-    ) -> Result<Arc<[u8]>, Error> {
-        let entry = self.program.name(entry).ok_or(Error::NotInProgram(name))?;
-        let reference = Reference { entry, in_thread };
+    /// The reference of a function, which its tasks share.
+    pub(crate) fn known(&self, reference: &[u8]) -> Arc<[u8]> {
         let mut inner = self.lock();
-        let known = inner.references.entry(reference).or_insert_with(|| reference.to_bytes().into());
-        Ok(Arc::clone(known))
+        if let Some(known) = inner.references.get(reference) {
+            return Arc::clone(known);
+        }
+        if inner.references.len() >= REFERENCES_MAX {
+            inner.references.clear();
+        }
+        let reference = Arc::from(reference);
+        inner.references.insert(Arc::clone(&reference));
+        reference
     }
 
     pub(crate) fn submit(&self, function: Arc<[u8]>, arguments: Payload, options: Options) -> Result<Ticket, Error> {
@@ -215,8 +246,20 @@ impl Manager {
         act(&mut self.lock().driver)
     }
 
-    pub(crate) fn close(&self) -> io::Result<()> {
-        self.lock().drive(Driver::close)
+    /// Takes no new work, and waits until all has ended.
+    pub(crate) async fn close(&self) -> Result<(), Error> {
+        self.end(Driver::close).await
+    }
+
+    /// Ends all now, and waits until it has ended.
+    pub(crate) async fn terminate(&self) -> Result<(), Error> {
+        self.end(Driver::terminate).await
+    }
+
+    async fn end(&self, begin: impl FnOnce(&mut Driver) -> io::Result<()>) -> Result<(), Error> {
+        self.lock().drive(begin)?;
+        self.until(|phase| matches!(phase, Phase::Closed)).await;
+        Ok(())
     }
 
     pub(crate) fn resize(&self, processes: usize) -> Result<(), Error> {
@@ -227,18 +270,14 @@ impl Manager {
         Ok(inner.drive(|driver| driver.resize(processes).map(drop))?)
     }
 
-    pub(crate) fn terminate(&self) -> io::Result<()> {
-        self.lock().drive(Driver::terminate)
-    }
-
     /// Waits until this is so of the pool.
-    pub(crate) async fn until(&self, is_so: impl FnMut(&Phase) -> bool) {
+    async fn until(&self, is_so: impl FnMut(&Phase) -> bool) {
         // The sender is in `self`.
         let _ = self.phase.subscribe().wait_for(is_so).await;
     }
 
     /// Why the pool has failed, if it has; for one to take.
-    pub(crate) fn take_failure(&self) -> Option<Error> {
+    fn take_failure(&self) -> Option<Error> {
         self.lock().failure.take()
     }
 
@@ -294,10 +333,9 @@ impl Manager {
 
     fn start_worker(self: &Arc<Self>, order: StartOrder) {
         let manager = Arc::clone(self);
-        let (program, lifespan) = (self.program, self.lifespan);
         starter::submit(Box::new(move || {
             let worker = order.worker;
-            let started = starter::start(program, lifespan, order);
+            let started = manager.recruiter.start(order);
             // A pool that can't be told is about to end.
             let _ = manager.lock().started(worker, started);
         }));
@@ -310,13 +348,13 @@ impl Manager {
             return;
         }
         inner.driver.abandon();
-        let children = std::mem::take(&mut inner.children);
+        let recruits = std::mem::take(&mut inner.recruits);
         let (pending, maps) = (std::mem::take(&mut inner.pending), std::mem::take(&mut inner.maps));
         drop(inner);
         // Dropped, a sender wakes its receiver.
         drop(pending);
         maps.into_values().for_each(|map| map.end());
-        for mut child in children.into_values() {
+        for Recruit { mut child, .. } in recruits.into_values() {
             // It was killed, and if not it goes with its lifeline.
             let _ = child.kill();
             let _ = child.wait();
@@ -361,17 +399,17 @@ impl Inner {
         }
     }
 
-    fn started(&mut self, worker: WorkerId, started: io::Result<Child>) -> io::Result<()> {
+    fn started(&mut self, worker: WorkerId, started: io::Result<Recruit>) -> io::Result<()> {
         match started {
-            Ok(mut child) if self.over => {
+            Ok(Recruit { mut child, .. }) if self.over => {
                 // As in `abandon`.
                 let _ = child.kill();
                 child.wait().map(drop)
             }
-            Ok(child) => {
-                let handle = os::process_handle(child.id())?;
-                let pid = child.id();
-                self.children.insert(worker, child);
+            Ok(recruit) => {
+                let pid = recruit.child.id();
+                let handle = os::process_handle(pid)?;
+                self.recruits.insert(worker, recruit);
                 self.drive(|driver| driver.started(worker, pid, true, handle.as_fd()))
             }
             Err(error) => self.drive(|driver| driver.not_started(worker, &error.to_string())),
@@ -380,13 +418,18 @@ impl Inner {
 
     /// Collects the exit status of a process that has ended.
     fn reap(&mut self, worker: WorkerId) -> io::Result<()> {
-        let status = self.children.remove(&worker).map(|mut child| child.wait());
-        let exit = match status {
-            Some(Ok(status)) => status.signal().map(Exit::Signal).or(status.code().map(Exit::Code)),
-            // Somebody else has collected it.
-            Some(Err(_)) | None => None,
+        let Some(Recruit { mut child, socket }) = self.recruits.remove(&worker) else {
+            return self.driver.exited(worker, Exit::Unknown);
         };
-        self.driver.exited(worker, exit.unwrap_or(Exit::Unknown))
+        let exit = match child.wait() {
+            Ok(status) => status.signal().map(Exit::Signal).or(status.code().map(Exit::Code)),
+            // Somebody else has collected it.
+            Err(_) => None,
+        };
+        match starter::refusal(&socket).filter(|_| exit == Some(Exit::Code(HOPELESS_EXIT))) {
+            Some(reason) => self.driver.not_started(worker, &reason),
+            None => self.driver.exited(worker, exit.unwrap_or(Exit::Unknown)),
+        }
     }
 }
 

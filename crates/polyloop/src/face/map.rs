@@ -2,7 +2,6 @@
 //! as it finishes. What is given when is decided by `MapResults` of the core.
 
 use std::collections::VecDeque;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -10,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use polyloop_core::{CallId, MapResults, NextResult, Outcome, Payload, Want};
-use serde::de::DeserializeOwned;
 
-use super::call::Terms;
+use super::call::{Read, Terms};
 use super::error::Error;
 use super::manager::Manager;
 
@@ -71,7 +69,7 @@ impl MapCell {
 }
 
 /// Writes an item's arguments, by way of a buffer.
-type Write<T> = fn(T, &mut Vec<u8>) -> Result<Payload, Error>;
+type Write<T> = fn(&Manager, T, &mut Vec<u8>) -> Result<Payload, Error>;
 
 enum Stage {
     /// Nobody has asked yet, so nothing has been drawn.
@@ -116,14 +114,20 @@ pub struct Map<I: Iterator, R> {
     ready: VecDeque<(u64, Came)>,
     /// Why the rest of the input is not run: given last.
     refused: Option<Error>,
-    result: PhantomData<fn() -> R>,
+    read: Read<R>,
 }
 
 /// Nothing in it is pinned.
 impl<I: Iterator, R> Unpin for Map<I, R> {}
 
 impl<I: Iterator, R> Map<I, R> {
-    pub(crate) fn new(manager: Arc<Manager>, terms: Result<Terms, Error>, input: I, write: Write<I::Item>) -> Self {
+    pub(crate) fn new(
+        manager: Arc<Manager>,
+        terms: Result<Terms, Error>,
+        input: I,
+        write: Write<I::Item>,
+        read: Read<R>,
+    ) -> Self {
         let state = CellState { results: MapResults::new(WINDOW, true), waiting: None, over: false };
         Self {
             manager,
@@ -137,7 +141,7 @@ impl<I: Iterator, R> Map<I, R> {
             cell: Arc::new(MapCell(Mutex::new(state))),
             ready: VecDeque::new(),
             refused: None,
-            result: PhantomData,
+            read,
         }
     }
 
@@ -240,7 +244,7 @@ impl<I: Iterator, R> Map<I, R> {
         let (began, mut drawn, mut has_ended) = (Instant::now(), Vec::with_capacity(room), false);
         while drawn.len() < room && !has_ended {
             match input.next() {
-                Some(item) => drawn.push((self.write)(item, &mut self.buffer)),
+                Some(item) => drawn.push((self.write)(&self.manager, item, &mut self.buffer)),
                 None => has_ended = true,
             }
             if drawn.len() % DRAWS_PER_LOOK == 0 && began.elapsed() > DRAW_BUDGET {
@@ -302,12 +306,12 @@ impl<I: Iterator, R> Map<I, R> {
     }
 }
 
-impl<I: Iterator, R: DeserializeOwned> Map<I, R> {
+impl<I: Iterator, R> Map<I, R> {
     fn poll_result(&mut self, context: &mut Context<'_>) -> Poll<Option<(u64, Result<R, Error>)>> {
         self.poll_came(context).map(|next| {
             let (index, came) = next?;
             let result = came.and_then(|came| match (came, &self.terms) {
-                (Came::Back(outcome), Ok(terms)) => terms.result(outcome),
+                (Came::Back(outcome), Ok(terms)) => terms.result(outcome, self.read),
                 (Came::Unsent(error), _) => Err(error),
                 (Came::Back(_), Err(_)) => unreachable!("without terms nothing is submitted"),
             });
@@ -316,7 +320,7 @@ impl<I: Iterator, R: DeserializeOwned> Map<I, R> {
     }
 }
 
-impl<I: Iterator, R: DeserializeOwned> Stream for Map<I, R> {
+impl<I: Iterator, R> Stream for Map<I, R> {
     type Item = Result<R, Error>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -345,7 +349,7 @@ impl<I: Iterator, R> Drop for Map<I, R> {
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Unordered<I: Iterator, R>(Map<I, R>);
 
-impl<I: Iterator, R: DeserializeOwned> Stream for Unordered<I, R> {
+impl<I: Iterator, R> Stream for Unordered<I, R> {
     type Item = (usize, Result<R, Error>);
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {

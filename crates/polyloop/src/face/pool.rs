@@ -8,11 +8,13 @@ use serde::de::DeserializeOwned;
 
 use super::builder::Builder;
 use super::call::{Apply, TaskHandle, Terms};
-use super::codec;
+use super::codec::{self, Failure};
 use super::error::Error;
 use super::function::{Entry, Function};
-use super::manager::{Manager, Options, Phase};
+use super::manager::{Manager, Options, Owner};
 use super::map::Map;
+use super::program::Program;
+use super::reference::Reference;
 use super::stats::{Stats, stats};
 
 /// Runs functions on worker processes, each with a tokio runtime of its own.
@@ -42,17 +44,8 @@ use super::stats::{Stats, stats};
 #[derive(Clone)]
 pub struct Pool {
     owner: Arc<Owner>,
+    program: &'static Program,
     options: Options,
-}
-
-/// What all handles of a pool hold.
-struct Owner(Arc<Manager>);
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        // Where that fails, the pool's processes have ended, or end with this one.
-        let _ = self.0.terminate();
-    }
 }
 
 impl Pool {
@@ -70,8 +63,8 @@ impl Pool {
         Builder::default()
     }
 
-    pub(crate) fn new(manager: Arc<Manager>, options: Options) -> Self {
-        Self { owner: Arc::new(Owner(manager)), options }
+    pub(crate) fn new(owner: Owner, program: &'static Program, options: Options) -> Self {
+        Self { owner: Arc::new(owner), program, options }
     }
 
     /// Calls a function in a worker: `function(arguments..)`, its arguments as a tuple. Awaited, it gives the result.
@@ -98,7 +91,8 @@ impl Pool {
         Args: Serialize + DeserializeOwned,
     {
         let terms = self.terms::<F, Args, Kind>(function);
-        Apply::new(Arc::clone(&self.owner.0), terms, codec::write_arguments(&arguments, &mut Vec::new()))
+        let arguments = codec::write_arguments(&arguments, &mut Vec::new());
+        Apply::new(self.owner.manager(), terms, arguments, codec::read_result)
     }
 
     /// Calls a function in a worker at once, whether or not anyone waits for it.
@@ -143,9 +137,8 @@ impl Pool {
         I: IntoIterator<Item = T>,
     {
         let terms = self.terms::<F, (T,), Kind>(function);
-        Map::new(Arc::clone(&self.owner.0), terms, input.into_iter(), |item, buffer| {
-            codec::write_arguments(&(item,), buffer)
-        })
+        let write = |_: &Manager, item, buffer: &mut _| codec::write_arguments(&(item,), buffer);
+        Map::new(self.owner.manager(), terms, input.into_iter(), write, codec::read_result)
     }
 
     /// The same where each item is a tuple of arguments.
@@ -169,9 +162,8 @@ impl Pool {
         I: IntoIterator<Item = Args>,
     {
         let terms = self.terms::<F, Args, Kind>(function);
-        Map::new(Arc::clone(&self.owner.0), terms, input.into_iter(), |item, buffer| {
-            codec::write_arguments(&item, buffer)
-        })
+        let write = |_: &Manager, item, buffer: &mut _| codec::write_arguments(&item, buffer);
+        Map::new(self.owner.manager(), terms, input.into_iter(), write, codec::read_result)
     }
 
     /// This pool, where one run of a task may take so long. Then the task is dropped and the caller gets
@@ -247,7 +239,7 @@ impl Pool {
     /// # }
     /// ```
     pub fn resize(&self, processes: usize) -> Result<(), Error> {
-        self.owner.0.resize(processes)
+        self.owner.resize(processes)
     }
 
     /// The pool in numbers, as they are now.
@@ -264,7 +256,7 @@ impl Pool {
     /// # }
     /// ```
     pub fn stats(&self) -> Stats {
-        self.owner.0.with_driver(|driver| stats(driver))
+        self.owner.with_driver(|driver| stats(driver))
     }
 
     /// Takes no new work, and waits until whatever was accepted has ended and all workers are gone. A map that has been
@@ -288,9 +280,7 @@ impl Pool {
     /// # }
     /// ```
     pub async fn close(&self) -> Result<(), Error> {
-        self.owner.0.close()?;
-        self.owner.0.until(|phase| matches!(phase, Phase::Closed)).await;
-        Ok(())
+        self.owner.close().await
     }
 
     /// Ends all tasks now, with [`Error::PoolTerminated`], and waits until all workers are gone: those that do not leave
@@ -311,9 +301,7 @@ impl Pool {
     /// # }
     /// ```
     pub async fn terminate(&self) -> Result<(), Error> {
-        self.owner.0.terminate()?;
-        self.owner.0.until(|phase| matches!(phase, Phase::Closed)).await;
-        Ok(())
+        self.owner.terminate().await
     }
 
     fn terms<F, Args, Kind>(&self, function: F) -> Result<Terms, Error>
@@ -322,8 +310,9 @@ impl Pool {
         Args: DeserializeOwned,
     {
         let (name, options) = (std::any::type_name::<F>(), self.options);
-        let entry = Entry::of::<F, Args, Kind>(function);
-        let function = self.owner.0.reference(entry, options.in_thread, name)?;
-        Ok(Terms { function, options, name })
+        let entry = self.program.name(Entry::of::<F, Args, Kind>(function));
+        let entry = entry.ok_or(Error::NotInProgram(name.into()))?;
+        let function = self.owner.known(&Reference { entry, in_thread: options.in_thread }.to_bytes());
+        Ok(Terms { function, options, name: name.into(), failure: Failure::from_bytes })
     }
 }

@@ -2,7 +2,7 @@
 //! started it ends, so this one lasts.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
@@ -11,6 +11,9 @@ use super::host::Orders;
 use super::program::Program;
 use crate::driver::StartOrder;
 use crate::os;
+
+/// Bytes of a refusal at most.
+const REFUSAL_MAX: usize = 4096;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -29,10 +32,43 @@ pub(crate) fn submit(job: Job) {
     let _ = starter.send(job);
 }
 
-/// Starts a worker of this program: with the working directory and the environment that it has now.
-pub(crate) fn start(program: &Program, lifespan: u64, order: StartOrder) -> io::Result<Child> {
-    let (ours, theirs) = os::socket_pair()?;
-    let orders = Orders { fingerprint: program.fingerprint(), parent: std::process::id(), lifespan };
-    os::send(ours.as_fd(), &orders.to_numbers(), &[order.socket.as_fd(), order.lifeline.as_fd()])?;
-    program.command().stdin(Stdio::from(theirs)).spawn()
+/// Knows how a worker of a pool is started.
+pub(crate) trait Recruiter: Send + Sync {
+    /// Starts one, on the starter thread.
+    fn start(&self, order: StartOrder) -> io::Result<Recruit>;
+}
+
+/// A process that is to be a worker.
+pub(crate) struct Recruit {
+    pub(crate) child: Child,
+    /// It was given its orders by this, and says by it why it can't be a worker.
+    pub(crate) socket: OwnedFd,
+}
+
+/// Why a process could not be a worker, as it has said before it ended.
+pub(crate) fn refusal(socket: &OwnedFd) -> Option<String> {
+    let mut words = [0; REFUSAL_MAX];
+    match rustix::io::read(socket, &mut words) {
+        Ok(len @ 1..) => Some(String::from_utf8_lossy(&words[..len]).into_owned()),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Workers that are this program.
+pub(crate) struct SameProgram {
+    pub(crate) program: &'static Program,
+    /// The name of the lifespan's entry; 0 for none.
+    pub(crate) lifespan: u64,
+}
+
+impl Recruiter for SameProgram {
+    /// With the working directory and the environment that this process has now.
+    fn start(&self, order: StartOrder) -> io::Result<Recruit> {
+        let (ours, theirs) = os::socket_pair()?;
+        let Self { program, lifespan } = *self;
+        let orders = Orders { fingerprint: program.fingerprint(), parent: std::process::id(), lifespan };
+        os::send(ours.as_fd(), &orders.to_numbers(), &[order.socket.as_fd(), order.lifeline.as_fd()])?;
+        let child = program.command().stdin(Stdio::from(theirs)).spawn()?;
+        Ok(Recruit { child, socket: ours })
+    }
 }
