@@ -39,6 +39,8 @@ CRATES = {
     "polyloop-paths": CrateRule(workspace=frozenset({"polyloop"}), forbids_unsafe=True),
 }
 PYO3_CRATE = "polyloop-python"
+RUST_FACE = "polyloop"
+"""Nothing of Python is linked into a Rust program, whatever it chooses of this crate."""
 
 # A module imports from layers above its own line only, never from its own. Packages count as one module.
 LAYERS: tuple[frozenset[str], ...] = (
@@ -47,7 +49,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_bridge", "_contextvars", "_launch", "_lifespan", "_logs", "_room", "_select", "_stacks", "_threads"}),
     frozenset({"_produce", "_verbs"}),
     frozenset({"_worker"}),
-    frozenset({"_roster", "process", "queue"}),
+    frozenset({"_roster", "_rust_worker", "process", "queue"}),
     frozenset({"_staff"}),
     frozenset({"pool"}),
     frozenset({"executor", "_frozen"}),
@@ -69,7 +71,9 @@ def main() -> int:
     root = Path(__file__).resolve().parent.parent
     command = ["cargo", "metadata", "--format-version", "1", "--no-deps", "--manifest-path", str(root / "Cargo.toml")]
     metadata = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    faults = [*crate_faults(metadata), *package_faults(root / "python" / "polyloop")]
+    tree = ["cargo", "tree", "--package", RUST_FACE, "--all-features", "--edges", "normal,build", "--prefix", "none"]
+    linked = subprocess.run(tree, check=True, stdout=subprocess.PIPE, text=True, cwd=root).stdout
+    faults = [*crate_faults(metadata), *link_faults(linked), *package_faults(root / "python" / "polyloop")]
     for fault in faults:
         print(f"import rule: {fault}", file=sys.stderr)
     if not faults:
@@ -91,6 +95,12 @@ def crate_faults(metadata: dict[str, Any]) -> Iterator[str]:
             yield from _dependency_faults(name, rule, dependency, members)
         if rule.forbids_unsafe:
             yield from _unsafe_faults(name, package["targets"])
+
+
+def link_faults(tree: str) -> Iterator[str]:
+    """What of Python is in the output of `cargo tree`."""
+    for name in sorted({line.split()[0] for line in tree.splitlines() if line.startswith(("pyo3", "python"))}):
+        yield f"crate {RUST_FACE} brings {name} into Rust programs; only {PYO3_CRATE} knows Python"
 
 
 def _dependency_faults(name: str, rule: CrateRule, dependency: dict[str, Any], members: set[str]) -> Iterator[str]:

@@ -3,6 +3,9 @@
 Standard pickle comes first; cloudpickle is imported only for what pickle cannot do. Taking exceptions apart is
 `_exceptions`; sending bytes is the engine's.
 
+What goes to a Rust program and comes from it is MessagePack, and the extension's: `import_function`,
+`describe_exception` and `raw_view` are what it asks for here.
+
     function reference:  b"n" "module:qualname"                      importable by name in a worker
                          b"v" scope (8 bytes, little endian) pickle  by value
 """
@@ -41,6 +44,7 @@ from .errors import PolyloopError, RemoteError
 __all__ = [
     "FunctionNotImportable",
     "RemoteTraceback",
+    "describe_exception",
     "dump_exception",
     "dump_unsendable",
     "dumps",
@@ -48,10 +52,12 @@ __all__ = [
     "finish_imports",
     "function_by_value",
     "function_ref",
+    "import_function",
     "load_exception",
     "load_function",
     "loads",
     "main_is_importable",
+    "raw_view",
 ]
 
 PROTOCOL = 5
@@ -121,6 +127,28 @@ def load_function(ref: bytes) -> Callable[..., Any]:
             raise
         raise FunctionNotImportable(f"the function needs something a worker cannot import: {error}") from error
     return cast(Callable[..., Any], func)
+
+
+def import_function(ref: bytes) -> Callable[..., Any]:
+    """Return the function a reference by name stands for, for a Rust program: nobody there could send it by value.
+
+    Raises:
+        ImportError: as `from module import name` would.
+        TypeError: it is nothing that a pool can call.
+    """
+    module_name, _, qualname = str(ref[1:], "utf-8").partition(":")
+    module = importlib.import_module(module_name)
+    found: Any = module
+    try:
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        origin = getattr(module, "__file__", None) or "unknown location"
+        raise ImportError(
+            f"cannot import name {qualname!r} from {module_name!r} ({origin})", name=module_name, path=origin
+        ) from None
+    _check_callable(found, allow_async_generator=False)
+    return cast(Callable[..., Any], found)
 
 
 def _named(func: Any) -> bytes | None:
@@ -247,6 +275,12 @@ def dumps(value: Any, apart: list[memoryview] | None = None) -> bytes:
 def loads(data: bytes | memoryview, apart: Sequence[memoryview] = ()) -> Any:
     """Return the value that `dumps` was given. What was put apart is used in place."""
     return pickle.loads(data, buffers=apart)
+
+
+def raw_view(value: Any) -> memoryview | bytes:
+    """Return the bytes of a buffer in one run, the last dimension's next to each other: in place if they stand so."""
+    view = memoryview(value)
+    return pickle.PickleBuffer(view).raw() if view.c_contiguous else view.tobytes()
 
 
 def dumps_for_child(value: Any) -> bytes:
@@ -432,6 +466,17 @@ def dump_exception(exc: BaseException, *, skip_frames: int = 0) -> bytes:
 def dump_unsendable(value: Any, reason: BaseException) -> bytes:
     """Return the bytes of a `RemoteError` that stands for a result that could not be pickled. Never raises."""
     return dump_exception(RemoteError(type_name(value), safe_repr(value), format_traceback(reason), _reason(reason)))
+
+
+def describe_exception(exc: BaseException) -> tuple[str, str, str]:
+    """Return what a Rust program learns of an exception: its type, what it says, its traceback. Never raises."""
+    try:
+        message = str(exc)
+    except Exception:
+        message = safe_repr(exc)
+    texts = (type_name(exc), message, format_traceback(exc))
+    name, message, traceback = (text.encode("utf-8", "replace").decode() for text in texts)
+    return name, message, traceback
 
 
 def load_exception(data: bytes | memoryview) -> BaseException:

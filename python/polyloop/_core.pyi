@@ -9,6 +9,7 @@ __all__ = [
     "LARGE_BYTES",
     "LOG_RECORD_BYTES",
     "NO_MAIN_GUARD_EXITCODE",
+    "PROTOCOL",
     "STREAM_BYTES",
     "STREAM_VALUES",
     "ApplyCall",
@@ -24,15 +25,18 @@ __all__ = [
     "ThreadCall",
     "Worker",
     "die_with_parent",
+    "read_message",
 ]
 
 LARGE_BYTES: int
 LOG_RECORD_BYTES: int
 NO_MAIN_GUARD_EXITCODE: int
+PROTOCOL: int
 STREAM_BYTES: int
 STREAM_VALUES: int
 
 def die_with_parent(lifeline: int | None, parent_pid: int, is_direct_child: bool) -> None: ...
+def read_message(message: bytes) -> Any: ...
 
 @final
 class ApplyCall:
@@ -234,7 +238,7 @@ class Done:
 class Worker:
     defer_s: float
     interrupt_signal: int
-    def __new__(cls, socket: int, handle: int | None = None) -> Worker: ...
+    def __new__(cls, socket: int, handle: int | None = None, dialect: str = "pickle") -> Worker: ...
     @property
     def is_ours(self) -> bool: ...
     @property

@@ -39,7 +39,7 @@ from .context import PassedFd, Setup
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Plan", "Recruit"]
+__all__ = ["Plan", "Recruit", "join", "serve", "work"]
 
 _log = logging.getLogger("polyloop")
 
@@ -88,31 +88,54 @@ class Recruit(Launch):
         assert self.setup is not None
         self.setup.apply()
         lifeline = None if self.lifeline is None else self.lifeline.take()
-        try:
-            _core.die_with_parent(lifeline, self.setup.parent_pid, self.setup.is_direct_child)
-            worker = _core.Worker(self.socket.take())
-        except ConnectionError:
-            leave(NO_POOL_EXITCODE)
-        here = current.enter(worker)
-        forwarder = None
-        try:
-            run, plan = self.load()
-            if plan.log_levels is not None:
-                forwarder = Forwarder(worker, plan.log_levels)
-                forwarder.stand_in()
-            loop = prepare(plan)
-            lifespan = None if plan.lifespan is None else open_lifespan(loop, plan)
-        except BaseException as error:
-            worker.failed(_codec.dump_exception(error))
-            leave(START_FAILED_EXITCODE)
-        if forwarder is not None:
-            forwarder.settle()
-        answer_by_stack(self.stacks.take())
-        if lifespan is None:
-            run(worker, loop, plan, None)
-        else:
-            here.state = lifespan.state
-            lifespan.context().run(run, worker, loop, plan, lifespan)
+        worker = join(self.socket.take(), lifeline, self.setup.parent_pid, is_direct_child=self.setup.is_direct_child)
+        serve(worker, self.load, _codec.dump_exception, lambda: answer_by_stack(self.stacks.take()))
+
+
+def join(
+    socket: int, lifeline: int | None, parent_pid: int, *, is_direct_child: bool, dialect: str = "pickle"
+) -> _core.Worker:
+    """Tie this process to its parent, and connect it to its pool; if that is gone, leave."""
+    try:
+        _core.die_with_parent(lifeline, parent_pid, is_direct_child)
+        return _core.Worker(socket, dialect=dialect)
+    except ConnectionError:
+        leave(NO_POOL_EXITCODE)
+
+
+def serve(
+    worker: _core.Worker,
+    load: Callable[[], tuple[Callable[..., Any], Plan]],
+    describe: Callable[[BaseException], bytes],
+    prepared: Callable[[], object],
+) -> None:
+    """Be a worker, from its user's first code to the last.
+
+    Parameters:
+        load: gives what takes the turns, and the plan.
+        describe: how the pool is told why this worker can't be one.
+        prepared: called before the first turn.
+    """
+    here = current.enter(worker)
+    forwarder = None
+    try:
+        run, plan = load()
+        if plan.log_levels is not None:
+            forwarder = Forwarder(worker, plan.log_levels)
+            forwarder.stand_in()
+        loop = prepare(plan)
+        lifespan = None if plan.lifespan is None else open_lifespan(loop, plan)
+    except BaseException as error:
+        worker.failed(describe(error))
+        leave(START_FAILED_EXITCODE)
+    if forwarder is not None:
+        forwarder.settle()
+    prepared()
+    if lifespan is None:
+        run(worker, loop, plan, None)
+    else:
+        here.state = lifespan.state
+        lifespan.context().run(run, worker, loop, plan, lifespan)
 
 
 def _tasks() -> str:

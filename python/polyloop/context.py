@@ -243,18 +243,13 @@ class Setup:
         return self.start_method != "forkserver"
 
     def apply(self) -> None:
-        """Make this process like its parent: environment and directory; then let SIGINT in.
-
-        SIGINT gets a handler that does nothing: Ctrl-C is the parent's to deal with. Not SIG_IGN, which programs that
-        this process starts would inherit.
-        """
+        """Make this process like its parent: environment and directory; then let SIGINT in."""
         if os.getpid() != self.parent_pid:
             _close_parent_fds()
             _leave_parents_loop()
         self._apply_environment()
         self._apply_directory()
-        signal.signal(signal.SIGINT, _do_nothing)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        leave_ctrl_c_to_parent()
 
     def _apply_environment(self) -> None:
         for vanished in os.environ.keys() - self.environment.keys():
@@ -275,6 +270,15 @@ class Setup:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def leave_ctrl_c_to_parent() -> None:
+    """Let SIGINT in, with a handler that does nothing.
+
+    Not SIG_IGN, which programs that this process starts would inherit.
+    """
+    signal.signal(signal.SIGINT, _do_nothing)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _leave_parents_loop() -> None:

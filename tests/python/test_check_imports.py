@@ -39,6 +39,13 @@ def test_the_project_keeps_the_rule() -> None:
     assert "import rule: kept" in done.stdout
 
 
+def test_python_in_a_rust_program_is_named(checker: ModuleType) -> None:
+    (fault,) = checker.link_faults(
+        "polyloop v0.1.0 (/somewhere)\nrmp v0.8.15\npyo3-ffi v0.30.1\npyo3-ffi v0.30.1 (*)\n"
+    )
+    assert "brings pyo3-ffi into Rust programs" in fault
+
+
 @pytest.mark.parametrize(
     ("name", "dependency", "complaint"),
     [

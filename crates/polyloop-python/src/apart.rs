@@ -1,20 +1,17 @@
 //! What of a value is too large to travel with its other bytes: buffers on their way into a block, and memory on its way
 //! to Python, in place where it can be.
 
+use std::ops::Range;
 use std::os::raw::c_int;
 use std::slice;
 use std::sync::Arc;
 
-use polyloop::{Lease, Memory, MemoryError, Payload, lay_apart};
+use polyloop::{LARGE_BYTES, Lease, Memory, MemoryError, Payload, Span, lay_apart};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyOSError, PyOverflowError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
-
-/// Buffers of this many bytes and more travel apart. Below, a copy through the rings costs no more than the words that
-/// are to be exchanged about a block.
-pub(crate) const LARGE_BYTES: usize = 64 << 10;
 
 /// Buffers that a value mentions, in order, until they are in a block.
 #[derive(Default)]
@@ -46,12 +43,11 @@ impl Outbox {
     /// The buffer of an object: bytes in one run.
     pub(crate) fn put(&mut self, object: &Bound<'_, PyAny>) -> PyResult<Put> {
         let buffer = PyBuffer::<u8>::get(object)?;
-        let put = Put { len: buffer.len_bytes(), readonly: buffer.readonly() };
-        let place =
-            lay_apart(self.end, put.len).ok_or_else(|| PyOverflowError::new_err("more than can be addressed"))?;
+        let (len, readonly) = (buffer.len_bytes(), buffer.readonly());
+        let place = lay_apart(self.end, len).ok_or_else(|| PyOverflowError::new_err("more than can be addressed"))?;
         self.end = place.end;
         self.buffers.push((place.start, buffer));
-        Ok(put)
+        Ok(Put { start: place.start, len, readonly })
     }
 
     /// How much is in it, to go back to with [`Self::rewind`].
@@ -79,6 +75,7 @@ impl Outbox {
 
 /// A buffer in an [`Outbox`].
 pub(crate) struct Put {
+    pub(crate) start: usize,
     pub(crate) len: usize,
     pub(crate) readonly: bool,
 }
@@ -103,13 +100,29 @@ impl<'a> Inbox<'a> {
     }
 
     fn next(&mut self, len: u64) -> PyResult<(&'a Arc<Memory>, *mut u8, usize)> {
-        let outside = || memory_error(&MemoryError::Outside);
-        let len = usize::try_from(len).map_err(|_| outside())?;
-        let place = lay_apart(self.at, len).ok_or_else(outside)?;
+        let place = usize::try_from(len).ok().and_then(|len| lay_apart(self.at, len)).ok_or_else(outside)?;
         self.at = place.end;
-        let memory = self.memory.ok_or_else(outside)?;
+        self.part(place)
+    }
+
+    fn part(&self, place: Range<usize>) -> PyResult<(&'a Arc<Memory>, *mut u8, usize)> {
+        let (memory, len) = (self.memory.ok_or_else(outside)?, place.len());
         let start = memory.part(place).map_err(|error| memory_error(&error))?;
         Ok((memory, start, len))
+    }
+
+    /// What stands there, to be read at once.
+    pub(crate) fn bytes_at(&self, span: Span) -> PyResult<&'a [u8]> {
+        let (_, start, len) = self.part(span.range().ok_or_else(outside)?)?;
+        // SAFETY: as in `next_bytes`.
+        Ok(unsafe { slice::from_raw_parts(start, len) })
+    }
+
+    /// What stands there, in place, as a memoryview that can't be written.
+    pub(crate) fn view_at<'py>(&self, py: Python<'py>, span: Span) -> PyResult<Bound<'py, PyAny>> {
+        let (memory, start, len) = self.part(span.range().ok_or_else(outside)?)?;
+        let buffer = Buffer { memory: Arc::clone(memory), start: Start(start), len, readonly: true };
+        Ok(PyMemoryView::from(Bound::new(py, buffer)?.as_any())?.into_any())
     }
 
     /// The next part for a copy.
@@ -138,6 +151,10 @@ impl<'a> Inbox<'a> {
         };
         Ok(PyMemoryView::from(&buffer)?.into_any())
     }
+}
+
+fn outside() -> PyErr {
+    memory_error(&MemoryError::Outside)
 }
 
 fn memory_error(error: &MemoryError) -> PyErr {

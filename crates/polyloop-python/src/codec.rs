@@ -1,4 +1,7 @@
-//! Python objects as bytes and back: the engine's codec for simple values, `polyloop._codec` for all others.
+//! Python objects as bytes and back: the engine's codec for simple values, `polyloop._codec` for all others. With a Rust
+//! program, [`messagepack`].
+
+use std::str::FromStr;
 
 use polyloop::{Apart, Value, ValueReader, ValueWriter};
 use pyo3::exceptions::PyValueError;
@@ -7,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
 use crate::apart::{Inbox, Outbox, Put};
-
+use crate::messagepack;
 use crate::options::Verb;
 
 /// How deep simple values may nest.
@@ -15,8 +18,30 @@ const DEPTH_MAX: u32 = 4;
 /// How many values a simple sequence may hold; beyond, pickle is as good.
 const LEN_MAX: usize = 64;
 
+/// What a worker and its pool exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Any Python object.
+    Pickle,
+    /// What both Python and Rust know.
+    MessagePack,
+}
+
+impl FromStr for Dialect {
+    type Err = PyErr;
+
+    fn from_str(name: &str) -> PyResult<Self> {
+        match name {
+            "pickle" => Ok(Self::Pickle),
+            "messagepack" => Ok(Self::MessagePack),
+            _ => Err(PyValueError::new_err(format!("a dialect is 'pickle' or 'messagepack', not {name:?}"))),
+        }
+    }
+}
+
 /// `polyloop._codec`, its functions at hand.
 pub(crate) struct Codec {
+    dialect: Dialect,
     dumps: Py<PyAny>,
     loads: Py<PyAny>,
     dump_exception: Py<PyAny>,
@@ -26,6 +51,9 @@ pub(crate) struct Codec {
     function_ref: Py<PyAny>,
     function_by_value: Py<PyAny>,
     not_importable: Py<PyAny>,
+    import_function: Py<PyAny>,
+    describe_exception: Py<PyAny>,
+    raw_view: Py<PyAny>,
 }
 
 /// What a function is called with.
@@ -56,10 +84,11 @@ impl<'py> Arguments<'py> {
 }
 
 impl Codec {
-    pub(crate) fn new(py: Python<'_>) -> PyResult<Self> {
+    pub(crate) fn new(py: Python<'_>, dialect: Dialect) -> PyResult<Self> {
         let module = py.import(intern!(py, "polyloop._codec"))?;
         let get = |name: &str| module.getattr(name).map(Bound::unbind);
         Ok(Self {
+            dialect,
             dumps: get("dumps")?,
             loads: get("loads")?,
             dump_exception: get("dump_exception")?,
@@ -69,11 +98,17 @@ impl Codec {
             function_ref: get("function_ref")?,
             function_by_value: get("function_by_value")?,
             not_importable: get("FunctionNotImportable")?,
+            import_function: get("import_function")?,
+            describe_exception: get("describe_exception")?,
+            raw_view: get("raw_view")?,
         })
     }
 
     /// Appends `value` to `out`, and what of it is large to `apart`.
     pub(crate) fn write(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>, apart: &mut Outbox) -> PyResult<()> {
+        if self.dialect == Dialect::MessagePack {
+            return messagepack::write(value, self.raw_view.bind(value.py()), out, apart);
+        }
         let mut writer = ValueWriter::new(out);
         let (mark, mark_apart) = (writer.mark(), apart.mark());
         if write_simple(value, &mut writer, apart, &mut Nesting::default())? {
@@ -101,7 +136,7 @@ impl Codec {
                 writer.write(Value::Buffers(views.len() as u32));
             }
             for view in views {
-                let Put { len, readonly } = apart.put(&view)?;
+                let Put { len, readonly, .. } = apart.put(&view)?;
                 writer.write(Value::Apart(if readonly { Apart::View } else { Apart::WritableView }, len as u64));
             }
             bytes
@@ -166,6 +201,9 @@ impl Codec {
         bytes: &[u8],
         mut apart: Inbox<'_>,
     ) -> PyResult<Arguments<'py>> {
+        if self.dialect == Dialect::MessagePack {
+            return messagepack::read_arguments(py, bytes, &apart);
+        }
         let mut reader = ValueReader::new(bytes);
         let mut first = step(&mut reader)?;
         if first == Value::Bool(true) {
@@ -190,11 +228,18 @@ impl Codec {
     }
 
     pub(crate) fn dump_exception(&self, py: Python<'_>, error: &PyErr) -> PyResult<Vec<u8>> {
+        if self.dialect == Dialect::MessagePack {
+            let described = self.describe_exception.bind(py).call1((with_traceback(py, error),))?.extract()?;
+            return messagepack::write_exception(described);
+        }
         self.dump_exception.bind(py).call1((with_traceback(py, error),))?.extract()
     }
 
     pub(crate) fn dump_unsendable(&self, value: &Bound<'_, PyAny>, reason: &PyErr) -> PyResult<Vec<u8>> {
         let py = value.py();
+        if self.dialect == Dialect::MessagePack {
+            return messagepack::write_unsendable(&type_name(value)?, &reason.value(py).str()?.to_string_lossy());
+        }
         self.dump_unsendable.bind(py).call1((value, with_traceback(py, reason)))?.extract()
     }
 
@@ -203,7 +248,8 @@ impl Codec {
     }
 
     pub(crate) fn load_function<'py>(&self, py: Python<'py>, reference: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-        self.load_function.bind(py).call1((PyBytes::new(py, reference),))
+        let load = if self.dialect == Dialect::Pickle { &self.load_function } else { &self.import_function };
+        load.bind(py).call1((PyBytes::new(py, reference),))
     }
 
     /// Whether an error says that a function must be sent again by value.
@@ -305,6 +351,11 @@ pub(crate) fn context_of(arguments: &[u8]) -> Option<&[u8]> {
         },
         _ => None,
     }
+}
+
+/// The full name of a value's type.
+pub(crate) fn type_name(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    Ok(value.get_type().fully_qualified_name()?.to_string_lossy().into_owned())
 }
 
 /// The next step of a value.

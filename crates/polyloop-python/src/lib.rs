@@ -7,6 +7,7 @@ mod errors;
 mod lazy;
 mod manager;
 mod map;
+mod messagepack;
 mod options;
 mod pending;
 mod port;
@@ -25,9 +26,13 @@ mod _core {
     #[pymodule_export]
     const NO_MAIN_GUARD_EXITCODE: i32 = polyloop::HOPELESS_EXIT;
 
+    /// Version of all that a worker and its pool must agree on.
+    #[pymodule_export]
+    const PROTOCOL: u64 = polyloop::PROTOCOL;
+
     /// Buffers of this many bytes and more travel apart from what they belong to.
     #[pymodule_export]
-    const LARGE_BYTES: usize = crate::apart::LARGE_BYTES;
+    const LARGE_BYTES: usize = polyloop::LARGE_BYTES;
 
     /// The largest record of a worker's log, in bytes.
     #[pymodule_export]
@@ -49,6 +54,8 @@ mod _core {
     use crate::manager::Manager;
     #[pymodule_export]
     use crate::map::MapCall;
+    #[pymodule_export]
+    use crate::messagepack::read_message;
     #[pymodule_export]
     use crate::options::TaskOptions;
     #[pymodule_export]

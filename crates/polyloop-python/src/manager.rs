@@ -14,7 +14,7 @@ use self::functions::References;
 use self::orders::{cause_name, stage_name, worker_id, worker_key};
 use crate::apart::Inbox;
 use crate::apply::ApplyCall;
-use crate::codec::Codec;
+use crate::codec::{Codec, Dialect};
 use crate::errors;
 use crate::map::{MapCall, Opening};
 use crate::options::{TaskOptions, Verb};
@@ -136,7 +136,7 @@ impl Manager {
         driver.call_again()?;
         Ok(Self {
             driver: Mutex::new(driver),
-            codec: Codec::new(py)?,
+            codec: Codec::new(py, Dialect::Pickle)?,
             pending: Mutex::default(),
             maps: Mutex::default(),
             buffer: Mutex::default(),

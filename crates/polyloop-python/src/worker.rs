@@ -49,10 +49,12 @@ struct Host {
 /// Parameters:
 ///     socket: the descriptor the pool passed to this process; it is taken over.
 ///     handle: a descriptor of this process (a pidfd), if it is not to open one itself; it is taken over.
+///     dialect: "pickle" for a pool of a Python program's, "messagepack" for one of a Rust program's.
 ///
 /// Raises:
 ///     ConnectionError: the pool is gone.
 ///     OSError: the pool is of another version, or the system refuses.
+///     ValueError: there is no such dialect.
 #[pyclass(frozen, module = "polyloop._core")]
 pub(crate) struct Worker {
     link: Arc<Mutex<WorkerLink>>,
@@ -110,8 +112,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[pymethods]
 impl Worker {
     #[new]
-    #[pyo3(signature = (socket, handle=None))]
-    fn new(py: Python<'_>, socket: RawFd, handle: Option<RawFd>) -> PyResult<Self> {
+    #[pyo3(signature = (socket, handle=None, dialect="pickle"))]
+    fn new(py: Python<'_>, socket: RawFd, handle: Option<RawFd>, dialect: &str) -> PyResult<Self> {
+        let dialect = dialect.parse()?;
         let socket = errors::owned(socket)?;
         let handle = handle.map(errors::owned).transpose()?;
         let link = py.detach(|| match handle {
@@ -122,7 +125,7 @@ impl Worker {
         Ok(Self {
             max_reply: link.max_reply(),
             link: Arc::new(Mutex::new(link)),
-            codec: Codec::new(py)?,
+            codec: Codec::new(py, dialect)?,
             host: OnceLock::new(),
             functions: Mutex::default(),
             function_at_hand: Mutex::default(),

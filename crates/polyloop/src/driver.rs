@@ -40,7 +40,7 @@ pub use self::event::{DriverConfig, DriverError, Event, StartOrder};
 pub use self::rings::Values;
 
 /// Version of everything that manager and worker must agree on.
-pub(crate) const PROTOCOL: u64 = 2;
+pub const PROTOCOL: u64 = 2;
 
 const SLOTS: u32 = 64;
 const SLOT_ITEMS: u32 = 256;

@@ -53,6 +53,7 @@ mod layout;
 mod link;
 mod manner;
 mod memory;
+mod message;
 mod os;
 mod process;
 mod queue;
@@ -69,6 +70,8 @@ pub use face::{
     Apply, Begun, Builder, Error, Function, Map, Pool, RemoteError, Stats, TaskHandle, TaskPanicked, Unordered,
     WorkerDied, WorkerStats, init, kind, worker_state,
 };
+#[cfg(feature = "python")]
+pub use face::{Buffer, PyCall, PythonBuilder, PythonError, PythonPool};
 #[cfg(feature = "macros")]
 pub use polyloop_macros::main;
 
@@ -79,9 +82,11 @@ pub use polyloop_core::{Cause, Exit, Stage, State};
 #[doc(hidden)]
 pub use blocks::{BlockError, Lease, Memory, MemoryError};
 #[doc(hidden)]
-pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
+pub use driver::{Driver, DriverConfig, DriverError, Event, PROTOCOL, StartOrder, Values};
 #[doc(hidden)]
 pub use manner::{Manner, travels_by_name};
+#[doc(hidden)]
+pub use message::{EXT_APART, EXT_VIEW, LARGE_BYTES, Span};
 #[doc(hidden)]
 pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
 #[doc(hidden)]
