@@ -62,11 +62,18 @@ wheel-test: ## Build a wheel, install it into an empty environment, and run the 
 	$(BIN)/python tools/wheel_test.py dist/polyloop-*-cp$(subst .,,$(PYTHON))-*.whl
 
 .PHONY: test
-test: test-rust test-python ## Rust tests, then Python tests on every supported CPython found
+test: test-rust test-python test-workers ## Rust tests, then Python tests on every supported CPython found
 
 .PHONY: test-rust
-test-rust: ## Rust tests
-	cargo test $(LOCKED) --workspace --exclude polyloop-python
+test-rust: build ## Rust tests, those of Python workers with PYTHON
+	POLYLOOP_TEST_PYTHON=$(abspath $(BIN))/python cargo test $(LOCKED) --workspace --exclude polyloop-python
+
+.PHONY: test-workers
+test-workers: ## Python workers of Rust programs, on the CPythons found besides PYTHON
+	@for version in $(filter-out $(PYTHON),$(FOUND)); do \
+		$(MAKE) --silent --no-print-directory .venv-$$version/built && \
+		POLYLOOP_TEST_PYTHON=$(CURDIR)/.venv-$$version/bin/python cargo test $(LOCKED) -p polyloop --test python; \
+	done
 
 .PHONY: test-python
 test-python: ## Python tests on PYTHON, then on the others found
@@ -84,8 +91,8 @@ $(SUPPORTED:%=test-python-%): test-python-%: .venv-%/built
 lint: build ## Format, clippy, ruff, types, stubs, and the rule of who may import whom
 	cargo fmt --all --check
 	PYO3_PYTHON=$(abspath $(BIN))/python cargo clippy $(LOCKED) --workspace --all-targets \
-		--features polyloop/tracing,polyloop/anyhow -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps -p polyloop --features tracing,anyhow
+		--features polyloop/tracing,polyloop/anyhow,polyloop/bytes -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps -p polyloop --features tracing,anyhow,bytes
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy

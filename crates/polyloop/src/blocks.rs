@@ -393,6 +393,42 @@ impl Memory {
         }
         Ok(start.wrapping_add(part.start))
     }
+
+    /// A copy of a part.
+    ///
+    /// # Errors
+    /// [`MemoryError`] when it is not there.
+    #[cfg(feature = "python")]
+    pub(crate) fn copy(self: &Arc<Self>, part: Range<usize>) -> Result<Vec<u8>, MemoryError> {
+        Ok(Part::new(self, part)?.as_ref().to_vec())
+    }
+}
+
+/// A part of received memory, in place.
+#[cfg(feature = "python")]
+pub(crate) struct Part {
+    memory: Arc<Memory>,
+    range: Range<usize>,
+}
+
+#[cfg(feature = "python")]
+impl Part {
+    /// # Errors
+    /// [`MemoryError`] when it is not there.
+    pub(crate) fn new(memory: &Arc<Memory>, range: Range<usize>) -> Result<Self, MemoryError> {
+        memory.part(range.clone())?;
+        Ok(Self { memory: Arc::clone(memory), range })
+    }
+}
+
+#[cfg(feature = "python")]
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        let Ok(start) = self.memory.part(self.range.clone()) else { unreachable!("it was there, and memory stays") };
+        // SAFETY: the part is there as long as `memory`. Its sender has agreed to leave it alone until it is given back; one
+        // that does not changes bytes, of which all are valid.
+        unsafe { std::slice::from_raw_parts(start, self.range.len()) }
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ mod map;
 mod pending;
 mod pool;
 mod program;
+#[cfg(feature = "python")]
+mod python;
 mod reference;
 mod shape;
 mod starter;
@@ -26,6 +28,8 @@ pub use host::worker_state;
 pub use map::{Map, Unordered};
 pub use pool::Pool;
 pub use program::init;
+#[cfg(feature = "python")]
+pub use python::{Buffer, PyCall, PythonBuilder, PythonError, PythonPool};
 pub use stats::{Stats, WorkerStats};
 
 /// What `#[polyloop::main]` makes calls to.

@@ -1,4 +1,5 @@
-//! The signals of a Rust worker: Ctrl-C is its parent's business, and SIGTERM has it take a last turn.
+//! The signals of a Rust worker: Ctrl-C is its parent's business, and SIGTERM has it take a last turn. And of the thread that
+//! starts workers.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -31,6 +32,22 @@ pub(crate) fn attend(bell: OwnedFd, grace: Duration) -> io::Result<()> {
 /// Whether SIGTERM has come.
 pub(crate) fn is_terminated() -> bool {
     TERMINATED.load(Ordering::Relaxed)
+}
+
+/// Does something while SIGINT is kept from this thread, and from processes that it starts, until they let it in.
+#[cfg(feature = "python")]
+pub(crate) fn without_interrupt<T>(act: impl FnOnce() -> T) -> T {
+    let (mut interrupt, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    // SAFETY: fills in the sets on the stack before they are used; touches no other memory.
+    unsafe {
+        libc::sigemptyset(interrupt.as_mut_ptr());
+        libc::sigaddset(interrupt.as_mut_ptr(), libc::SIGINT);
+        libc::pthread_sigmask(libc::SIG_BLOCK, interrupt.as_ptr(), before.as_mut_ptr());
+    }
+    let done = act();
+    // SAFETY: the first call has filled in `before`.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    done
 }
 
 /// Ends this process as SIGTERM would have.

@@ -8,6 +8,9 @@ use polyloop_core::{Exit, Loss, StartError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+#[cfg(feature = "python")]
+use super::python::PythonError;
+
 /// Why a task has no result, or a pool could not be made.
 ///
 /// What a task itself returns is not here: of a function that returns a `Result`, `pool.apply(..).await??` gives the
@@ -44,6 +47,10 @@ pub enum Error {
     /// The task panicked. Its worker lives on.
     #[error(transparent)]
     TaskPanicked(TaskPanicked),
+    /// The Python function raised an exception. Its worker lives on.
+    #[cfg(feature = "python")]
+    #[error(transparent)]
+    Python(PythonError),
     /// The worker process that ran the task ended before the task did.
     #[error("{0}")]
     WorkerDied(WorkerDied),
@@ -225,7 +232,7 @@ impl RemoteError {
         Self { type_name: String::new(), message: message.to_string(), sources: Vec::new() }
     }
 
-    pub(crate) fn unsendable<T>(what: &str, error: &postcard::Error) -> Self {
+    pub(crate) fn unsendable<T: ?Sized>(what: &str, error: &dyn fmt::Display) -> Self {
         let type_name = std::any::type_name::<T>().to_owned();
         let message = format!("a value of {type_name} could not be {what}: {error}");
         Self { type_name, message, sources: Vec::new() }

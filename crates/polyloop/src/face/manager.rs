@@ -11,7 +11,9 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
-use polyloop_core::{CallId, Exit, HOPELESS_EXIT, Outcome, Payload, QueueIndex, Refused, State, Submission, TaskId, WorkerId};
+use polyloop_core::{
+    CallId, Exit, HOPELESS_EXIT, Outcome, Payload, QueueIndex, Refused, State, Submission, TaskId, WorkerId,
+};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::yield_now;
 
@@ -320,7 +322,8 @@ impl Manager {
         drop(inner);
         deliveries.tell();
         match state {
-            State::Starting => (),
+            // Also before its first worker: there may be one yet.
+            State::Starting | State::Degraded => (),
             _ if closed => self.enter(Phase::Closed),
             _ => self.enter(Phase::Started),
         }

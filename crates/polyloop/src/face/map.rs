@@ -107,6 +107,8 @@ pub struct Map<I: Iterator, R> {
     input: Option<I>,
     write: Write<I::Item>,
     buffer: Vec<u8>,
+    /// Items hold memory of which there is not much.
+    is_large: bool,
     window: usize,
     want: Want,
     stage: Stage,
@@ -135,6 +137,7 @@ impl<I: Iterator, R> Map<I, R> {
             input: Some(input),
             write,
             buffer: Vec::new(),
+            is_large: false,
             window: WINDOW,
             want: Want::InOrder,
             stage: Stage::New,
@@ -193,8 +196,9 @@ impl<I: Iterator, R> Map<I, R> {
                 },
                 Stage::Over => return Poll::Ready(None),
             };
-            let (room, must_draw, is_complete) = self.fetch(context);
-            let drew = self.input.is_some() && (room * 2 >= self.window || must_draw) && self.draw(call, room, context);
+            let (room, outstanding, is_complete) = self.fetch(context);
+            let may_draw = outstanding == 0 || room * 2 >= self.window && !self.must_wait(outstanding);
+            let drew = self.input.is_some() && may_draw && self.draw(call, room, outstanding, context);
             if !self.ready.is_empty() || drew {
                 continue;
             }
@@ -221,31 +225,40 @@ impl<I: Iterator, R> Map<I, R> {
         Ok(call)
     }
 
-    /// Takes what has come back. Says how much room there is, whether nothing more comes back unless something is drawn,
-    /// and whether that was all.
-    fn fetch(&mut self, context: &mut Context<'_>) -> (usize, bool, bool) {
+    /// Whether what is under way must come back first, as the memory that large items are in is scarce.
+    fn must_wait(&self, outstanding: usize) -> bool {
+        self.is_large
+            && self.manager.with_driver(|driver| driver.scarce_window()).is_some_and(|most| outstanding >= most)
+    }
+
+    /// Takes what has come back. Says how much room there is, how many items have not come back, and whether that was all.
+    fn fetch(&mut self, context: &mut Context<'_>) -> (usize, usize, bool) {
         let mut state = self.cell.lock();
         while let NextResult::Value(index, came) | NextResult::Error(index, came) = state.results.take() {
             self.ready.push_back((index, came));
         }
-        let idle = state.results.outstanding() == 0;
+        let outstanding = state.results.outstanding();
         if state.over {
             self.input = None;
             self.refused.get_or_insert(Error::PoolTerminated);
         } else if self.ready.is_empty() {
             state.waiting = Some(context.waker().clone());
         }
-        (state.results.room(), idle, state.over || state.results.is_complete())
+        (state.results.room(), outstanding, state.over || state.results.is_complete())
     }
 
     /// Draws up to so many items and submits them. Says whether anything is to be looked at again at once.
-    fn draw(&mut self, call: CallId, room: usize, context: &mut Context<'_>) -> bool {
-        let Some(input) = self.input.as_mut() else { return false };
+    fn draw(&mut self, call: CallId, room: usize, outstanding: usize, context: &mut Context<'_>) -> bool {
+        let Some(mut input) = self.input.take() else { return false };
         let (began, mut drawn, mut has_ended) = (Instant::now(), Vec::with_capacity(room), false);
         while drawn.len() < room && !has_ended {
             match input.next() {
                 Some(item) => drawn.push((self.write)(&self.manager, item, &mut self.buffer)),
                 None => has_ended = true,
+            }
+            self.is_large = drawn.last().is_some_and(|item| item.as_ref().is_ok_and(|item| item.luggage().is_some()));
+            if self.must_wait(outstanding + drawn.len()) {
+                break;
             }
             if drawn.len() % DRAWS_PER_LOOK == 0 && began.elapsed() > DRAW_BUDGET {
                 // The rest after the other tasks have had their turn.
@@ -253,8 +266,11 @@ impl<I: Iterator, R> Map<I, R> {
                 break;
             }
         }
+        if !has_ended {
+            self.input = Some(input);
+        }
         let has_unsent = self.submit(call, drawn);
-        if has_ended && self.input.take().is_some() {
+        if has_ended && self.refused.is_none() {
             self.cell.lock().results.end_input(None);
             self.manager.end_call(call);
         }

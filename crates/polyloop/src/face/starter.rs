@@ -7,6 +7,8 @@ use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 
+use rustix::io::Errno;
+
 use super::host::Orders;
 use super::program::Program;
 use crate::driver::StartOrder;
@@ -48,10 +50,13 @@ pub(crate) struct Recruit {
 /// Why a process could not be a worker, as it has said before it ended.
 pub(crate) fn refusal(socket: &OwnedFd) -> Option<String> {
     let mut words = [0; REFUSAL_MAX];
-    match rustix::io::read(socket, &mut words) {
-        Ok(len @ 1..) => Some(String::from_utf8_lossy(&words[..len]).into_owned()),
-        Ok(_) | Err(_) => None,
-    }
+    let read = match rustix::io::read(socket, &mut words) {
+        // Of one that has not taken its orders a reset is reported first.
+        Err(Errno::CONNRESET) => rustix::io::read(socket, &mut words),
+        read => read,
+    };
+    let len = read.ok().filter(|len| *len > 0)?;
+    Some(String::from_utf8_lossy(&words[..len]).into_owned())
 }
 
 /// Workers that are this program.

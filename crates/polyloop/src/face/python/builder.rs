@@ -1,0 +1,312 @@
+//! The shape of a pool of Python workers, and its start.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::PythonPool;
+use super::interpreter::Interpreter;
+use super::message::write_orders;
+use crate::face::error::Error;
+use crate::face::manager::Owner;
+use crate::face::shape::Shape;
+
+/// Where nobody says which.
+const INTERPRETER: &str = "python3";
+
+/// The shape of a [`PythonPool`] to be.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), polyloop::Error> {
+/// use std::time::Duration;
+/// use polyloop::PythonPool;
+///
+/// let py = PythonPool::builder()
+///     .venv(".venv")
+///     .module_path("python")
+///     .preload("numpy")
+///     .initializer("models:load")
+///     .processes(2)
+///     .timeout(Duration::from_secs(30))
+///     .retries(1)
+///     .build()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "`build` makes the pool"]
+pub struct PythonBuilder {
+    shape: Shape,
+    interpreter: PathBuf,
+    env: Vec<(OsString, OsString)>,
+    current_dir: Option<PathBuf>,
+    module_path: Vec<PathBuf>,
+    preload: Vec<String>,
+    initializer: Option<String>,
+    lifespan: Option<String>,
+    loop_initializer: Option<String>,
+}
+
+impl Default for PythonBuilder {
+    fn default() -> Self {
+        Self {
+            shape: Shape::default(),
+            interpreter: INTERPRETER.into(),
+            env: Vec::new(),
+            current_dir: None,
+            module_path: Vec::new(),
+            preload: Vec::new(),
+            initializer: None,
+            lifespan: None,
+            loop_initializer: None,
+        }
+    }
+}
+
+/// What workers are told, as `polyloop._rust_worker` reads it.
+#[derive(Serialize)]
+struct Orders<'a> {
+    parent: u32,
+    module_path: Vec<String>,
+    preload: &'a [String],
+    initializer: &'a Option<String>,
+    lifespan: &'a Option<String>,
+    loop_initializer: &'a Option<String>,
+    concurrency: u32,
+    grace_s: f64,
+}
+
+impl PythonBuilder {
+    /// The interpreter that workers run, a path or a name to be found in `PATH`; `python3` where nobody says otherwise. The
+    /// package `polyloop` must be installed there, of this crate's version.
+    ///
+    /// ```
+    /// let with = polyloop::PythonPool::builder().interpreter("/usr/bin/python3.12");
+    /// ```
+    pub fn interpreter(mut self, path: impl Into<PathBuf>) -> Self {
+        self.interpreter = path.into();
+        self
+    }
+
+    /// The virtual environment of which workers run the interpreter.
+    ///
+    /// ```
+    /// let in_venv = polyloop::PythonPool::builder().venv(".venv");
+    /// ```
+    pub fn venv(self, path: impl AsRef<Path>) -> Self {
+        self.interpreter(path.as_ref().join("bin").join("python"))
+    }
+
+    /// A directory where workers look for modules, before all others but those that were said earlier. Without any, they look
+    /// where `python -m` does: in their working directory first.
+    ///
+    /// ```
+    /// let own_modules = polyloop::PythonPool::builder().module_path("python");
+    /// ```
+    pub fn module_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.module_path.push(path.into());
+        self
+    }
+
+    /// A module that workers import before they take work.
+    ///
+    /// ```
+    /// let warm = polyloop::PythonPool::builder().preload("numpy").preload("models");
+    /// ```
+    pub fn preload(mut self, module: impl Into<String>) -> Self {
+        self.preload.push(module.into());
+        self
+    }
+
+    /// A plain function without arguments, `"module:function"`, that each worker runs before its first task. If it raises before
+    /// any worker has been ready, the pool fails.
+    ///
+    /// ```
+    /// let prepared = polyloop::PythonPool::builder().initializer("models:load");
+    /// ```
+    pub fn initializer(mut self, function: impl Into<String>) -> Self {
+        self.initializer = Some(function.into());
+        self
+    }
+
+    /// A function, `"module:function"`, of which the async context manager is entered when a worker starts, and left when it
+    /// ends, unless it is killed: as the `lifespan` of Python's `Pool`. Tasks find what it yields as
+    /// `polyloop.current_worker().state`.
+    ///
+    /// ```
+    /// let connected = polyloop::PythonPool::builder().lifespan("database:connection");
+    /// ```
+    pub fn lifespan(mut self, function: impl Into<String>) -> Self {
+        self.lifespan = Some(function.into());
+        self
+    }
+
+    /// A function, `"module:function"`, that makes a worker's event loop.
+    ///
+    /// ```
+    /// let on_uvloop = polyloop::PythonPool::builder().loop_initializer("uvloop:new_event_loop");
+    /// ```
+    pub fn loop_initializer(mut self, function: impl Into<String>) -> Self {
+        self.loop_initializer = Some(function.into());
+        self
+    }
+
+    /// A variable of the workers' environment, beside those of this process.
+    ///
+    /// ```
+    /// let one_thread_each = polyloop::PythonPool::builder().env("OMP_NUM_THREADS", "1");
+    /// ```
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// The workers' working directory; this process's, as it is when a worker starts, where nobody says otherwise.
+    ///
+    /// ```
+    /// let elsewhere = polyloop::PythonPool::builder().current_dir("/var/lib/service");
+    /// ```
+    pub fn current_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.current_dir = Some(path.into());
+        self
+    }
+
+    /// Worker processes, at least 1; where nobody says otherwise, as many as the CPUs that this process may use.
+    ///
+    /// ```
+    /// let two = polyloop::PythonPool::builder().processes(2);
+    /// ```
+    pub fn processes(mut self, processes: usize) -> Self {
+        self.shape.processes = Some(processes);
+        self
+    }
+
+    /// Tasks that a worker runs at the same time, at least 1; 16 where nobody says otherwise. Coroutines share a worker's loop, a
+    /// plain function has it for itself.
+    ///
+    /// ```
+    /// let one_after_the_other = polyloop::PythonPool::builder().concurrency(1);
+    /// ```
+    pub fn concurrency(mut self, tasks: u32) -> Self {
+        self.shape.concurrency = tasks;
+        self
+    }
+
+    /// How many times a task whose worker dies is run again, as by [`PythonPool::retries`]; never, where nobody says
+    /// otherwise.
+    ///
+    /// ```
+    /// let stubborn = polyloop::PythonPool::builder().retries(2);
+    /// ```
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.shape.options.retries = retries;
+        self
+    }
+
+    /// How long one run of a task may take, as by [`PythonPool::timeout`]; for ever, where nobody says otherwise.
+    ///
+    /// ```
+    /// let strict = polyloop::PythonPool::builder().timeout(std::time::Duration::from_secs(1));
+    /// ```
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.shape.options.timeout = Some(timeout);
+        self
+    }
+
+    /// How long whoever is asked to end, a task or a worker, may take before it is ended; 5 s where nobody says otherwise.
+    ///
+    /// ```
+    /// let impatient = polyloop::PythonPool::builder().grace(std::time::Duration::from_millis(500));
+    /// ```
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.shape.grace = grace;
+        self
+    }
+
+    /// Tasks that a worker runs before another takes its place, exactly; no limit where nobody says otherwise.
+    ///
+    /// ```
+    /// let fresh_for_each = polyloop::PythonPool::builder().max_tasks(1).concurrency(1);
+    /// ```
+    pub fn max_tasks(mut self, tasks: u64) -> Self {
+        self.shape.max_tasks = tasks;
+        self
+    }
+
+    /// Bytes of memory of its own, not shared pages, that a worker may hold, as by
+    /// [`Builder::max_memory`](crate::Builder::max_memory).
+    ///
+    /// ```
+    /// let for_leaky_libraries = polyloop::PythonPool::builder().max_memory(1 << 30);
+    /// ```
+    pub fn max_memory(mut self, bytes: u64) -> Self {
+        self.shape.max_memory = bytes;
+        self
+    }
+
+    /// How old a worker may become before another takes its place, or up to a tenth less.
+    ///
+    /// ```
+    /// let renewed = polyloop::PythonPool::builder().max_age(std::time::Duration::from_secs(3600));
+    /// ```
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.shape.max_age = Some(age);
+        self
+    }
+
+    /// Starts the workers, and waits until one is ready.
+    ///
+    /// # Errors
+    /// [`Error::WorkerStart`] where workers do not start: it says what to install where the interpreter has no package
+    /// `polyloop`, or one of another version, and shows the exception of an initializer. [`Error::Config`] for an impossible
+    /// shape; [`Error::Os`] when the operating system refuses.
+    ///
+    /// # Panics
+    /// On a runtime whose I/O driver is not enabled.
+    ///
+    /// ```no_run
+    /// # async fn example() {
+    /// use polyloop::{Error, PythonPool};
+    ///
+    /// let failed = PythonPool::builder().interpreter("/usr/bin/true").build().await.err();
+    /// assert!(matches!(failed, Some(Error::WorkerStart(_))));
+    /// # }
+    /// ```
+    pub async fn build(self) -> Result<PythonPool, Error> {
+        let config = self.shape.config(self.lifespan.is_none())?;
+        let mut orders = Vec::new();
+        write_orders(&self.orders()?, &mut orders)?;
+        let Self { shape, interpreter, env, current_dir, .. } = self;
+        // A path is this process's, a name to be looked for.
+        let path = if interpreter.components().count() > 1 { std::path::absolute(interpreter)? } else { interpreter };
+        let owner = Owner::start(config, Arc::new(Interpreter { path, orders, env, current_dir })).await?;
+        Ok(PythonPool::new(owner, shape.options))
+    }
+
+    fn orders(&self) -> Result<Orders<'_>, Error> {
+        let functions = [&self.initializer, &self.lifespan, &self.loop_initializer];
+        if functions.into_iter().flatten().any(|name| !super::is_function_name(name)) {
+            return Err(super::NOT_A_FUNCTION_NAME);
+        }
+        Ok(Orders {
+            parent: std::process::id(),
+            module_path: self.module_path.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?,
+            preload: &self.preload,
+            initializer: &self.initializer,
+            lifespan: &self.lifespan,
+            loop_initializer: &self.loop_initializer,
+            concurrency: self.shape.concurrency,
+            grace_s: self.shape.grace.as_secs_f64(),
+        })
+    }
+}
+
+/// A path is this process's, wherever the workers are to be.
+fn absolute(path: &Path) -> Result<String, Error> {
+    let path = std::path::absolute(path)?;
+    path.to_str().map(str::to_owned).ok_or(Error::Config("a module path must be UTF-8"))
+}

@@ -1,0 +1,245 @@
+//! Messages to and from Python workers: the only file that knows how values become MessagePack. The format of a message is
+//! in [`crate::message`].
+
+use std::borrow::Cow;
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+use polyloop_core::{Luggage, Payload, lay_apart};
+use rmp::Marker;
+use rmp::decode::{Bytes, RmpRead, read_marker};
+use rmp::encode;
+use rmp_serde::{Deserializer, Serializer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::buffer::{Inbox, Outbox, with_inbox, with_outbox};
+use crate::blocks::Memory;
+use crate::face::error::{Error, RemoteError};
+use crate::face::manager::Manager;
+use crate::message::{EXT_APART, EXT_VIEW, LARGE_BYTES, Span};
+
+/// Documents up to this many bytes are copied out of their buffer, which is used again.
+const BUFFER_MAX: usize = 4096;
+
+/// A message that is being written.
+#[derive(Default)]
+pub(super) struct Message {
+    document: Vec<u8>,
+    outbox: Outbox,
+}
+
+impl Message {
+    /// Positional arguments, as `write` gives them, and no others; in a buffer that is used again.
+    pub(super) fn arguments(
+        buffer: &mut Vec<u8>,
+        write: impl FnOnce(&mut Self) -> Result<&mut Self, Error>,
+    ) -> Result<Self, Error> {
+        let mut message = Self { document: std::mem::take(buffer), ..Self::default() };
+        message.document.clear();
+        write(&mut message)?.names(0)?;
+        Ok(message)
+    }
+
+    /// So many values follow, as an array.
+    pub(super) fn items(&mut self, count: u32) -> Result<&mut Self, Error> {
+        encode::write_array_len(&mut self.document, count).map_err(|error| unwritten::<u32>(&error))?;
+        Ok(self)
+    }
+
+    /// So many names follow, each with a value, as a map.
+    pub(super) fn names(&mut self, count: u32) -> Result<&mut Self, Error> {
+        encode::write_map_len(&mut self.document, count).map_err(|error| unwritten::<u32>(&error))?;
+        Ok(self)
+    }
+
+    pub(super) fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<&mut Self, Error> {
+        let Self { document, outbox } = self;
+        let mut serializer = Serializer::new(&mut *document).with_struct_map().with_human_readable();
+        with_outbox(outbox, || value.serialize(&mut serializer)).map_err(|error| unwritten::<T>(&error))?;
+        Ok(self)
+    }
+
+    /// A value that is an array.
+    pub(super) fn array<T: Serialize>(&mut self, value: &T) -> Result<&mut Self, Error> {
+        let at = self.document.len();
+        self.value(value)?;
+        match self.document.get(at).map(|byte| Marker::from_u8(*byte)) {
+            Some(Marker::FixArray(_) | Marker::Array16 | Marker::Array32) => Ok(self),
+            _ => Err(unwritten::<T>(&"it is no tuple of arguments")),
+        }
+    }
+
+    /// What another message says, after this.
+    pub(super) fn append(&mut self, other: &[u8]) -> &mut Self {
+        self.document.extend_from_slice(other);
+        self
+    }
+
+    /// The document so far, taken.
+    pub(super) fn take_document(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.document)
+    }
+
+    /// As it travels: what is large in a block, where there is one.
+    pub(super) fn into_payload(mut self, manager: &Manager, buffer: &mut Vec<u8>) -> Result<Payload, Error> {
+        let is_long = self.document.len() >= LARGE_BYTES;
+        if !self.outbox.buffers.is_empty() || is_long {
+            if let Some(payload) = self.apart(manager, is_long) {
+                return Ok(payload);
+            }
+            if !self.outbox.buffers.is_empty() {
+                self.document = self.whole()?;
+            }
+        }
+        if self.document.len() > BUFFER_MAX {
+            return Ok(Payload::from_vec(self.document));
+        }
+        *buffer = self.document;
+        Ok(Payload::from_slice(buffer))
+    }
+
+    fn apart(&self, manager: &Manager, is_long: bool) -> Option<Payload> {
+        let document = if is_long { lay_apart(self.outbox.end, self.document.len())? } else { 0..0 };
+        let end = self.outbox.end.max(document.end);
+        let lease = manager.with_driver(|driver| driver.take_block(end))?;
+        let buffers = self.outbox.buffers.iter().map(|(at, buffer)| (*at, &**buffer));
+        let parts = buffers.chain(is_long.then_some((document.start, &self.document[..])));
+        lease.fill(parts).ok()?;
+        let payload = if is_long {
+            let span = Span { start: document.start as u64, len: document.len() as u64 };
+            Payload::from_slice(&span.to_message())
+        } else {
+            Payload::from_slice(&self.document)
+        };
+        Some(payload.with(Some(Luggage::new(lease))))
+    }
+
+    /// The document with its large parts where they belong.
+    fn whole(&self) -> Result<Vec<u8>, Error> {
+        let mut parts = self.outbox.buffers.iter();
+        filled_in(&self.document, |_, out| {
+            let (_, buffer) = parts.next().ok_or_else(|| unwritten::<()>(&"a part is missing"))?;
+            let len = len32(buffer.len()).ok_or_else(|| unwritten::<()>(&"more than 4 GiB in one value"))?;
+            encode::write_ext_meta(out, len, EXT_VIEW).map_err(|error| unwritten::<()>(&error))?;
+            out.extend_from_slice(buffer);
+            Ok(())
+        })
+    }
+}
+
+/// Reads what a worker has returned.
+pub(super) fn read<R: DeserializeOwned>(payload: &Payload) -> Result<R, Error> {
+    let Some(memory) = payload.luggage().and_then(|luggage| luggage.get::<Arc<Memory>>()) else {
+        return read_document(payload);
+    };
+    // The document is read from memory of this process's own: nobody changes it between a look and the next.
+    let document = match Span::of_message(payload) {
+        Some(span) => Cow::Owned(copy::<R>(memory, span)?),
+        None => Cow::Borrowed(&payload[..]),
+    };
+    let parts = spans(&document).len();
+    if parts == 0 {
+        return read_document(&document);
+    }
+    let mut inbox = Inbox { memory: Arc::clone(memory), taken: 0 };
+    let read = with_inbox(&mut inbox, || read_document(&document));
+    if read.is_ok() && inbox.taken == parts {
+        return read;
+    }
+    // Not all of them were for a `Buffer`. Whatever else takes bytes finds them in their place.
+    let whole = filled_in(&document, |span, out| {
+        let bytes = copy::<R>(memory, span)?;
+        let len = len32(bytes.len()).ok_or_else(|| unread::<R>(&"more than 4 GiB in one value"))?;
+        encode::write_bin_len(out, len).map_err(|error| unread::<R>(&error))?;
+        out.extend_from_slice(&bytes);
+        Ok(())
+    })?;
+    read_document(&whole)
+}
+
+fn read_document<R: DeserializeOwned>(document: &[u8]) -> Result<R, Error> {
+    let mut deserializer = Deserializer::from_read_ref(document).with_human_readable();
+    R::deserialize(&mut deserializer).map_err(|error| unread::<R>(&error))
+}
+
+fn copy<R>(memory: &Arc<Memory>, span: Span) -> Result<Vec<u8>, Error> {
+    let range = span.range().ok_or_else(|| unread::<R>(&"its large parts are nowhere"))?;
+    memory.copy(range).map_err(|error| unread::<R>(&error))
+}
+
+/// A document with something else in place of each part that stands elsewhere.
+fn filled_in(document: &[u8], mut fill: impl FnMut(Span, &mut Vec<u8>) -> Result<(), Error>) -> Result<Vec<u8>, Error> {
+    let (mut out, mut at) = (Vec::new(), 0);
+    for (range, span) in spans(document) {
+        out.extend_from_slice(&document[at..range.start]);
+        fill(span, &mut out)?;
+        at = range.end;
+    }
+    out.extend_from_slice(&document[at..]);
+    Ok(out)
+}
+
+/// Where a document speaks of parts that stand elsewhere; up to where it makes no sense.
+fn spans(document: &[u8]) -> Vec<(Range<usize>, Span)> {
+    let (mut found, mut rest) = (Vec::new(), Bytes::new(document));
+    let at = |rest: &Bytes<'_>| document.len() - rest.remaining_slice().len();
+    loop {
+        let start = at(&rest);
+        let Some(content) = skip(&mut rest) else { return found };
+        if let Some((&kind, bytes)) = content.split_first()
+            && kind.cast_signed() == EXT_APART
+            && Marker::from_u8(document[start]) == Marker::FixExt16
+            && let Some(span) = Span::from_bytes(bytes)
+        {
+            found.push((start..at(&rest), span));
+        }
+    }
+}
+
+/// Goes past a value, or to the first within it. Gives what it holds besides its length: of an extension, type and content.
+fn skip<'a>(rest: &mut Bytes<'a>) -> Option<&'a [u8]> {
+    let len = match read_marker(rest).ok()? {
+        Marker::U8 | Marker::I8 => 1,
+        Marker::U16 | Marker::I16 => 2,
+        Marker::U32 | Marker::I32 | Marker::F32 => 4,
+        Marker::U64 | Marker::I64 | Marker::F64 => 8,
+        Marker::FixExt1 => 2,
+        Marker::FixExt2 => 3,
+        Marker::FixExt4 => 5,
+        Marker::FixExt8 => 9,
+        Marker::FixExt16 => 17,
+        Marker::FixStr(len) => usize::from(len),
+        Marker::Str8 | Marker::Bin8 => usize::from(rest.read_data_u8().ok()?),
+        Marker::Str16 | Marker::Bin16 => usize::from(rest.read_data_u16().ok()?),
+        Marker::Str32 | Marker::Bin32 => rest.read_data_u32().ok()? as usize,
+        Marker::Ext8 => usize::from(rest.read_data_u8().ok()?) + 1,
+        Marker::Ext16 => usize::from(rest.read_data_u16().ok()?) + 1,
+        Marker::Ext32 => rest.read_data_u32().ok()? as usize + 1,
+        // The items are values that follow.
+        Marker::Array16 | Marker::Map16 => rest.read_data_u16().map(|_| 0).ok()?,
+        Marker::Array32 | Marker::Map32 => rest.read_data_u32().map(|_| 0).ok()?,
+        _ => 0,
+    };
+    let (content, after) = rest.remaining_slice().split_at_checked(len)?;
+    *rest = Bytes::new(after);
+    Some(content)
+}
+
+fn len32(len: usize) -> Option<u32> {
+    u32::try_from(len).ok()
+}
+
+fn unwritten<T: ?Sized>(error: &dyn std::fmt::Display) -> Error {
+    Error::Unsendable(RemoteError::unsendable::<T>("written", error))
+}
+
+fn unread<T>(error: &dyn std::fmt::Display) -> Error {
+    Error::Remote(RemoteError::unsendable::<T>("read", error))
+}
+
+/// Orders to a worker, as a document.
+pub(super) fn write_orders(orders: &impl Serialize, out: &mut impl Write) -> Result<(), Error> {
+    rmp_serde::encode::write_named(out, orders).map_err(|error| unwritten::<()>(&error))
+}

@@ -1,0 +1,14 @@
+//! The contract of a pool, with workers that are Python interpreters. They are the interpreter that `POLYLOOP_TEST_PYTHON`
+//! names, which has the package: `make test` sees to both.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod calls;
+mod deaths;
+mod ends;
+mod maps;
+mod python;
+#[path = "../face/rig.rs"]
+#[expect(dead_code, reason = "it is another program's, too")]
+mod rig;
+mod starts;
+mod values;
