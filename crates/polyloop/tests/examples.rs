@@ -4,6 +4,14 @@
 mod crashes;
 #[path = "../examples/million.rs"]
 mod million;
+#[path = "python/python.rs"]
+#[expect(dead_code, reason = "it is another program's")]
+mod python;
+#[path = "face/rig.rs"]
+#[expect(dead_code, reason = "it is another program's")]
+mod rig;
+#[path = "../examples/service/main.rs"]
+mod service;
 
 polyloop::init_before_main!();
 
@@ -15,4 +23,9 @@ fn work_is_isolated_from_a_native_call_that_crashes() {
 #[test]
 fn a_million_items_are_mapped() {
     million::main().unwrap();
+}
+
+#[test]
+fn a_service_goes_on_answering_while_its_python_workers_are_killed() {
+    python::run(|| async { service::run(python::interpreter().unwrap()).await.unwrap() });
 }
