@@ -119,6 +119,16 @@ impl Codec {
         self.write_pickled(value, &mut writer, apart)
     }
 
+    /// Appends `value` to `out` if it is simple and nothing of it is large. What is appended else is of no use.
+    pub(crate) fn write_if_simple(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> bool {
+        if self.dialect == Dialect::MessagePack {
+            return messagepack::write_if_simple(value, self.raw_view.bind(value.py()), out);
+        }
+        let mut apart = Outbox::default();
+        let written = write_simple(value, &mut ValueWriter::new(out), &mut apart, &mut Nesting::default());
+        matches!(written, Ok(true)) && apart.is_empty()
+    }
+
     fn write_pickled(
         &self,
         value: &Bound<'_, PyAny>,
@@ -359,6 +369,7 @@ pub(crate) fn type_name(value: &Bound<'_, PyAny>) -> PyResult<String> {
 }
 
 /// The next step of a value.
+#[inline(always)]
 fn step<'a>(reader: &mut ValueReader<'a>) -> PyResult<Value<'a>> {
     reader.read().map_err(|error| PyValueError::new_err(error.to_string()))
 }

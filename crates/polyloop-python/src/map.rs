@@ -217,14 +217,9 @@ impl MapCall {
             // SAFETY: an iterator, as `iter()` gave it; a new reference, or null with or without an exception.
             let next = unsafe { Bound::from_owned_ptr_or_opt(py, pyo3::ffi::PyIter_Next(source.as_ptr())) };
             let Some(item) = next else { return (run, Stop::Ended(PyErr::take(py))) };
-            match manager.prepare_item(self, &item, buffer) {
-                Ok(prepared) => {
-                    let is_large = prepared.is_large();
-                    run.push(prepared);
-                    if is_large && self.look_for_memory() {
-                        return (run, Stop::Full);
-                    }
-                }
+            match manager.prepare_item(self, &item, buffer, &mut run) {
+                Ok(is_large) if is_large && self.look_for_memory() => return (run, Stop::Full),
+                Ok(_) => (),
                 Err(error) => return (run, Stop::Unsendable(error)),
             }
             if run.len() % DRAWS_PER_LOOK == 0 && started.elapsed() > DRAW_BUDGET {
@@ -423,10 +418,10 @@ impl MapCall {
 
     /// Submit one item of an input that the caller draws.
     fn push(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
-        match slf.get().manager.get().prepare_item(slf.get(), item, &mut Vec::new()) {
-            Ok(prepared) => {
-                let is_large = prepared.is_large();
-                Self::submit(slf, vec![prepared])?;
+        let mut run = Vec::new();
+        match slf.get().manager.get().prepare_item(slf.get(), item, &mut Vec::new(), &mut run) {
+            Ok(is_large) => {
+                Self::submit(slf, run)?;
                 if is_large {
                     slf.get().look_for_memory();
                 }

@@ -12,7 +12,7 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyList, PyMemoryView, PyStri
 use rmp::Marker;
 use rmp::decode::{Bytes, RmpRead, read_marker};
 
-pub(crate) use self::writer::{write, write_exception, write_unsendable};
+pub(crate) use self::writer::{write, write_exception, write_if_simple, write_unsendable};
 use crate::apart::Inbox;
 use crate::codec::Arguments;
 

@@ -28,6 +28,18 @@ pub(crate) fn write(
     Ok(())
 }
 
+/// Appends `value` to `out` if it is a number, a text or bytes, exactly, and not large. What is appended else is of no use.
+pub(crate) fn write_if_simple(value: &Bound<'_, PyAny>, raw_view: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> bool {
+    let is_simple = value.is_none()
+        || value.is_exact_instance_of::<PyInt>()
+        || value.is_exact_instance_of::<PyFloat>()
+        || value.is_exact_instance_of::<PyBool>()
+        || value.is_exact_instance_of::<PyString>()
+        || value.is_exact_instance_of::<PyBytes>();
+    let mut apart = Outbox::default();
+    is_simple && write(value, raw_view, out, &mut apart).is_ok() && apart.is_empty()
+}
+
 /// A task has raised this: the name of its type, what it says, and its traceback.
 pub(crate) fn write_exception((type_name, message, traceback): (String, String, String)) -> PyResult<Vec<u8>> {
     write_failure("Raised", &[("type_name", &type_name), ("message", &message), ("traceback", &traceback)])
