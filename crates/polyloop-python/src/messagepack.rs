@@ -1,7 +1,7 @@
 //! Python objects as MessagePack and back, for workers whose pool belongs to a Rust program.
 //!
-//! Exactly what has a counterpart in serde's model goes either way; everything else is refused. Arrays arrive as lists, and
-//! as tuples where they are keys, which must be hashable.
+//! Exactly what has a counterpart in serde's model goes either way; everything else is refused. Arrays arrive as lists,
+//! and as tuples where they are keys, which must be hashable.
 
 mod writer;
 

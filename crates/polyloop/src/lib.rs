@@ -39,6 +39,9 @@
 //! # Features
 //!
 //! - `macros` (default): `#[polyloop::main]`.
+//! - `python`: `PythonPool`, whose workers are Python interpreters, and which calls Python functions. Nothing of Python is
+//!   linked into the program.
+//! - `bytes`: a `PythonPool`'s `Buffer`s made of `bytes::Bytes`, and turned into them, without a copy.
 //! - `tracing`: deaths and restarts of workers as events of the target `polyloop`.
 //! - `anyhow`: `?` on a [`RemoteError`] in functions that return an `anyhow::Error`.
 //!

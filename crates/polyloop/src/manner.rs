@@ -1,5 +1,5 @@
-//! How a Python task is run beside what it runs: goes with the reference of its function, so that the engine has no part in it
-//! and items that are run alike share it.
+//! How a Python task is run beside what it runs: goes with the reference of its function, so that the engine has no
+//! part in it and items that are run alike share it.
 //!
 //! ```text
 //!  b"o" flags (1 byte) length of the name (4 bytes, little endian) name | the function's own reference

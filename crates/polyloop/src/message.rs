@@ -1,5 +1,5 @@
-//! How a value travels between a Rust program and a Python worker: as MessagePack, and what of it is large beside that, in
-//! memory that both can see.
+//! How a value travels between a Rust program and a Python worker: as MessagePack, and what of it is large beside that,
+//! in memory that both can see.
 //!
 //! ```text
 //!  a message    document                 a MessagePack value

@@ -28,7 +28,8 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// Appends `value` to `out` if it is a number, a text or bytes, exactly, and not large. What is appended else is of no use.
+/// Appends `value` to `out` if it is a number, a text or bytes, exactly, and not large. What is appended else is of no
+/// use.
 pub(crate) fn write_if_simple(value: &Bound<'_, PyAny>, raw_view: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> bool {
     let is_simple = value.is_none()
         || value.is_exact_instance_of::<PyInt>()

@@ -27,8 +27,8 @@ use super::map::Map;
 use super::stats::{Stats, stats};
 use crate::manner::Manner;
 
-/// Calls Python functions, coroutines and plain ones, in worker processes: Python interpreters, each with an asyncio loop
-/// and a GIL of its own.
+/// Calls Python functions, coroutines and plain ones, in worker processes: Python interpreters, each with an asyncio
+/// loop and a GIL of its own.
 ///
 /// Functions are named as `"module:function"` and imported by the workers. Arguments and results travel by [serde]:
 ///
@@ -48,17 +48,18 @@ use crate::manner::Manner;
 /// | unit structs | `[]`, or `None` as a result |
 /// | `u128`, `i128` | `bytes`: 16 of them, the highest first; as a result also an `int` that fits into 64 bits |
 ///
-/// What serde writes in one way for people and in another for machines, as dates, addresses and UUIDs, is text. Subclasses
-/// travel as what they are derived from, numbers of numpy as numbers. Other objects are no results: the caller gets
-/// [`Error::Remote`], which names the type.
+/// What serde writes in one way for people and in another for machines, as dates, addresses and UUIDs, is text.
+/// Subclasses travel as what they are derived from, numbers of numpy as numbers. Other objects are no results: the
+/// caller gets [`Error::Remote`], which names the type.
 ///
-/// An exception is [`Error::Python`]: unlike a `Result` that a Rust function returns, it is no part of what a function gives,
-/// as a panic is none.
+/// An exception is [`Error::Python`]: unlike a `Result` that a Rust function returns, it is no part of what a function
+/// gives, as a panic is none.
 ///
-/// A handle, as [`Pool`](crate::Pool) is: clones are the same pool, and when the last one goes, the pool is terminated and no
-/// process is left.
+/// A handle, as [`Pool`](crate::Pool) is: clones are the same pool, and when the last one goes, the pool is terminated
+/// and no process is left.
 ///
-/// What workers write to their standard output and error streams, log records and warnings included, goes to the program's.
+/// What workers write to their standard output and error streams, log records and warnings included, goes to the
+/// program's.
 ///
 /// ```no_run
 /// use polyloop::{Error, PythonPool};
@@ -101,9 +102,9 @@ impl PythonPool {
     /// A call of a function, `"module:function"`: give it its arguments, then await it, or
     /// [`spawn`](PyCall::spawn) it.
     ///
-    /// The errors it gives: [`Error::Python`] for what the function raises, which may be the `ImportError` of its import;
-    /// [`Error::Remote`] for a result that has no counterpart in Rust, or is not of the type that is asked for; and those of
-    /// [`Pool::apply`](crate::Pool::apply).
+    /// The errors it gives: [`Error::Python`] for what the function raises, which may be the `ImportError` of its
+    /// import; [`Error::Remote`] for a result that has no counterpart in Rust, or is not of the type that is asked for;
+    /// and those of [`Pool::apply`](crate::Pool::apply).
     ///
     /// ```no_run
     /// # async fn example(py: polyloop::PythonPool) -> Result<(), polyloop::Error> {
@@ -162,9 +163,9 @@ impl PythonPool {
         Map::new(self.owner.manager(), terms, input.into_iter(), write, message::read)
     }
 
-    /// This pool, where one run of a task may take so long, as by [`Pool::timeout`](crate::Pool::timeout). A function that
-    /// blocks is interrupted: a `CancelledError` is raised where it stands. What does not end within the pool's grace goes
-    /// with its worker.
+    /// This pool, where one run of a task may take so long, as by [`Pool::timeout`](crate::Pool::timeout). A function
+    /// that blocks is interrupted: a `CancelledError` is raised where it stands. What does not end within the pool's
+    /// grace goes with its worker.
     ///
     /// ```no_run
     /// # async fn example(py: polyloop::PythonPool) {
@@ -248,8 +249,8 @@ impl PythonPool {
         self.owner.close().await
     }
 
-    /// Ends all tasks now, with [`Error::PoolTerminated`], and waits until all workers are gone: those that do not leave
-    /// within the pool's grace are killed.
+    /// Ends all tasks now, with [`Error::PoolTerminated`], and waits until all workers are gone: those that do not
+    /// leave within the pool's grace are killed.
     ///
     /// # Errors
     /// [`Error::Os`] when the operating system refuses.

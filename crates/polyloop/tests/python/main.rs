@@ -1,5 +1,5 @@
-//! The contract of a pool, with workers that are Python interpreters. They are the interpreter that `POLYLOOP_TEST_PYTHON`
-//! names, which has the package: `make test` sees to both.
+//! The contract of a pool, with workers that are Python interpreters. They are the interpreter that
+//! `POLYLOOP_TEST_PYTHON` names, which has the package: `make test` sees to both.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod calls;

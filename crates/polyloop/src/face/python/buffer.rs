@@ -18,13 +18,15 @@ const EXT_STRUCT: &str = rmp_serde::MSGPACK_EXT_STRUCT_NAME;
 /// Bytes that travel between a Rust program and its Python workers without being copied more than once, on the sender's
 /// side, where they are 64 KiB or more.
 ///
-/// As an argument, alone or within a value, it arrives as a read-only `memoryview`, whatever its size: `numpy.frombuffer` and
-/// the like use it in place, and `bytes(view)` copies it. As a result it takes `bytes`, `bytearray`, `memoryview` and whatever
-/// else has a buffer, such as a numpy array, of which the bytes travel, not shape and type. Large ones stay in the memory that
-/// the worker has put them into, each at a multiple of 64 bytes, until the last clone goes. A correct worker does not touch that
-/// memory any more; native code gone astray might, as long as its process lives.
+/// As an argument, alone or within a value, it arrives as a read-only `memoryview`, whatever its size:
+/// `numpy.frombuffer` and the like use it in place, and `bytes(view)` copies it. As a result it takes `bytes`,
+/// `bytearray`, `memoryview` and whatever else has a buffer, such as a numpy array, of which the bytes travel, not
+/// shape and type. Large ones stay in the memory that the worker has put them into, each at a multiple of 64 bytes,
+/// until the last clone goes. A correct worker does not touch that memory any more; native code gone astray might, as
+/// long as its process lives.
 ///
-/// Clones are the same bytes. With the feature `bytes`, it can be made of a `bytes::Bytes` and become one, without a copy.
+/// Clones are the same bytes. With the feature `bytes`, it can be made of a `bytes::Bytes` and become one, without a
+/// copy.
 ///
 /// ```no_run
 /// # async fn example(py: polyloop::PythonPool) -> Result<(), polyloop::Error> {

@@ -81,8 +81,8 @@ struct Orders<'a> {
 }
 
 impl PythonBuilder {
-    /// The interpreter that workers run, a path or a name to be found in `PATH`; `python3` where nobody says otherwise. The
-    /// package `polyloop` must be installed there, of this crate's version.
+    /// The interpreter that workers run, a path or a name to be found in `PATH`; `python3` where nobody says otherwise.
+    /// The package `polyloop` must be installed there, of this crate's version.
     ///
     /// ```
     /// let with = polyloop::PythonPool::builder().interpreter("/usr/bin/python3.12");
@@ -101,8 +101,8 @@ impl PythonBuilder {
         self.interpreter(path.as_ref().join("bin").join("python"))
     }
 
-    /// A directory where workers look for modules, before all others but those that were said earlier. Without any, they look
-    /// where `python -m` does: in their working directory first.
+    /// A directory where workers look for modules, before all others but those that were said earlier. Without any,
+    /// they look where `python -m` does: in their working directory first.
     ///
     /// ```
     /// let own_modules = polyloop::PythonPool::builder().module_path("python");
@@ -122,8 +122,8 @@ impl PythonBuilder {
         self
     }
 
-    /// A plain function without arguments, `"module:function"`, that each worker runs before its first task. If it raises before
-    /// any worker has been ready, the pool fails.
+    /// A plain function without arguments, `"module:function"`, that each worker runs before its first task. If it
+    /// raises before any worker has been ready, the pool fails.
     ///
     /// ```
     /// let prepared = polyloop::PythonPool::builder().initializer("models:load");
@@ -133,8 +133,8 @@ impl PythonBuilder {
         self
     }
 
-    /// A function, `"module:function"`, of which the async context manager is entered when a worker starts, and left when it
-    /// ends, unless it is killed: as the `lifespan` of Python's `Pool`. Tasks find what it yields as
+    /// A function, `"module:function"`, of which the async context manager is entered when a worker starts, and left
+    /// when it ends, unless it is killed: as the `lifespan` of Python's `Pool`. Tasks find what it yields as
     /// `polyloop.current_worker().state`.
     ///
     /// ```
@@ -185,8 +185,8 @@ impl PythonBuilder {
         self
     }
 
-    /// Tasks that a worker runs at the same time, at least 1; 16 where nobody says otherwise. Coroutines share a worker's loop, a
-    /// plain function has it for itself.
+    /// Tasks that a worker runs at the same time, at least 1; 16 where nobody says otherwise. Coroutines share a
+    /// worker's loop, a plain function has it for itself.
     ///
     /// ```
     /// let one_after_the_other = polyloop::PythonPool::builder().concurrency(1);
@@ -217,7 +217,8 @@ impl PythonBuilder {
         self
     }
 
-    /// How long whoever is asked to end, a task or a worker, may take before it is ended; 5 s where nobody says otherwise.
+    /// How long whoever is asked to end, a task or a worker, may take before it is ended; 5 s where nobody says
+    /// otherwise.
     ///
     /// ```
     /// let impatient = polyloop::PythonPool::builder().grace(std::time::Duration::from_millis(500));
@@ -262,8 +263,8 @@ impl PythonBuilder {
     ///
     /// # Errors
     /// [`Error::WorkerStart`] where workers do not start: it says what to install where the interpreter has no package
-    /// `polyloop`, or one of another version, and shows the exception of an initializer. [`Error::Config`] for an impossible
-    /// shape; [`Error::Os`] when the operating system refuses.
+    /// `polyloop`, or one of another version, and shows the exception of an initializer. [`Error::Config`] for an
+    /// impossible shape; [`Error::Os`] when the operating system refuses.
     ///
     /// # Panics
     /// On a runtime whose I/O driver is not enabled.

@@ -14,8 +14,8 @@ use crate::face::call::{Apply, TaskHandle};
 use crate::face::error::Error;
 use crate::face::manager::{Manager, Options};
 
-/// A call of [`PythonPool::call`](crate::PythonPool::call) to be. Awaited, it gives the function's result, or why there is none; dropped
-/// before its end, it cancels the task.
+/// A call of [`PythonPool::call`](crate::PythonPool::call) to be. Awaited, it gives the function's result, or why there
+/// is none; dropped before its end, it cancels the task.
 ///
 /// ```no_run
 /// # async fn example(py: polyloop::PythonPool) -> Result<(), polyloop::Error> {

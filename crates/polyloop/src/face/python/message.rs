@@ -1,5 +1,5 @@
-//! Messages to and from Python workers: the only file that knows how values become MessagePack. The format of a message is
-//! in [`crate::message`].
+//! Messages to and from Python workers: the only file that knows how values become MessagePack. The format of a message
+//! is in [`crate::message`].
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -198,7 +198,8 @@ fn spans(document: &[u8]) -> Vec<(Range<usize>, Span)> {
     }
 }
 
-/// Goes past a value, or to the first within it. Gives what it holds besides its length: of an extension, type and content.
+/// Goes past a value, or to the first within it. Gives what it holds besides its length: of an extension, type and
+/// content.
 fn skip<'a>(rest: &mut Bytes<'a>) -> Option<&'a [u8]> {
     let len = match read_marker(rest).ok()? {
         Marker::U8 | Marker::I8 => 1,
