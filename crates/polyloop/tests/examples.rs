@@ -1,4 +1,5 @@
 //! The examples run, and find what they say.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../examples/crashes.rs"]
 mod crashes;

@@ -429,7 +429,8 @@ impl Inner {
             // Somebody else has collected it.
             Err(_) => None,
         };
-        match starter::refusal(&socket).filter(|_| exit == Some(Exit::Code(HOPELESS_EXIT))) {
+        let is_hopeless = exit == Some(Exit::Code(HOPELESS_EXIT));
+        match socket.filter(|_| is_hopeless).as_ref().and_then(starter::refusal) {
             Some(reason) => self.driver.not_started(worker, &reason),
             None => self.driver.exited(worker, exit.unwrap_or(Exit::Unknown)),
         }

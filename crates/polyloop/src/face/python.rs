@@ -135,7 +135,7 @@ impl PythonPool {
     {
         let terms = terms(&self.owner, function.into(), self.options);
         let write = |manager: &Manager, item: I::Item, buffer: &mut Vec<u8>| {
-            Message::arguments(buffer, |message| message.items(1)?.value(&item))?.into_payload(manager, buffer)
+            Message::of_argument(&item, buffer)?.into_payload(manager, buffer)
         };
         Map::new(self.owner.manager(), terms, input.into_iter(), write, message::read)
     }
@@ -158,7 +158,7 @@ impl PythonPool {
     {
         let terms = terms(&self.owner, function.into(), self.options);
         let write = |manager: &Manager, item: I::Item, buffer: &mut Vec<u8>| {
-            Message::arguments(buffer, |message| message.array(&item))?.into_payload(manager, buffer)
+            Message::of_arguments(&item, buffer)?.into_payload(manager, buffer)
         };
         Map::new(self.owner.manager(), terms, input.into_iter(), write, message::read)
     }

@@ -43,8 +43,8 @@ pub(crate) trait Recruiter: Send + Sync {
 /// A process that is to be a worker.
 pub(crate) struct Recruit {
     pub(crate) child: Child,
-    /// It was given its orders by this, and says by it why it can't be a worker.
-    pub(crate) socket: OwnedFd,
+    /// Where it says why it can't be a worker, if it does.
+    pub(crate) socket: Option<OwnedFd>,
 }
 
 /// Why a process could not be a worker, as it has said before it ended.
@@ -74,6 +74,6 @@ impl Recruiter for SameProgram {
         let orders = Orders { fingerprint: program.fingerprint(), parent: std::process::id(), lifespan };
         os::send(ours.as_fd(), &orders.to_numbers(), &[order.socket.as_fd(), order.lifeline.as_fd()])?;
         let child = program.command().stdin(Stdio::from(theirs)).spawn()?;
-        Ok(Recruit { child, socket: ours })
+        Ok(Recruit { child, socket: None })
     }
 }

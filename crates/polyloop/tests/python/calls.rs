@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use polyloop::{Error, PythonPool};
+use rustix::process::Signal;
 
 use crate::python::{builder, pids, pool, run, until_ready};
-use crate::rig::{Marks, until};
+use crate::rig::{Marks, send_signal, until};
 
 type Args = ((u8, String), std::collections::BTreeMap<String, i32>);
 
@@ -127,6 +128,23 @@ fn plain_functions_run_beside_the_loop_where_that_is_wanted() {
         marks.until("begun").await;
         assert_eq!(py.call::<u64>("threading:get_ident").await.unwrap(), main, "the loop is free");
         py.terminate().await.unwrap();
+    });
+}
+
+#[test]
+fn ctrl_c_is_not_the_workers_business() {
+    run(|| async {
+        let py = pool(1).await;
+        let worker = pids(&py)[0];
+        send_signal(worker, Signal::INT);
+        assert_eq!(py.call::<u32>("os:getpid").await.unwrap(), worker);
+        py.resize(2).unwrap();
+        // Also while they start.
+        until(|| pids(&py).len() == 2).await;
+        let workers = pids(&py);
+        workers.iter().for_each(|worker| send_signal(*worker, Signal::INT));
+        until_ready(&py, 2).await;
+        assert_eq!(pids(&py), workers);
     });
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::message::{self, Message};
+use super::message::{self, Arguments};
 use super::terms;
 use crate::face::call::{Apply, TaskHandle};
 use crate::face::error::Error;
@@ -31,28 +31,15 @@ pub struct PyCall<R> {
     manager: Arc<Manager>,
     function: String,
     options: Options,
-    /// Arguments by position, then those by name: what is large of both is in the first.
-    positional: Message,
-    positional_count: u32,
-    named: Vec<u8>,
-    named_count: u32,
+    arguments: Arguments,
+    /// Why they can't be sent.
     unsent: Option<Error>,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R: DeserializeOwned> PyCall<R> {
     pub(super) fn new(manager: Arc<Manager>, function: String, options: Options) -> Self {
-        Self {
-            manager,
-            function,
-            options,
-            positional: Message::default(),
-            positional_count: 0,
-            named: Vec::new(),
-            named_count: 0,
-            unsent: None,
-            result: PhantomData,
-        }
+        Self { manager, function, options, arguments: Arguments::default(), unsent: None, result: PhantomData }
     }
 
     /// The next argument by position.
@@ -64,8 +51,7 @@ impl<R: DeserializeOwned> PyCall<R> {
     /// # }
     /// ```
     pub fn arg(mut self, value: impl Serialize) -> Self {
-        self.positional_count += 1;
-        self.unsent = self.unsent.or(self.positional.value(&value).err());
+        self.unsent = self.unsent.or(self.arguments.push(&value).err());
         self
     }
 
@@ -78,13 +64,7 @@ impl<R: DeserializeOwned> PyCall<R> {
     /// # }
     /// ```
     pub fn kwarg(mut self, name: &str, value: impl Serialize) -> Self {
-        self.named_count += 1;
-        let positional = self.positional.take_document();
-        self.positional.append(&self.named);
-        let written = self.positional.value(name).and_then(|message| message.value(&value)).err();
-        self.named = self.positional.take_document();
-        self.positional.append(&positional);
-        self.unsent = self.unsent.or(written);
+        self.unsent = self.unsent.or(self.arguments.name(name, &value).err());
         self
     }
 
@@ -137,25 +117,16 @@ impl<R: DeserializeOwned> PyCall<R> {
     pub fn spawn(self) -> TaskHandle<R> {
         self.into_future().into_handle()
     }
-
-    fn arguments(mut self) -> Result<polyloop_core::Payload, Error> {
-        if let Some(error) = self.unsent {
-            return Err(error);
-        }
-        let positional = self.positional.take_document();
-        self.positional.items(self.positional_count)?.append(&positional);
-        self.positional.names(self.named_count)?.append(&self.named);
-        self.positional.into_payload(&self.manager, &mut Vec::new())
-    }
 }
 
 impl<R: DeserializeOwned> IntoFuture for PyCall<R> {
     type Output = Result<R, Error>;
     type IntoFuture = Apply<R>;
 
-    fn into_future(mut self) -> Apply<R> {
-        let manager = Arc::clone(&self.manager);
-        let terms = terms(&manager, std::mem::take(&mut self.function), self.options);
-        Apply::new(manager, terms, self.arguments(), message::read)
+    fn into_future(self) -> Apply<R> {
+        let Self { manager, function, options, arguments, unsent, .. } = self;
+        let terms = terms(&manager, function, options);
+        let arguments = unsent.map_or_else(|| arguments.into_message()?.into_payload(&manager, &mut Vec::new()), Err);
+        Apply::new(manager, terms, arguments, message::read)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error as StdError;
 
 use crate::face::error::{Error, RemoteError};
@@ -19,7 +19,7 @@ use crate::face::error::{Error, RemoteError};
 /// eprintln!("{}", error.traceback);
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, StdError)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, StdError)]
 #[non_exhaustive]
 pub struct PythonError {
     /// The full name of the exception's type, as Python shows it: `ValueError`, `package.module.Name`.

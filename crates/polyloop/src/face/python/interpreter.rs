@@ -39,7 +39,7 @@ impl Recruiter for Interpreter {
         }
         // Ctrl-C is this process's business, also while an interpreter starts.
         let child = signals::without_interrupt(|| command.spawn()).map_err(|error| self.explain(&error))?;
-        Ok(Recruit { child, socket: ours })
+        Ok(Recruit { child, socket: Some(ours) })
     }
 }
 

@@ -22,64 +22,77 @@ use crate::message::{EXT_APART, EXT_VIEW, LARGE_BYTES, Span};
 
 /// Documents up to this many bytes are copied out of their buffer, which is used again.
 const BUFFER_MAX: usize = 4096;
+/// What the heads of an array and a map take at most.
+const HEADS_BYTES: usize = 10;
+
+/// What a function is to be called with.
+#[derive(Default)]
+pub(super) struct Arguments {
+    positional: Vec<u8>,
+    positional_count: u32,
+    named: Vec<u8>,
+    named_count: u32,
+    outbox: Outbox,
+}
+
+impl Arguments {
+    /// One more by position.
+    pub(super) fn push<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        self.positional_count += 1;
+        write(value, &mut self.positional, &mut self.outbox)
+    }
+
+    /// One more by name.
+    pub(super) fn name<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<(), Error> {
+        self.named_count += 1;
+        write(name, &mut self.named, &mut self.outbox)?;
+        write(value, &mut self.named, &mut self.outbox)
+    }
+
+    pub(super) fn into_message(self) -> Result<Message, Error> {
+        let mut document = Vec::with_capacity(self.positional.len() + self.named.len() + HEADS_BYTES);
+        encode::write_array_len(&mut document, self.positional_count).map_err(|error| unwritten::<Self>(&error))?;
+        document.extend(self.positional);
+        encode::write_map_len(&mut document, self.named_count).map_err(|error| unwritten::<Self>(&error))?;
+        document.extend(self.named);
+        Ok(Message { document, outbox: self.outbox })
+    }
+}
 
 /// A message that is being written.
-#[derive(Default)]
 pub(super) struct Message {
     document: Vec<u8>,
     outbox: Outbox,
 }
 
 impl Message {
-    /// Positional arguments, as `write` gives them, and no others; in a buffer that is used again.
-    pub(super) fn arguments(
-        buffer: &mut Vec<u8>,
-        write: impl FnOnce(&mut Self) -> Result<&mut Self, Error>,
-    ) -> Result<Self, Error> {
-        let mut message = Self { document: std::mem::take(buffer), ..Self::default() };
-        message.document.clear();
-        write(&mut message)?.names(0)?;
-        Ok(message)
+    /// One argument, by way of a buffer that is used again.
+    pub(super) fn of_argument<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<Self, Error> {
+        let mut message = Self::within(buffer);
+        encode::write_array_len(&mut message.document, 1).map_err(|error| unwritten::<T>(&error))?;
+        write(value, &mut message.document, &mut message.outbox)?;
+        message.without_names::<T>()
     }
 
-    /// So many values follow, as an array.
-    pub(super) fn items(&mut self, count: u32) -> Result<&mut Self, Error> {
-        encode::write_array_len(&mut self.document, count).map_err(|error| unwritten::<u32>(&error))?;
-        Ok(self)
-    }
-
-    /// So many names follow, each with a value, as a map.
-    pub(super) fn names(&mut self, count: u32) -> Result<&mut Self, Error> {
-        encode::write_map_len(&mut self.document, count).map_err(|error| unwritten::<u32>(&error))?;
-        Ok(self)
-    }
-
-    pub(super) fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<&mut Self, Error> {
-        let Self { document, outbox } = self;
-        let mut serializer = Serializer::new(&mut *document).with_struct_map().with_human_readable();
-        with_outbox(outbox, || value.serialize(&mut serializer)).map_err(|error| unwritten::<T>(&error))?;
-        Ok(self)
-    }
-
-    /// A value that is an array.
-    pub(super) fn array<T: Serialize>(&mut self, value: &T) -> Result<&mut Self, Error> {
-        let at = self.document.len();
-        self.value(value)?;
-        match self.document.get(at).map(|byte| Marker::from_u8(*byte)) {
-            Some(Marker::FixArray(_) | Marker::Array16 | Marker::Array32) => Ok(self),
+    /// An array of arguments, likewise.
+    pub(super) fn of_arguments<T: Serialize>(values: &T, buffer: &mut Vec<u8>) -> Result<Self, Error> {
+        let mut message = Self::within(buffer);
+        write(values, &mut message.document, &mut message.outbox)?;
+        match message.document.first().map(|byte| Marker::from_u8(*byte)) {
+            Some(Marker::FixArray(_) | Marker::Array16 | Marker::Array32) => message.without_names::<T>(),
             _ => Err(unwritten::<T>(&"it is no tuple of arguments")),
         }
     }
 
-    /// What another message says, after this.
-    pub(super) fn append(&mut self, other: &[u8]) -> &mut Self {
-        self.document.extend_from_slice(other);
-        self
+    fn within(buffer: &mut Vec<u8>) -> Self {
+        let mut document = std::mem::take(buffer);
+        document.clear();
+        Self { document, outbox: Outbox::default() }
     }
 
-    /// The document so far, taken.
-    pub(super) fn take_document(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.document)
+    fn without_names<T>(mut self) -> Result<Self, Error> {
+        encode::write_map_len(&mut self.document, 0).map_err(|error| unwritten::<T>(&error))?;
+        Ok(self)
     }
 
     /// As it travels: what is large in a block, where there is one.
@@ -127,6 +140,12 @@ impl Message {
             Ok(())
         })
     }
+}
+
+/// Appends a value to a document, and what of it is large to `outbox`.
+fn write<T: Serialize + ?Sized>(value: &T, document: &mut Vec<u8>, outbox: &mut Outbox) -> Result<(), Error> {
+    let mut serializer = Serializer::new(document).with_struct_map().with_human_readable();
+    with_outbox(outbox, || value.serialize(&mut serializer)).map_err(|error| unwritten::<T>(&error))
 }
 
 /// Reads what a worker has returned.
