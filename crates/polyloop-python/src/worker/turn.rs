@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use polyloop::{Control, Item, Job, Manner, Memory, Next, Reply, Stop, WorkerLink};
 use pyo3::exceptions::PyRuntimeError;
@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use super::functions::Function;
 use super::{AGAIN, ASLEEP, DEFER, Host, NO_TASK, Remark, Running, Worker, cancel, lock};
 use crate::apart::Inbox;
+use crate::budget::TimeBudget;
 use crate::codec::{Arguments, context_of};
 use crate::errors;
 use crate::port::StreamPort;
@@ -20,10 +21,6 @@ use crate::task::{Done, Level, Started, in_own_context, is_coroutine};
 
 /// How long a turn may keep the loop from everything else.
 const TURN_BUDGET: Duration = Duration::from_millis(1);
-/// Items that end one after the other within this time are quick.
-const QUICK: Duration = Duration::from_micros(20);
-/// Quick items between two looks at the clock.
-const STRIDE_MAX: u32 = 16;
 
 /// What the items of one turn use one after the other.
 #[derive(Default)]
@@ -37,33 +34,6 @@ struct Desk {
     returned: Option<Job>,
     /// The large parts of the next item's arguments.
     apart: Option<Arc<Memory>>,
-}
-
-/// Looks at the clock often while items take long, and less often while they do not.
-struct TurnClock {
-    started: Instant,
-    looked: Instant,
-    stride: u32,
-    left: u32,
-}
-
-impl TurnClock {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self { started: now, looked: now, stride: 1, left: 1 }
-    }
-
-    /// After each item: whether the turn has lasted long enough.
-    fn is_over(&mut self) -> bool {
-        self.left -= 1;
-        if self.left > 0 {
-            return false;
-        }
-        let now = Instant::now();
-        self.stride = if now - self.looked < QUICK { (self.stride * 2).min(STRIDE_MAX) } else { 1 };
-        (self.looked, self.left) = (now, self.stride);
-        now - self.started > TURN_BUDGET
-    }
 }
 
 enum Called<'py> {
@@ -116,7 +86,7 @@ impl Worker {
     }
 
     fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<u8> {
-        let mut clock = TurnClock::new();
+        let mut budget = TimeBudget::new(TURN_BUDGET);
         loop {
             let next = {
                 let mut link = lock(&self.link);
@@ -128,7 +98,7 @@ impl Worker {
                 Next::Defer(_) => return Ok(DEFER),
                 Next::Nothing => return Ok(ASLEEP),
             }
-            if self.is_abandoned() || clock.is_over() {
+            if self.is_abandoned() || budget.is_spent() {
                 self.send_returned(&mut lock(&self.link), desk);
                 return Ok(AGAIN);
             }
