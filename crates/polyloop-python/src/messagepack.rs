@@ -90,6 +90,7 @@ impl<'a, 'py> Reader<'a, 'py> {
             Marker::I64 => i64::from_be_bytes(self.array()?).into_pyobject(py)?.into_any(),
             Marker::F32 => PyFloat::new(py, f32::from_be_bytes(self.array()?).into()).into_any(),
             Marker::F64 => PyFloat::new(py, f64::from_be_bytes(self.array()?)).into_any(),
+            Marker::Reserved => return Err(PyValueError::new_err("a byte that begins no value")),
             marker => self.sized(marker, purpose)?,
         })
     }
@@ -119,7 +120,6 @@ impl<'a, 'py> Reader<'a, 'py> {
             Marker::Bin8 | Marker::Bin16 | Marker::Bin32 => Ok(PyBytes::new(py, self.take(len)?).into_any()),
             Marker::FixArray(_) | Marker::Array16 | Marker::Array32 => self.nested(|reader| reader.items(len, purpose)),
             Marker::FixMap(_) | Marker::Map16 | Marker::Map32 => self.nested(|reader| reader.map(len)),
-            Marker::Reserved => Err(PyValueError::new_err("a byte that begins no value")),
             _ => self.extension(len),
         }
     }

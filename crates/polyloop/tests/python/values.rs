@@ -335,6 +335,18 @@ fn large_parts_of_a_value_are_each_in_its_place() {
 }
 
 #[test]
+fn large_results_of_a_worker_that_may_have_no_blocks_arrive_all_the_same() {
+    run(|| async {
+        let py = crate::python::builder(1).initializer("tasks:allow_no_files").build().await.unwrap();
+        for kind in ["bytes", "array"] {
+            let buffer: Buffer = read(&py, 200_000, kind).await;
+            assert_eq!(*buffer, *vec![0; 200_000]);
+        }
+        assert_eq!(read::<String>(&py, 200_000, "text").await, "0".repeat(200_000));
+    });
+}
+
+#[test]
 fn more_large_arguments_than_there_are_blocks_arrive_all_the_same() {
     run(|| async {
         let py = pool(1).await;

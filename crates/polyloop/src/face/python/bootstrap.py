@@ -1,5 +1,5 @@
-# What a Rust program has an interpreter run: it looks for the package. If there is none that fits, it says over its
-# standard input, which is a socket, what is to be installed. Any Python 3 must understand it.
+# A worker of polyloop for a Rust program: looks for the package. If there is none that fits, it says over its standard
+# input, which is a socket, what is to be installed. Any Python 3 must understand this.
 import os
 import sys
 

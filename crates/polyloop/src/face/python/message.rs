@@ -168,8 +168,14 @@ pub(super) fn read<R: DeserializeOwned>(payload: &Payload) -> Result<R, Error> {
         return read;
     }
     // Not all of them were for a `Buffer`. Whatever else takes bytes finds them in their place.
+    let mut end = 0;
     let whole = filled_in(&document, |span, out| {
+        // One after the other, as they are written: no more is copied than came.
+        if span.start < end {
+            return Err(unread::<R>(&"its large parts stand in each other's place"));
+        }
         let bytes = copy::<R>(memory, span)?;
+        end = span.start + span.len;
         let len = len32(bytes.len()).ok_or_else(|| unread::<R>(&"more than 4 GiB in one value"))?;
         encode::write_bin_len(out, len).map_err(|error| unread::<R>(&error))?;
         out.extend_from_slice(&bytes);
@@ -262,4 +268,86 @@ fn unread<T>(error: &dyn std::fmt::Display) -> Error {
 /// Orders to a worker, as a document.
 pub(super) fn write_orders(orders: &impl Serialize, out: &mut impl Write) -> Result<(), Error> {
     rmp_serde::encode::write_named(out, orders).map_err(|error| unwritten::<()>(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::face::python::Buffer;
+    use proptest::prelude::*;
+
+    const BYTES: &[u8] = b"0123456789";
+
+    /// What a worker might say of these bytes.
+    fn message(document: &[u8]) -> Payload {
+        let memory = Arc::new(Memory::heap(BYTES));
+        Payload::from_slice(document).with(Some(Luggage::new(memory)))
+    }
+
+    /// An array of parts of the memory that travels along.
+    fn parts(spans: &[(u64, u64)]) -> Vec<u8> {
+        let mut document = Vec::new();
+        encode::write_array_len(&mut document, spans.len() as u32).unwrap();
+        for (start, len) in spans {
+            encode::write_ext_meta(&mut document, 16, EXT_APART).unwrap();
+            document.extend(Span { start: *start, len: *len }.to_bytes());
+        }
+        document
+    }
+
+    #[test]
+    fn large_parts_are_found_in_place_or_copied_to_theirs() {
+        let message = message(&parts(&[(0, 3), (5, 2)]));
+        let in_place: (Buffer, Buffer) = read(&message).unwrap();
+        assert_eq!((&*in_place.0, &*in_place.1), (&b"012"[..], &b"56"[..]));
+        assert_eq!(read::<(Vec<u8>, Buffer)>(&message).unwrap().0, b"012");
+        assert_eq!(read::<Vec<Vec<u8>>>(&message).unwrap(), [b"012".to_vec(), b"56".to_vec()]);
+    }
+
+    #[test]
+    fn a_document_may_stand_in_the_memory_itself() {
+        let far = message(&Span { start: 1, len: 1 }.to_message());
+        assert_eq!(read::<u8>(&far).unwrap(), b'1');
+        for span in [Span { start: 10, len: 1 }, Span { start: 0, len: 11 }, Span { start: u64::MAX, len: u64::MAX }] {
+            assert!(matches!(read::<u8>(&message(&span.to_message())), Err(Error::Remote(_))));
+        }
+    }
+
+    #[test]
+    fn parts_that_are_not_there_or_twice_are_an_error() {
+        for spans in [&[(0, 11)][..], &[(11, 0)], &[(u64::MAX, 1)], &[(0, 9), (8, 2)], &[(5, 1), (0, 1)]] {
+            assert!(matches!(read::<Vec<Vec<u8>>>(&message(&parts(spans))), Err(Error::Remote(_))), "{spans:?}");
+        }
+        assert!(matches!(read::<Vec<Buffer>>(&message(&parts(&[(9, 2)]))), Err(Error::Remote(_))));
+        // Without memory there is nothing to speak of.
+        assert!(matches!(read::<Vec<Buffer>>(&Payload::from_slice(&parts(&[(0, 1)]))), Err(Error::Remote(_))));
+    }
+
+    #[test]
+    fn a_buffer_is_bytes_to_any_other_format() {
+        let buffer = Buffer::from(vec![7; LARGE_BYTES]);
+        let bytes = postcard::to_stdvec(&buffer).unwrap();
+        assert_eq!(postcard::from_bytes::<Buffer>(&bytes).unwrap(), buffer);
+        let bytes = rmp_serde::to_vec(&buffer).unwrap();
+        assert_eq!(rmp_serde::from_slice::<Buffer>(&bytes).unwrap(), buffer);
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[expect(dead_code, reason = "only read into")]
+    enum Anything {
+        Nothing,
+        Some(Box<Anything>),
+        Buffers(Vec<Buffer>),
+        Named { texts: std::collections::BTreeMap<String, Option<f64>>, bytes: Vec<u8> },
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let message = message(&bytes);
+            let _ = read::<Anything>(&message);
+            let _ = read::<(Buffer, Vec<u8>)>(&message);
+            let _ = read::<serde::de::IgnoredAny>(&message);
+        }
+    }
 }

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import enum
 import os
+import resource
 import signal
 import time
 from collections import OrderedDict
@@ -136,6 +137,11 @@ def zeros(size: int, kind: str) -> Any:
         "text": lambda size: "0" * size,
     }
     return made[kind](size)
+
+
+def allow_no_files() -> None:
+    """Have blocks refused: they are files in memory."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def parcels(size: int) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""What a worker of a Rust program's pool reads. Calls there and back are tests of the Rust face."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polyloop import _core
+
+
+@pytest.mark.parametrize(
+    ("message", "value"),
+    [
+        (b"\xc0", None),
+        (b"\xc2", False),
+        (b"\xc3", True),
+        (b"\x7f", 127),
+        (b"\xe0", -32),
+        (b"\xcc\xff", 255),
+        (b"\xcd\x01\x00", 256),
+        (b"\xce\xff\xff\xff\xff", 2**32 - 1),
+        (b"\xcf" + b"\xff" * 8, 2**64 - 1),
+        (b"\xd0\x80", -128),
+        (b"\xd1\x80\x00", -(2**15)),
+        (b"\xd2\x80\x00\x00\x00", -(2**31)),
+        (b"\xd3\x80" + b"\x00" * 7, -(2**63)),
+        (b"\xca\x3f\x00\x00\x00", 0.5),
+        (b"\xcb\x7f\xf0" + b"\x00" * 6, math.inf),
+        (b"\xa2\xc3\x9f", "ß"),
+        (b"\xd9\x01a", "a"),
+        (b"\xda\x00\x01a", "a"),
+        (b"\xdb\x00\x00\x00\x01a", "a"),
+        (b"\xc4\x01\xff", b"\xff"),
+        (b"\xc5\x00\x01\xff", b"\xff"),
+        (b"\xc6\x00\x00\x00\x01\xff", b"\xff"),
+        (b"\x92\x01\x92\x02\xc0", [1, [2, None]]),
+        (b"\xdc\x00\x01\x01", [1]),
+        (b"\xdd\x00\x00\x00\x01\x01", [1]),
+        (b"\x81\xa1a\x91\x01", {"a": [1]}),
+        (b"\xde\x00\x01\x01\x02", {1: 2}),
+        (b"\xdf\x00\x00\x00\x01\x92\x01\x91\x02\x03", {(1, (2,)): 3}),
+        (b"\xd4\x00\x01", memoryview(b"\x01")),
+        (b"\xc7\x03\x00abc", memoryview(b"abc")),
+    ],
+)
+def test_a_value_is_read_as_what_it_is_in_python(message: bytes, value: Any) -> None:
+    read = _core.read_message(message)
+    assert read == value
+    assert type(read) is type(value)
+    if isinstance(read, memoryview):
+        assert read.readonly
+
+
+@pytest.mark.parametrize(
+    ("message", "complaint"),
+    [
+        (b"", "too early"),
+        (b"\xcd\x01", "too early"),
+        (b"\xc6\xff\xff\xff\xff", "too early"),
+        (b"\xdd\xff\xff\xff\xff\x01", "too early"),
+        (b"\xa1\xff", "not UTF-8"),
+        (b"\xc1", "begins no value"),
+        (b"\xc1" + b"\x00" * 16, "longer than they are"),
+        (b"\xd4\x05\x00", "unknown extension type 5"),
+        (b"\xd8\x01" + b"\x00" * 16, "longer than they are"),
+    ],
+)
+def test_what_is_no_value_is_refused(message: bytes, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        _core.read_message(message)
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    nested: Any = _core.read_message(b"\x91" * 1000 + b"\x01")
+    for _ in range(1000):
+        (nested,) = nested
+    assert nested == 1
+    with pytest.raises(RecursionError, match="nested"):
+        _core.read_message(b"\x91" * 1001 + b"\x01")
+
+
+@given(st.binary(max_size=60))
+def test_garbage_is_an_error(message: bytes) -> None:
+    try:
+        _core.read_message(message)
+    except (ValueError, TypeError):  # a key that can't be one
+        pass
+
+
+def test_there_are_two_dialects() -> None:
+    with pytest.raises(ValueError, match="'pickle' or 'messagepack', not \"json\""):
+        _core.Worker(-1, dialect="json")
