@@ -309,8 +309,17 @@ class Turns:
 
 
 def _is_interruptible(frame: FrameType | None) -> bool:
-    """Whether an exception raised here is raised in user code, not in what it may share with other items."""
-    return frame is not None and not frame.f_code.co_filename.startswith(_MACHINERY) and _is_in_user_code(frame)
+    """Whether an exception raised here is raised in user code, not in what it may share with other items.
+
+    Nor while a module is imported: half of one, or of what it imports, would stay for all items to come.
+    """
+    if frame is None or frame.f_code.co_filename.startswith(_MACHINERY) or not _is_in_user_code(frame):
+        return False
+    while frame is not None and frame.f_code is not _RUN:
+        if frame.f_code.co_filename.startswith(_IMPORTS):
+            return False
+        frame = frame.f_back
+    return True
 
 
 def _expect_end(grace_s: float) -> None:
@@ -343,6 +352,7 @@ def _is_in_user_code(frame: FrameType | None) -> bool:
 
 
 _RUN = Turns.run.__code__
+_IMPORTS = "<frozen importlib."
 # The sets of weak references in which asyncio keeps its tasks are cleared where an exception would only be printed.
 _MACHINERY = (os.path.dirname(asyncio.__file__), os.path.dirname(__file__), selectors.__file__, _weakrefset.__file__)
 

@@ -35,10 +35,18 @@ pub(crate) struct Marks(PathBuf);
 impl Marks {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("polyloop-face-{}-{number}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
+        loop {
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("polyloop-face-{}-{number}", std::process::id()));
+            match std::fs::create_dir(&path) {
+                // Left by a process of this number that was killed.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => (),
+                made => {
+                    made.unwrap();
+                    return Self(path);
+                }
+            }
+        }
     }
 
     /// For a task to [`mark`].

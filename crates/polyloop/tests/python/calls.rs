@@ -116,6 +116,18 @@ fn a_plain_function_that_blocks_is_interrupted_when_its_time_is_up_or_nobody_wai
 }
 
 #[test]
+fn a_module_that_is_being_imported_when_a_tasks_time_is_up_is_imported_whole() {
+    run(|| async {
+        let marks = Marks::new();
+        let py = builder(1).env("IMPORTED", marks.at("imported")).build().await.unwrap();
+        let late = py.timeout(Duration::from_millis(50)).call::<()>("slow:block").await;
+        assert!(matches!(late, Err(Error::TaskTimeout { .. })), "{late:?}");
+        assert!(py.call::<bool>("slow:is_whole").await.unwrap());
+        assert_eq!(marks.count("imported"), 1);
+    });
+}
+
+#[test]
 fn plain_functions_run_beside_the_loop_where_that_is_wanted() {
     run(|| async {
         let (py, marks) = (pool(1).await, Marks::new());

@@ -154,8 +154,8 @@ def parcels(size: int) -> dict[str, Any]:
 
 
 async def wait_for_ever(begun: str, ended: str) -> None:
-    mark(begun)
     try:
+        mark(begun)
         await asyncio.Event().wait()
     finally:
         mark(ended)
