@@ -4,13 +4,14 @@
 //! A correct worker says once that it is ready or has failed, and once that it retires; it speaks of tasks that it holds, or
 //! that have ended meanwhile; it fetches each large one once; and the pieces of a reply follow each other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
 use crate::event::Input;
 use crate::frame::{BlockFrame, Reply, ResultFrame};
-use crate::id::{TaskId, WorkerId};
+use crate::id::{NestedId, TaskId, WorkerId};
+use crate::nested::{Ask, NESTED_MAX};
 use crate::payload::{Luggage, Payload};
 use crate::task::Outcome;
 
@@ -54,6 +55,15 @@ pub enum Breach {
     /// More tasks than it can run.
     #[error("more than {0} tasks are fetched and not answered")]
     Fetches(usize),
+    /// A call of the pool that can't be read.
+    #[error("a call of task {0} that makes no sense")]
+    Senseless(TaskId),
+    /// The same number as another one that is unanswered.
+    #[error("call {} is made again", .0.0)]
+    AskedTwice(NestedId),
+    /// More of them than may be unanswered.
+    #[error("more than {0} calls are unanswered")]
+    Calls(usize),
     /// What is said once in a life.
     #[error("what a worker says once, said again: {0}")]
     Repeated(&'static str),
@@ -73,6 +83,17 @@ pub enum Heard {
         /// As the worker's codec wrote it.
         value: Payload,
     },
+    /// A task calls the pool.
+    Submit {
+        /// Which task.
+        task: TaskId,
+        /// The call's number.
+        number: NestedId,
+        /// What, as [`Ask`] writes it; whatever of it is left where the task is over.
+        ask: Payload,
+    },
+    /// This call is to be cancelled.
+    Withdraw(NestedId),
     /// A record of the worker's log.
     Log {
         /// Records that were dropped since the one before.
@@ -107,6 +128,9 @@ pub struct Conduct {
     /// Tasks whose bytes it asked for, until it replies.
     fetched: BTreeSet<TaskId>,
     partial: Option<Partial>,
+    /// Unanswered calls of its tasks, and their bytes.
+    asked: BTreeMap<NestedId, u64>,
+    asked_bytes: u64,
 }
 
 impl Conduct {
@@ -120,6 +144,8 @@ impl Conduct {
             is_retiring: false,
             fetched: BTreeSet::new(),
             partial: None,
+            asked: BTreeMap::new(),
+            asked_bytes: 0,
         }
     }
 
@@ -135,6 +161,9 @@ impl Conduct {
                 Ok(Heard::Input(Input::Outcome { worker, task, outcome }))
             }
             ResultFrame::Yield { task, bytes } => self.value(task, bytes, standing(task)),
+            ResultFrame::Submit { task, number, bytes } => self.ask(task, number, bytes, standing(task)),
+            // It may have been answered meanwhile.
+            ResultFrame::Withdraw(number) => Ok(Heard::Withdraw(number)),
             ResultFrame::Log { dropped, record } => Ok(Heard::Log { dropped, record: record.to_vec() }),
             ResultFrame::Piece { task, bytes } => self.piece(task, bytes, standing(task)),
             ResultFrame::Fetch(task) => self.fetch(task, standing(task)),
@@ -172,6 +201,11 @@ impl Conduct {
         self.partial.as_ref().map_or(0, |partial| partial.bytes.len())
     }
 
+    /// The answer to a call is where the worker will find it.
+    pub fn answered(&mut self, number: NestedId) {
+        self.asked_bytes -= self.asked.remove(&number).unwrap_or_default();
+    }
+
     fn reply(&mut self, task: TaskId, reply: Reply<'_>, standing: Standing) -> Result<Outcome, Breach> {
         self.check(task, standing)?;
         self.fetched.remove(&task);
@@ -190,6 +224,33 @@ impl Conduct {
         self.check(task, standing)?;
         let value = whole(self.partial.take(), bytes, self.max_reply)?;
         Ok(if standing == Standing::Over { Heard::Piece } else { Heard::Yield { task, value } })
+    }
+
+    /// A call of the pool. Of a task that is over it is heard too: it is to be answered.
+    fn ask(
+        &mut self,
+        task: TaskId,
+        number: NestedId,
+        bytes: &[u8],
+        standing: Standing,
+    ) -> Result<Heard, Breach> {
+        self.check(task, standing)?;
+        let ask = whole(self.partial.take(), bytes, self.max_reply)?;
+        if standing != Standing::Over && Ask::parse(&ask).is_none() {
+            return Err(Breach::Senseless(task));
+        }
+        if self.asked.len() >= NESTED_MAX {
+            return Err(Breach::Calls(NESTED_MAX));
+        }
+        let total = self.asked_bytes + ask.len() as u64;
+        if total > self.max_reply {
+            return Err(Breach::TooLarge(self.max_reply));
+        }
+        if self.asked.insert(number, ask.len() as u64).is_some() {
+            return Err(Breach::AskedTwice(number));
+        }
+        self.asked_bytes = total;
+        Ok(Heard::Submit { task, number, ask })
     }
 
     fn piece(&mut self, task: TaskId, bytes: &[u8], standing: Standing) -> Result<Heard, Breach> {

@@ -2,6 +2,7 @@
 
 mod apart;
 mod apply;
+mod call_port;
 mod codec;
 mod errors;
 mod lazy;
@@ -14,6 +15,7 @@ mod queue;
 mod reference;
 mod select;
 mod stream;
+mod submitter;
 mod task;
 mod thread;
 mod worker;
@@ -44,6 +46,8 @@ mod _core {
 
     #[pymodule_export]
     use crate::apply::ApplyCall;
+    #[pymodule_export]
+    use crate::call_port::CallPort;
     #[pymodule_export]
     use crate::errors::die_with_parent;
     #[pymodule_export]

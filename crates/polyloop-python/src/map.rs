@@ -13,8 +13,9 @@ use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::errors;
-use crate::manager::{ItemResult, Manager, Prepared, cancelled, complete};
+use crate::manager::{ItemResult, Prepared, cancelled, complete};
 use crate::options::TaskOptions;
+use crate::submitter::Submitter;
 
 /// How long one look at the input may keep the loop.
 const DRAW_BUDGET: Duration = Duration::from_millis(1);
@@ -68,7 +69,7 @@ pub(crate) struct Opening {
 /// A `map` under way. `polyloop.PoolResult` is its public face.
 #[pyclass(frozen, module = "polyloop._core")]
 pub(crate) struct MapCall {
-    manager: Py<Manager>,
+    submitter: Submitter,
     function: Py<PyAny>,
     /// By name at first, where that can be; by value once a worker could not import it.
     reference: Mutex<Arc<[u8]>>,
@@ -86,7 +87,7 @@ pub(crate) struct MapCall {
 }
 
 impl MapCall {
-    pub(crate) fn new(manager: Py<Manager>, opening: Opening, source: Option<Py<PyAny>>) -> Self {
+    pub(crate) fn new(submitter: Submitter, opening: Opening, source: Option<Py<PyAny>>) -> Self {
         let Opening { function, reference, scope, call, options, context, star, window, keeps_errors } = opening;
         let state = State {
             results: MapResults::new(window, keeps_errors),
@@ -101,7 +102,7 @@ impl MapCall {
         };
         let (reference, state) = (Mutex::new(reference), Mutex::new(state));
         let scheduled = Mutex::default();
-        Self { manager, function, reference, scope, call, options, context, star, keeps_errors, scheduled, state }
+        Self { submitter, function, reference, scope, call, options, context, star, keeps_errors, scheduled, state }
     }
 
     pub(crate) fn function<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
@@ -211,13 +212,13 @@ impl MapCall {
         started: Instant,
         buffer: &mut Vec<u8>,
     ) -> (Vec<Prepared>, Stop) {
-        let (py, manager) = (source.py(), self.manager.get());
+        let py = source.py();
         let mut run = Vec::with_capacity(most);
         while run.len() < most {
             // SAFETY: an iterator, as `iter()` gave it; a new reference, or null with or without an exception.
             let next = unsafe { Bound::from_owned_ptr_or_opt(py, pyo3::ffi::PyIter_Next(source.as_ptr())) };
             let Some(item) = next else { return (run, Stop::Ended(PyErr::take(py))) };
-            match manager.prepare_item(self, &item, buffer) {
+            match self.submitter.prepare_item(self, &item, buffer) {
                 Ok(prepared) => {
                     let is_large = prepared.is_large();
                     run.push(prepared);
@@ -247,7 +248,7 @@ impl MapCall {
     fn submit(slf: &Bound<'_, Self>, run: Vec<Prepared>) -> PyResult<()> {
         let (this, count) = (slf.get(), run.len());
         let Some(first) = this.begin(count) else { return Ok(()) };
-        if let Err(refused) = this.manager.get().submit_items(slf, first, run) {
+        if let Err(refused) = this.submitter.submit_items(slf, first, run) {
             this.with(|state| state.results.withdraw(count));
             Self::break_off(slf, refused)?;
         }
@@ -256,7 +257,7 @@ impl MapCall {
 
     /// Draws no further than there is memory for what is large. Says whether that is scarce.
     fn look_for_memory(&self) -> bool {
-        let window = self.manager.get().scarce_window();
+        let window = self.submitter.scarce_window();
         self.with(|state| state.results.set_scarce(window));
         window.is_some()
     }
@@ -298,7 +299,7 @@ impl MapCall {
         });
         drop(input);
         if !was_ended {
-            self.manager.get().end_call(self.call)?;
+            self.submitter.end_call(self.call)?;
         }
         Ok(copy.filter(|_| !heard))
     }
@@ -319,12 +320,11 @@ impl MapCall {
         let (this, py) = (slf.get(), slf.py());
         let Some(cut) = this.with(|state| state.results.take_cut()) else { return Ok(()) };
         let input = this.give_up_input();
-        let manager = this.manager.get();
         this.with(|state| state.ended = true);
         // Before the input is closed, which is the caller's code.
         let cancelled = match cut {
-            Cut::All => manager.cancel_call(this.call),
-            Cut::After(index) => manager.cancel_after(this.call, index),
+            Cut::All => this.submitter.cancel_map(slf),
+            Cut::After(index) => this.submitter.cancel_after(slf, index),
         };
         input.close(py);
         cancelled
@@ -418,12 +418,12 @@ impl MapCall {
     #[pyo3(name = "draw")]
     fn py_draw(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::go_on(slf)?;
-        slf.get().manager.get().schedule_flush(slf.py())
+        slf.get().submitter.schedule_flush(slf.py())
     }
 
     /// Submit one item of an input that the caller draws.
     fn push(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
-        match slf.get().manager.get().prepare_item(slf.get(), item, &mut Vec::new()) {
+        match slf.get().submitter.prepare_item(slf.get(), item, &mut Vec::new()) {
             Ok(prepared) => {
                 let is_large = prepared.is_large();
                 Self::submit(slf, vec![prepared])?;
@@ -435,7 +435,7 @@ impl MapCall {
         }
         Self::cut(slf)?;
         slf.get().wake(slf.py());
-        slf.get().manager.get().schedule_flush(slf.py())
+        slf.get().submitter.schedule_flush(slf.py())
     }
 
     /// Say that an input that the caller draws has ended, with the exception it raised or None. Gives that back if
@@ -539,7 +539,7 @@ impl MapCall {
         }) {
             this.wake(slf.py());
         }
-        this.manager.get().schedule_flush(slf.py())?;
+        this.submitter.schedule_flush(slf.py())?;
         Ok((kind, index, Some(value)))
     }
 

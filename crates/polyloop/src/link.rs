@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use polyloop_core::{
     BlockId, Breach, CONTROL_WAITING_MAX, Conduct, ControlFrame, FrameError, Heard, HearingWatch, Load, Look,
-    LoopWatch, Moment, Place, Pool, QueueIndex, ResultFrame, Standing, TaskId, Terms, WorkerId,
+    LoopWatch, Moment, NestedId, Place, Pool, QueueIndex, ResultFrame, Standing, TaskId, Terms, WorkerId,
 };
 use polyloop_shm::{
     BoardWriter, Corrupt, Doorbell, Entry, LeaseReader, Peer, Phase, Reclaimed, Region, Retract, RingReader,
@@ -36,7 +36,7 @@ pub(crate) enum WorkerGarbage {
     Deaf(usize),
 }
 
-/// Bytes of a large task on their way to the worker that fetched them.
+/// Bytes of a large task on their way to the worker that fetched them, or of the answer to a call.
 struct Stream {
     task: TaskId,
     bytes: Arc<[u8]>,
@@ -188,7 +188,13 @@ impl Seat {
         while let Some(outgoing) = self.outgoing.front_mut() {
             let done = match outgoing {
                 Outgoing::Frame(kind, bytes) | Outgoing::Note(kind, bytes) => self.control.push(*kind, bytes).is_ok(),
-                Outgoing::Stream(stream) => push_stream(&mut self.control, stream, &mut wrote),
+                Outgoing::Stream(stream) => {
+                    let done = push_stream(&mut self.control, stream, &mut wrote);
+                    if done && let Some(number) = NestedId::from_task(stream.task) {
+                        self.conduct.answered(number);
+                    }
+                    done
+                }
             };
             if !done {
                 break;

@@ -29,6 +29,15 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// One that no scheduler knows of.
+    pub(crate) fn new(arguments: Payload) -> Self {
+        Self { arguments, queue: QueueIndex(0), scheduled_as: 0 }
+    }
+
+    pub(crate) fn into_arguments(self) -> Payload {
+        self.arguments
+    }
+
     /// Whether it holds memory of which there is not much.
     pub(crate) fn is_large(&self) -> bool {
         self.arguments.luggage().is_some()

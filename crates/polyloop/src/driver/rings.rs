@@ -3,12 +3,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use polyloop_core::{CallId, ControlFrame, Heard, Input, Large, Outcome, Parcel, TaskId, WorkerId, write_large};
 
+use super::nested::{copied, pass_on};
 use super::{Driver, Event};
-use crate::blocks::Lease;
+use crate::blocks::{Lease, Memory};
 
 /// Room that is made for each value.
 const SMALL_VALUE_BYTES: usize = 16;
@@ -55,8 +56,10 @@ impl Driver {
                     Ok(Some(Heard::Input(Input::Outcome { task, outcome: Outcome::Value(bytes), .. })))
                         if bytes.len() <= VALUES_BYTES && bytes.luggage().is_none() =>
                     {
-                        if let Some((call, token)) = self.pool.returned(worker, task) {
-                            values.push(call, token, &bytes);
+                        match self.pool.returned(worker, task) {
+                            Some((call, token)) if call.is_nested() => self.answer_value(call, token, bytes)?,
+                            Some((call, token)) => values.push(call, token, &bytes),
+                            None => (),
                         }
                         if read >= limit || values.bytes.len() >= VALUES_BYTES {
                             break Ok(Some(Heard::Piece));
@@ -79,6 +82,14 @@ impl Driver {
                     if let Err(unasked) = self.pool.yielded(worker, task, value) {
                         self.garbage(worker, &unasked.to_string())?;
                     }
+                    self.carry_out_all()?;
+                }
+                Ok(Some(Heard::Submit { task, number, ask })) => {
+                    self.pool.ask(worker, task, number, &ask);
+                    self.carry_out_all()?;
+                }
+                Ok(Some(Heard::Withdraw(number))) => {
+                    self.pool.withdraw(now, worker, number);
                     self.carry_out_all()?;
                 }
                 Ok(Some(Heard::Log { dropped, record })) => self.log(worker, dropped, record),
@@ -106,10 +117,14 @@ impl Driver {
             return self.urge(worker, ControlFrame::Cancel(task));
         };
         let mut apart = Vec::new();
-        if let Some(lease) = arguments.luggage().and_then(|luggage| luggage.get::<Lease>()) {
-            match self.lender.pass(lease, worker, seat.socket.as_fd()) {
-                Ok(()) => seat.send(ControlFrame::Block(lease.frame(task)))?,
-                Err(_) => apart = lease.read(),
+        if let Some(luggage) = arguments.luggage() {
+            let now = self.origin.elapsed();
+            if let Some(memory) = luggage.get::<Arc<Memory>>() {
+                // Another worker's, who called the pool: what it has lent is lent to no third.
+                let lease = copied(memory, |bytes| self.lender.take(now, bytes));
+                apart = pass_on(&mut self.lender, seat, task, lease.as_ref())?.unwrap_or_else(|| memory.read());
+            } else if let Some(lease) = luggage.get::<Lease>() {
+                apart = pass_on(&mut self.lender, seat, task, Some(lease))?.unwrap_or_else(|| lease.read());
             }
         }
         seat.send_large(task, write_large(Large { function, arguments, apart: &apart }).into())

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use polyloop_core::{BlockFrame, Discarded, Moment, Reply, ResultFrame};
+use polyloop_core::{BlockFrame, Discarded, Moment, NestedId, Reply, ResultFrame};
 use thiserror::Error;
 
 use super::{Job, WorkerLink};
@@ -55,7 +55,9 @@ impl WorkerLink {
                 let memory = self.borrower.borrow(self.socket.as_fd(), block, bytes)?;
                 step("borrowed");
                 // One that was cancelled meanwhile has no use for it.
-                if let Some(fetching) = self.fetching.get_mut(&task) {
+                if let Some(number) = NestedId::from_task(task) {
+                    self.answer_apart(number, memory);
+                } else if let Some(fetching) = self.fetching.get_mut(&task) {
                     fetching.apart = Some(Arc::new(memory));
                 }
             }
