@@ -243,7 +243,8 @@ impl Pool {
     /// Ends every task and every worker now. Workers get the grace to leave, then they are killed.
     pub fn terminate(&mut self, now: Moment) {
         if matches!(self.mode, Mode::Open | Mode::Closing) {
-            let wanted = self.tasks.iter().filter(|(_, task)| task.wish == Wish::Run).count();
+            let is_wanted = |task: &Task| task.wish == Wish::Run && !task.brief.call.is_nested();
+            let wanted = self.tasks.iter().filter(|(_, task)| is_wanted(task)).count();
             if wanted > 0 {
                 self.outputs.push_back(Output::Report(Report::Terminated(wanted)));
             }

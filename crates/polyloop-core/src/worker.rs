@@ -121,6 +121,11 @@ impl Worker {
         }
     }
 
+    /// Whether items wait for calls of their own.
+    pub fn has_waiting(&self) -> bool {
+        self.nest.waiting() > 0
+    }
+
     /// Items that have their place: those that wait for calls of their own have given it to others.
     fn running(&self) -> u32 {
         self.in_flight - self.nest.waiting()
@@ -153,13 +158,13 @@ impl Worker {
         self.in_flight == 0
     }
 
-    /// It has claimed an item and starts it. Says whether it was the last it may.
+    /// It has claimed an item and starts it. Says whether it was the last it may, if that is news.
     pub fn claimed(&mut self, alone: bool) -> bool {
         self.alone = alone;
         self.in_flight += 1;
         self.claimed += 1;
         self.deferred_in_a_row = 0;
-        self.claimed == self.config.max_tasks
+        self.claimed == self.config.max_tasks && !self.retired
     }
 
     /// An item ended.

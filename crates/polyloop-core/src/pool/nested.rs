@@ -36,11 +36,14 @@ impl Broods {
 }
 
 impl Pool {
-    /// A task that `worker` runs calls the pool. The answer comes as [`Output::Answer`], whatever becomes of it.
-    pub fn ask(&mut self, worker: WorkerId, caller: TaskId, number: NestedId, ask: &Payload) {
-        if let Err(outcome) = self.try_ask(worker, caller, number, ask) {
-            self.outputs.push_back(Output::Answer { worker, number, outcome });
+    /// A task that `worker` runs calls the pool. The answer comes as [`Output::Answer`], or from
+    /// [`Self::returned_nested`], whatever becomes of it. Returns the task that was made of it, if it was accepted.
+    pub fn ask(&mut self, worker: WorkerId, caller: TaskId, number: NestedId, ask: &Payload) -> Option<TaskId> {
+        let accepted = self.try_ask(worker, caller, number, ask);
+        if let Err(outcome) = &accepted {
+            self.outputs.push_back(Output::Answer { worker, number, outcome: outcome.clone() });
         }
+        accepted.ok()
     }
 
     /// Nobody waits any more for the answer to a call: cancels it, if it has not been answered.
@@ -50,7 +53,7 @@ impl Pool {
         }
     }
 
-    fn try_ask(&mut self, worker: WorkerId, caller: TaskId, number: NestedId, ask: &Payload) -> Result<(), Outcome> {
+    fn try_ask(&mut self, worker: WorkerId, caller: TaskId, number: NestedId, ask: &Payload) -> Result<TaskId, Outcome> {
         match &self.mode {
             Mode::Open | Mode::Closing => (),
             Mode::Terminating => return Err(Outcome::Terminated),
@@ -89,11 +92,13 @@ impl Pool {
             self.close_call(call);
         }
         match accepted {
-            Ok(id) => _ = self.broods.by_number.insert((worker, number), id),
-            Err(Refused::Closed) => return Err(Outcome::Terminated),
-            Err(Refused::NoWorkers(error)) => return Err(Outcome::NoWorkers(error)),
+            Ok(id) => {
+                self.broods.by_number.insert((worker, number), id);
+                Ok(id)
+            }
+            Err(Refused::Closed) => Err(Outcome::Terminated),
+            Err(Refused::NoWorkers(error)) => Err(Outcome::NoWorkers(error)),
         }
-        Ok(())
     }
 
     /// The call that a task's calls belong to.
