@@ -186,6 +186,7 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan, life
     loop.remove_reader(worker.fileno())
     if lifespan is not None and not turns.terminated:
         _expect_end(plan.grace_s)
+    worker.end_calls()
     _close(loop, lifespan)
     # The pool may interrupt this process until it knows that all has ended, and an interpreter on its way out takes its
     # handlers away.

@@ -140,16 +140,6 @@ async def deeper(n: int) -> int:
         return n
 
 
-async def too_many_calls(gate: str) -> tuple[int, str]:
-    pool, count = parent_pool(), 0
-    try:
-        while True:
-            pool.submit(wait_at, gate)
-            count += 1
-    except PoolFull as error:
-        return count, str(error)
-
-
 # --------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -286,8 +276,10 @@ async def notes_its_end(started: str, cancelled: str) -> None:
 
 
 async def waits(bell: str, name: str) -> None:
-    ring(bell, f"{name} {os.getpid()}")
+    loop = asyncio.get_running_loop()
     try:
+        # Once it waits: a SIGTERM that came in the midst of this would end it here.
+        loop.call_soon(ring, bell, f"{name} {os.getpid()}")
         await asyncio.Event().wait()
     finally:
         ring(bell, f"{name} cancelled")
@@ -492,10 +484,14 @@ async def colors() -> list[str]:
     pool = parent_pool()
     handle = pool.submit(my_color)
     color.set("blue")
-    return [await handle, await pool.apply(my_color), *await pool.map(lambda _: color.get(), [0])]
+    return [await handle, await pool.apply(my_color), *await pool.map(my_color_too, [0])]
 
 
 async def my_color() -> str:
+    return color.get()
+
+
+def my_color_too(_: int) -> str:
     return color.get()
 
 

@@ -338,6 +338,11 @@ impl Worker {
         lock(&self.link).in_flight()
     }
 
+    /// The loop takes no more turns: have whatever waits for a call of the pool go on, as cancelled.
+    fn end_calls(&self, py: Python<'_>) -> PyResult<()> {
+        self.cancel_calls(py)
+    }
+
     /// Cancel every item that runs.
     fn cancel_all(&self, py: Python<'_>) -> PyResult<()> {
         let tasks: Vec<_> = lock(&self.running).values().map(|running| running.task.clone_ref(py)).collect();

@@ -247,6 +247,16 @@ impl Worker {
         settle(py, asked.errand.target, result, maps);
     }
 
+    /// No answers come any more: whoever waits for one is told that it was cancelled.
+    pub(super) fn cancel_calls(&self, py: Python<'_>) -> PyResult<()> {
+        let Table { asked, .. } = std::mem::take(&mut *lock(&self.calls.table));
+        let mut maps = Vec::new();
+        for Asked { errand, .. } in asked.into_values() {
+            settle(py, errand.target, None, &mut maps);
+        }
+        maps.iter().try_for_each(|map| MapCall::go_on(map.bind(py)))
+    }
+
     /// Makes a call once more. Where that can't be, this is what comes of it.
     fn ask_again(&self, py: Python<'_>, token: u64, mut asked: Asked, maps: &mut Vec<Py<MapCall>>) {
         match self.send(&asked.errand, asked.retries, asked.attempt) {
