@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::nested::Broods;
 use crate::chunk::Chunk;
 use crate::conduct::Standing;
 use crate::event::{Input, Output, Place, Refused, Report};
@@ -15,7 +16,6 @@ use crate::payload::Payload;
 use crate::schedule::Queue;
 use crate::stats::{Cause, Counts};
 use crate::supervise::{StartError, State, Supervisor};
-use self::nested::Broods;
 use crate::task::{Brief, Outcome, Submission, Task, TaskState, TaskTable, Wish};
 
 mod cancel;

@@ -33,11 +33,14 @@ impl CallPort {
         map: &MapCall,
         item: &Bound<'_, PyAny>,
         buffer: &mut Vec<u8>,
-    ) -> PyResult<Prepared> {
+        run: &mut Vec<Prepared>,
+    ) -> PyResult<bool> {
         buffer.clear();
         let args = map.arguments(item)?;
         let arguments = self.write(item.py(), buffer, map.context.as_deref(), &args, None)?;
-        Ok(Prepared::new(arguments))
+        run.push(Prepared::new(arguments));
+        // A worker's blocks are many, and no descriptors.
+        Ok(false)
     }
 
     pub(crate) fn submit_items(&self, map: &Bound<'_, MapCall>, first: u64, items: Vec<Prepared>) -> PyResult<()> {

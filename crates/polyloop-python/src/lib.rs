@@ -2,6 +2,7 @@
 
 mod apart;
 mod apply;
+mod budget;
 mod call_port;
 mod codec;
 mod errors;

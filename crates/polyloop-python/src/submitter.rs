@@ -13,16 +13,18 @@ pub(crate) enum Submitter {
 }
 
 impl Submitter {
-    /// What an item needs to be submitted. Runs the caller's code.
+    /// Adds to a run what an item needs to be submitted. Says whether it holds memory of which there is not much. Runs the
+    /// caller's code.
     pub(crate) fn prepare_item(
         &self,
         map: &MapCall,
         item: &Bound<'_, PyAny>,
         buffer: &mut Vec<u8>,
-    ) -> PyResult<Prepared> {
+        run: &mut Vec<Prepared>,
+    ) -> PyResult<bool> {
         match self {
-            Self::Manager(manager) => manager.get().prepare_item(map, item, buffer),
-            Self::Port(port) => port.get().prepare_item(map, item, buffer),
+            Self::Manager(manager) => manager.get().prepare_item(map, item, buffer, run),
+            Self::Port(port) => port.get().prepare_item(map, item, buffer, run),
         }
     }
 
@@ -38,7 +40,6 @@ impl Submitter {
     pub(crate) fn scarce_window(&self) -> Option<usize> {
         match self {
             Self::Manager(manager) => manager.get().scarce_window(),
-            // A worker's blocks are many, and no descriptors.
             Self::Port(_) => None,
         }
     }

@@ -324,11 +324,7 @@ impl Worker {
     /// Raises:
     ///     RuntimeError: it can't be an item's code that runs.
     #[pyo3(signature = (caller, capture_context=None))]
-    fn call_port(
-        slf: &Bound<'_, Self>,
-        caller: Option<u64>,
-        capture_context: Option<Py<PyAny>>,
-    ) -> PyResult<CallPort> {
+    fn call_port(slf: &Bound<'_, Self>, caller: Option<u64>, capture_context: Option<Py<PyAny>>) -> PyResult<CallPort> {
         Self::port_for(slf, caller, capture_context)
     }
 
@@ -397,8 +393,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Forgets what is said of an item that has ended, and the port of one that was a stream.
-    fn forget_remark(&self, job: Job) {
+    /// Forgets what is kept of an item that has ended. Says whether its time was the reason.
+    fn forget_ended(&self, job: Job) -> bool {
         if self.any_remarks.load(Ordering::Relaxed) {
             lock(&self.remarks).remove(&job.task);
         }
@@ -406,6 +402,7 @@ impl Worker {
             let port = lock(&self.ports).remove(&job.task);
             drop(port);
         }
+        job.timeout.is_some() && self.forget_time(job)
     }
 
     fn is_abandoned(&self) -> bool {

@@ -203,7 +203,9 @@ impl Ledger {
         let life = &mut self.lives[process];
         life.takes += 1;
         let (worker, takes, max) = (life.worker, life.takes, self.max_tasks);
-        self.demand(max == 0 || takes <= max || others_wait, || format!("worker {worker} took its task {takes} of at most {max}"));
+        self.demand(max == 0 || takes <= max || others_wait, || {
+            format!("worker {worker} took its task {takes} of at most {max}")
+        });
         let entry = &mut self.entries[token];
         entry.takes += 1;
         self.starts[entry.queue] += 1;

@@ -83,10 +83,10 @@ pub use driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
 pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
 #[doc(hidden)]
 pub use polyloop_core::{
-    Apart, Ask, CallId, Counts, Cut, DEFER, Flow, HOPELESS_EXIT, LOG_RECORD_BYTES, Loss, Luggage, MAX_REPLY, MapResults,
-    Moment, NestedId, NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report, STREAM_BYTES,
-    STREAM_VALUES, StartError, Stop, Submission, TaskId, Value, ValueError, ValueReader, ValueWriter, Want, WorkerId,
-    TooMany, WorkerView, lay_apart,
+    Apart, Ask, CallId, Counts, Cut, DEFER, Flow, HOPELESS_EXIT, LOG_RECORD_BYTES, Loss, Luggage, MAX_REPLY,
+    MapResults, Moment, NestedId, NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report,
+    STREAM_BYTES, STREAM_VALUES, StartError, Stop, Submission, TaskId, TooMany, Value, ValueError, ValueReader,
+    ValueWriter, Want, WorkerId, WorkerView, lay_apart,
 };
 #[doc(hidden)]
 pub use polyloop_shm::{Item, Side};

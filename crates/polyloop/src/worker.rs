@@ -28,8 +28,8 @@ use thiserror::Error;
 pub use self::blocks::CannotPass;
 use self::blocks::{BLOCKS_MAX, MANAGER};
 use self::control::Said;
-pub use self::nested::AskError;
 use self::nested::Answering;
+pub use self::nested::AskError;
 use self::publish::Unpublished;
 use crate::blocks::{BlockError, Borrower, Lender, Memory, Returns};
 use crate::driver::PROTOCOL;
@@ -314,11 +314,14 @@ impl WorkerLink {
         self.check_ours()?;
         // What was published must not wait for the next item, which may block. Nor is an item to wait for this, taken and
         // not started, as whoever is rung may take the processor.
-        self.tell()?;
+        if self.manager.can_ring() {
+            self.tell()?;
+        }
         loop {
             let claim = match self.claim() {
                 Ok(claim) => claim,
                 Err(next) => {
+                    self.tell()?;
                     self.publish_status();
                     return Ok(next);
                 }
@@ -330,7 +333,8 @@ impl WorkerLink {
             step("leased");
             let manager_may_post = self.board.take(claim);
             step("taken");
-            if manager_may_post && self.manager.must_ring_fenced() {
+            // By the fence of `take`: a manager that fell asleep since it was looked at is rung after all.
+            if (std::mem::take(&mut self.news) || manager_may_post) && self.manager.must_ring_fenced() {
                 self.ring_manager()?;
             }
             let terms = Terms::from_bits(item.extra);

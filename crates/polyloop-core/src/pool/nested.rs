@@ -53,7 +53,13 @@ impl Pool {
         }
     }
 
-    fn try_ask(&mut self, worker: WorkerId, caller: TaskId, number: NestedId, ask: &Payload) -> Result<TaskId, Outcome> {
+    fn try_ask(
+        &mut self,
+        worker: WorkerId,
+        caller: TaskId,
+        number: NestedId,
+        ask: &Payload,
+    ) -> Result<TaskId, Outcome> {
         match &self.mode {
             Mode::Open | Mode::Closing => (),
             Mode::Terminating => return Err(Outcome::Terminated),

@@ -21,7 +21,8 @@ use crate::reference::travels_by_name;
 
 const NOT_IN_A_TASK: &str = "only a task can call the pool that runs it: use current_worker().pool in a task, or in what a \
     task starts, not in an initializer or a lifespan, nor in a thread or a context of your own";
-const TASK_HAS_ENDED: &str = "the task that this pool was taken in has ended, and what it left behind can't call the pool";
+const TASK_HAS_ENDED: &str =
+    "the task that this pool was taken in has ended, and what it left behind can't call the pool";
 
 /// What a call is made of, and made again.
 pub(crate) struct Errand {
@@ -152,12 +153,7 @@ impl Worker {
 
     /// Asks for a call to be cancelled whose outcome goes to this future, or from now on to another target. Says whether
     /// it had not ended.
-    pub(crate) fn withdraw(
-        &self,
-        token: u64,
-        future: &Bound<'_, PyAny>,
-        target: Option<Target>,
-    ) -> PyResult<bool> {
+    pub(crate) fn withdraw(&self, token: u64, future: &Bound<'_, PyAny>, target: Option<Target>) -> PyResult<bool> {
         let (number, before) = match lock(&self.calls.table).asked.get_mut(&token) {
             Some(asked) if matches!(&asked.errand.target, Target::Future(of, _) if of.is(future)) => {
                 asked.is_withdrawn = true;

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use std::sync::Arc;
 
-use polyloop_core::{CallId, ControlFrame, Heard, Input, Large, Outcome, Parcel, TaskId, WorkerId, write_large};
+use polyloop_core::{CallId, ControlFrame, Heard, Large, Parcel, Payload, TaskId, WorkerId, write_large};
 
 use super::nested::{copied, pass_on};
 use super::{Driver, Event};
 use crate::blocks::{Lease, Memory};
+use crate::link::Said;
 
 /// Room that is made for each value.
 const SMALL_VALUE_BYTES: usize = 16;
@@ -50,22 +51,25 @@ impl Driver {
         while read < limit {
             let mut values = Values::default();
             let other = loop {
-                let heard = self.link.next_frame(index, &self.pool);
-                read += usize::from(!matches!(heard, Ok(None)));
-                match heard {
-                    Ok(Some(Heard::Input(Input::Outcome { task, outcome: Outcome::Value(bytes), .. })))
-                        if bytes.len() <= VALUES_BYTES && bytes.luggage().is_none() =>
-                    {
+                let said = self.link.next_frame(index, &self.pool);
+                read += usize::from(!matches!(said, Ok(None)));
+                match said {
+                    Ok(Some(Said::Value(task, bytes))) => {
                         match self.pool.returned(worker, task) {
-                            Some((call, token)) if call.is_nested() => self.answer_value(call, token, bytes)?,
-                            Some((call, token)) => values.push(call, token, &bytes),
+                            Some((call, token)) if call.is_nested() => {
+                                let value = Payload::from_slice(bytes);
+                                self.answer_value(call, token, value)?;
+                            }
+                            Some((call, token)) => values.push(call, token, bytes),
                             None => (),
                         }
                         if read >= limit || values.bytes.len() >= VALUES_BYTES {
                             break Ok(Some(Heard::Piece));
                         }
                     }
-                    other => break other,
+                    Ok(Some(Said::Other(heard))) => break Ok(Some(heard)),
+                    Ok(None) => break Ok(None),
+                    Err(garbage) => break Err(garbage),
                 }
             };
             // What came before the other is told before it.
@@ -112,7 +116,6 @@ impl Driver {
     pub(super) fn fetch(&mut self, worker: WorkerId, task: TaskId) -> io::Result<()> {
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
         let Some(Parcel { function, arguments, .. }) = self.pool.parcel_of(task) else {
-            // It has ended meanwhile for its caller.
             // It has ended meanwhile for its caller.
             return self.urge(worker, ControlFrame::Cancel(task));
         };
