@@ -139,7 +139,8 @@ impl Driver {
             result_words: RESULT_WORDS,
             control_words: CONTROL_WORDS,
         };
-        let (link, poller, timer) = (Link::new(layout, config.max_reply)?, Poller::new()?, Timer::new()?);
+        let (link, poller, timer) =
+            (Link::new(layout, config.concurrency, config.max_reply)?, Poller::new()?, Timer::new()?);
         poller.add(&*link.bell, BELL << KIND_SHIFT)?;
         poller.add(&timer, TIMER << KIND_SHIFT)?;
         let returns = Returns::new(&link.bell);

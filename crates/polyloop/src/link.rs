@@ -159,7 +159,7 @@ impl Seat {
     /// Whether it reads what it is told.
     pub(crate) fn listens(&self) -> Result<(), WorkerGarbage> {
         let frames = self.outgoing.iter().filter(|outgoing| matches!(outgoing, Outgoing::Frame(..))).count();
-        let most = CONTROL_WAITING_MAX.saturating_mul(self.leases.capacity());
+        let most = CONTROL_WAITING_MAX.saturating_mul(self.conduct.held_max());
         if frames > most { Err(WorkerGarbage::Deaf(frames)) } else { Ok(()) }
     }
 
@@ -281,6 +281,7 @@ fn push_stream(control: &mut RingWriter, stream: &mut Stream, wrote: &mut bool) 
 /// All shared memory of a pool, from its manager's side.
 pub(crate) struct Link {
     pub(crate) layout: Layout,
+    concurrency: u32,
     max_reply: u64,
     pub(crate) region: Region,
     pub(crate) bell: Arc<Doorbell>,
@@ -290,13 +291,13 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(layout: Layout, max_reply: u64) -> io::Result<Self> {
+    pub(crate) fn new(layout: Layout, concurrency: u32, max_reply: u64) -> io::Result<Self> {
         let region = Region::create(layout.pool_words())?;
         let words = region.words();
         let boards = (0..layout.queues).map(|queue| BoardWriter::new(layout.board(words, queue))).collect();
         let sleeper = Sleeper::new(layout.manager_epoch(words));
         let (bell, seats) = (Arc::new(Doorbell::new()?), BTreeMap::new());
-        Ok(Self { layout, max_reply, bell, sleeper, boards, seats, region })
+        Ok(Self { layout, concurrency, max_reply, bell, sleeper, boards, seats, region })
     }
 
     /// Makes the memory and the descriptors of a new worker.
@@ -328,7 +329,7 @@ impl Link {
             hearing: HearingWatch::default(),
             heard: self.layout.heard(words),
             status,
-            conduct: Conduct::new(worker, self.layout.leases, self.max_reply),
+            conduct: Conduct::new(worker, self.concurrency, self.max_reply),
             borrower: Borrower::new(lender_of(worker), Arc::clone(returns)),
             mute: false,
             gone: false,

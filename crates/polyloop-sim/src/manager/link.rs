@@ -196,10 +196,9 @@ impl Manager {
     /// Puts one waiting control frame into the ring; the worker is told after the last that fits. It rings back when
     /// it has made room for the others.
     pub(super) fn pump(&mut self, site: &mut Site, index: u16) {
-        let leases = site.scenario.leases() as usize;
         let Some(seat) = self.seats.get_mut(&index) else { return };
         let waiting = seat.outgoing.iter().filter(|(_, bytes)| bytes.len() <= size_of::<u64>()).count();
-        let bounded = waiting <= CONTROL_WAITING_MAX * leases;
+        let bounded = waiting <= CONTROL_WAITING_MAX * seat.conduct.held_max();
         site.ledger.demand(bounded, || format!("{waiting} control frames wait for one worker"));
         let sent = seat.outgoing.front().is_some_and(|(kind, bytes)| seat.control.push(*kind, bytes).is_ok());
         if sent {

@@ -42,7 +42,7 @@ impl Seat {
             leases: LeaseReader::new(own.leases.clone()),
             ringer: Ringer::new(site.shared.epochs[at].clone()),
             status: site.shared.statuses[at].clone(),
-            conduct: Conduct::new(worker, site.scenario.leases(), MAX_REPLY),
+            conduct: Conduct::new(worker, site.scenario.worker.concurrency, MAX_REPLY),
             ready: false,
             retiring: false,
             stopping: false,
