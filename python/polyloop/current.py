@@ -66,8 +66,8 @@ class CurrentWorker:
         Also for what the task has started by itself, as in a task group.
 
         Raises:
-            RuntimeError: no task runs here, as in an initializer or a lifespan; or one has started this in a thread or a
-                context that does not say so.
+            RuntimeError: no task runs here, as in an initializer or a lifespan; or one has started this in a thread or
+                a context that does not say so.
 
         >>> import asyncio
         >>> from polyloop import Pool, current_worker

@@ -1,4 +1,4 @@
-"""`ParentPool`: the pool that runs a task, for that task to call. Who is waited for meanwhile is the engine's business."""
+"""`ParentPool`: the pool that runs a task, for that task to call. What place it has meanwhile, the engine decides."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _OTHER_THREAD = (
 class ParentPool(Verbs):
     """The pool that runs a task, with the verbs of `Pool`. Made by `current_worker().pool` and `parent_pool`.
 
-    Its calls are tasks like those of the client: they wait in the same queues, and any worker runs them, also the one that
-    runs their caller. From its first call until all are answered a task does not take a place among those that its worker
-    runs at the same time, so tasks may call each other to any depth with any number of workers: also with one. It goes on
-    as soon as what it awaits is there, beside whatever has its place then.
+    Its calls are tasks like those of the client: they wait in the same queues, and any worker runs them, also the one
+    that runs their caller. From its first call until all are answered a task does not take a place among those that
+    its worker runs at the same time, so tasks may call each other to any depth with any number of workers, also with
+    one. It goes on as soon as what it awaits is there, beside whatever has its place then.
 
     A task that is cancelled, runs out of time or loses its worker takes its unanswered calls with it. Those of one that
-    returns or raises go on, as they do in the client when a handle is dropped. A pool that closes takes the calls of the
-    tasks that it has accepted. Calls run with the options of the pool, as `Pool` was given them, or with those of
+    returns or raises go on, as they do in the client when a handle is dropped. A pool that closes takes the calls of
+    the tasks that it has accepted. Calls run with the options of the pool, as `Pool` was given them, or with those of
     `options`; `max_pending` does not count them, and where there are several queues they go to that of their caller.
 
-    A worker's tasks may have 65,536 calls unanswered, and 4,096 of its tasks may wait for some: whatever would be one more
-    raises `PoolFull`.
+    A worker's tasks may have 65,536 calls unanswered, and 4,096 of its tasks may wait for some: whatever would be one
+    more raises `PoolFull`.
 
     It is for the event loop of the worker, in coroutines and in plain functions that do not wait for what they submit.
     Plain functions that run `in_thread` use `executor`. There is no `stream`.
@@ -55,9 +55,7 @@ class ParentPool(Verbs):
     45
     """
 
-    def __init__(
-        self, port: _core.CallPort, loop: asyncio.AbstractEventLoop, thread: int, options: Options
-    ) -> None:
+    def __init__(self, port: _core.CallPort, loop: asyncio.AbstractEventLoop, thread: int, options: Options) -> None:
         self._manager = port
         self._loop = loop
         self._thread = thread
@@ -100,8 +98,8 @@ class ParentPool(Verbs):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
     ) -> NoReturn:
         raise NotImplementedError(
-            "a task can't take a stream from the pool that runs it: submit a function that returns a list, or map one over "
-            "the parts and take the results as they come"
+            "a task can't take a stream from the pool that runs it: submit a function that returns a list, or map one "
+            "over the parts and take the results as they come"
         )
 
     def _map(

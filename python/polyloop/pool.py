@@ -466,7 +466,7 @@ class Pool(Verbs):
         for result in list(self._maps):
             result._pool_ended()
 
-    async def _cancel(self, call: _core.ApplyCall) -> None:
+    async def _cancel(self, call: Any) -> None:
         """Cancel a task, and wait until it has ended. Being cancelled again ends only the waiting."""
         ended: asyncio.Future[None] = self._loop.create_future()
         if self._manager.cancel(call, ended):

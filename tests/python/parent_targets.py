@@ -272,7 +272,7 @@ async def notes_its_end(started: str, cancelled: str) -> None:
         _note(cancelled)
 
 
-# ------------------------------------------------------------------------------------------------------ cancels and ends
+# ----------------------------------------------------------------------------------------------------- cancels and ends
 
 
 async def waits(bell: str, name: str) -> None:
@@ -453,7 +453,7 @@ async def _double(number: int) -> int:
     return await current_worker().pool.apply(double, (number,))
 
 
-# ---------------------------------------------------------------------------------------------------------- what travels
+# --------------------------------------------------------------------------------------------------------- what travels
 
 
 async def by_value(number: int) -> list[Any]:

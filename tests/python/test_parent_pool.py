@@ -192,7 +192,7 @@ def test_a_task_that_is_run_again_makes_new_calls_and_the_old_ones_are_cancelled
     asyncio.run(main())
 
 
-# ------------------------------------------------------------------------------------------------------ cancels and ends
+# ----------------------------------------------------------------------------------------------------- cancels and ends
 
 
 @pytest.mark.parametrize("how", ["apply", "gather", "map", "nothing"])
@@ -390,7 +390,7 @@ def test_what_a_task_starts_may_call_too(on_pool: OnPool) -> None:
     on_pool(main)
 
 
-# ---------------------------------------------------------------------------------------------------------- what travels
+# --------------------------------------------------------------------------------------------------------- what travels
 
 
 def test_functions_travel_by_value_where_they_must(on_pool: OnPool) -> None:
