@@ -22,7 +22,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "target" / "weaken"
 CRATE = Path("crates") / "polyloop-shm"
-SOURCES = ("board.rs", "board/reader.rs", "board/writer.rs", "lease.rs", "ring.rs", "wake.rs", "queue/line.rs", "queue/naps.rs")
+SOURCES = (
+    "board.rs",
+    "board/reader.rs",
+    "board/writer.rs",
+    "lease.rs",
+    "ring.rs",
+    "wake.rs",
+    "queue/line.rs",
+    "queue/naps.rs",
+)
 WEAKER = {
     "Ordering::Acquire": "Ordering::Relaxed",
     "Ordering::Release": "Ordering::Relaxed",

@@ -185,18 +185,16 @@ impl MapCall {
     fn draw_from(slf: &Bound<'_, Self>, source: &Bound<'_, PyAny>) -> PyResult<()> {
         let this = slf.get();
         let (mut budget, mut buffer) = (TimeBudget::new(DRAW_BUDGET), Vec::new());
-        let mut late = false;
         loop {
-            let (room, outstanding) = this.with(|state| (state.results.room(), state.results.outstanding()));
-            // With nothing outstanding, nothing would come back to go on with.
-            if room == 0 || (late && outstanding > 0) {
+            let room = this.with(|state| state.results.room());
+            if room == 0 {
                 return Ok(());
             }
             let (run, stop) = this.draw_run(source, room.min(RUN_ITEMS), &mut budget, &mut buffer);
             Self::submit(slf, run)?;
             match stop {
                 Stop::Full => (),
-                Stop::Late => late = true,
+                Stop::Late => return this.manager.get().go_on_later(slf.clone().unbind()),
                 Stop::Unsendable(error) => Self::fail_item(slf, error),
                 Stop::Ended(error) => this.end_drawn(source, error)?,
             }
