@@ -72,6 +72,10 @@ impl CallPort {
         self.worker.get().withdraw_where(map.py(), is_meant)
     }
 
+    pub(crate) fn go_on_later(&self, map: &Bound<'_, MapCall>) -> PyResult<()> {
+        self.worker.get().go_on_later(map)
+    }
+
     pub(crate) fn schedule_turn(&self, py: Python<'_>) -> PyResult<()> {
         self.worker.get().schedule_turn(py)
     }

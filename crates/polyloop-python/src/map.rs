@@ -194,7 +194,7 @@ impl MapCall {
             Self::submit(slf, run)?;
             match stop {
                 Stop::Full => (),
-                Stop::Late => return this.manager.get().go_on_later(slf.clone().unbind()),
+                Stop::Late => return this.submitter.go_on_later(slf),
                 Stop::Unsendable(error) => Self::fail_item(slf, error),
                 Stop::Ended(error) => this.end_drawn(source, error)?,
             }

@@ -44,6 +44,14 @@ impl Submitter {
         }
     }
 
+    /// Has a map go on in the loop's next round.
+    pub(crate) fn go_on_later(&self, map: &Bound<'_, MapCall>) -> PyResult<()> {
+        match self {
+            Self::Manager(manager) => manager.get().go_on_later(map.clone().unbind()),
+            Self::Port(port) => port.get().go_on_later(map),
+        }
+    }
+
     /// No more items come.
     pub(crate) fn end_call(&self, call: CallId) -> PyResult<()> {
         match self {

@@ -61,6 +61,8 @@ struct Table {
 #[derive(Default)]
 pub(super) struct Calls {
     table: Mutex<Table>,
+    /// Maps that have drawn as long as they may in a turn, and go on in the next.
+    late: Mutex<Vec<Py<MapCall>>>,
     last_scope: AtomicU64,
     /// Whether items are begun with their numbers in a context variable, since something has called that did not know
     /// its own.
@@ -72,6 +74,10 @@ pub(super) struct Calls {
 impl Calls {
     pub(super) fn marks(&self) -> bool {
         self.marks.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take_late(&self) -> Vec<Py<MapCall>> {
+        std::mem::take(&mut *lock(&self.late))
     }
 }
 
@@ -183,6 +189,12 @@ impl Worker {
             numbers.into_iter().for_each(|number| link.withdraw(number));
         }
         self.schedule_turn(py)
+    }
+
+    /// Has a map go on in the next turn.
+    pub(crate) fn go_on_later(&self, map: &Bound<'_, MapCall>) -> PyResult<()> {
+        lock(&self.calls.late).push(map.clone().unbind());
+        self.schedule_turn(map.py())
     }
 
     /// Nobody wants to hear of this call any more.

@@ -57,7 +57,7 @@ impl Worker {
 
     fn obey(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
-        let mut maps = Vec::new();
+        let mut maps = self.calls.take_late();
         loop {
             let control = lock(&self.link).next_control(&mut desk.item).map_err(errors::worker)?;
             match control {
