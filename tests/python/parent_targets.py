@@ -362,10 +362,7 @@ async def from_a_thread_of_its_own(number: int) -> Any:
 def recursion_on_threads(n: int) -> int:
     if n < 2:
         return n
-    executor = current_worker().pool.options(in_thread=True)
-    pool = current_worker().pool
-    del executor
-    submit = pool.executor().submit
+    submit = current_worker().pool.executor().submit
     first, second = submit(_on_thread, n - 1), submit(_on_thread, n - 2)
     return first.result() + second.result()
 

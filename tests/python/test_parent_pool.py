@@ -200,18 +200,19 @@ def test_a_task_that_is_run_again_makes_new_calls_and_the_old_ones_are_cancelled
 def test_a_task_that_is_cancelled_or_runs_out_of_time_takes_its_calls_with_it(bell: Bell, how: str, end: str) -> None:
     async def main() -> None:
         async with Pool(2) as pool:
-            names = ["call0", "call1", *(["call2"] if how in ("apply", "map") else [])]
+            names = {"call0", "call1"} | ({"call2"} if how in ("apply", "map") else set())
             timed = pool.options(timeout=0.5 if end == "timeout" else None)
             handle = timed.submit(targets.calls_and_waits, bell.path, how)
             if end == "cancel":
-                started = [(await bell.hear()).split()[0] for _ in names]
-                assert sorted(started) == names
+                assert {(await bell.hear()).split()[0] for _ in names} == names
                 handle.cancel()
             await asyncio.wait([handle])
             assert handle.cancelled() if end == "cancel" else isinstance(handle.exception(), TaskTimeout)
             await _until_idle(pool)
-            heard = [line for line in bell.heard() if line.endswith("cancelled")]
-            assert sorted(heard) == [f"{name} cancelled" for name in names]
+            heard = [line.split() for line in bell.heard()]
+            cancelled = {name for name, what in heard if what == "cancelled"}
+            # On a busy machine the time may be up before a call has begun.
+            assert cancelled == (names if end == "cancel" else {name for name, what in heard if what != "cancelled"})
 
     asyncio.run(main())
 
@@ -332,7 +333,8 @@ def test_a_worker_leaves_when_its_tasks_have_what_they_wait_for(bell: Bell, gate
 
 def test_a_function_on_a_thread_has_an_executor(on_pool: OnPool) -> None:
     async def main(pool: Pool) -> None:
-        for call in (pool.options(in_thread=True).apply(targets.from_a_thread, (4,)),):
+        in_thread = pool.options(in_thread=True).apply(targets.from_a_thread, (4,))
+        for call in (in_thread, pool.apply(targets.from_a_thread_of_its_own, (4,))):
             doubled, mapped, refused = await call
             assert (doubled, mapped) == (8, [0, 2, 4])
             assert "current_worker().pool.executor()" in refused

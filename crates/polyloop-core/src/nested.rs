@@ -164,9 +164,7 @@ impl Nest {
 
     /// A task has ended: whatever it has asked for, it waits no more.
     pub fn ended(&mut self, task: TaskId) {
-        if self.waiting.remove(&task).is_some() {
-            self.asked.values_mut().for_each(|asked| asked.callers.retain(|caller| *caller != task));
-        }
+        self.waiting.remove(&task);
     }
 }
 

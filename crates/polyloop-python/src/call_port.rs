@@ -38,9 +38,9 @@ impl CallPort {
         buffer.clear();
         let args = map.arguments(item)?;
         let arguments = self.write(item.py(), buffer, map.context.as_deref(), &args, None)?;
+        let is_large = arguments.luggage().is_some();
         run.push(Prepared::new(arguments));
-        // A worker's blocks are many, and no descriptors.
-        Ok(false)
+        Ok(is_large)
     }
 
     pub(crate) fn submit_items(&self, map: &Bound<'_, MapCall>, first: u64, items: Vec<Prepared>) -> PyResult<()> {
@@ -70,6 +70,10 @@ impl CallPort {
     pub(crate) fn cancel_items(&self, map: &Bound<'_, MapCall>, is_meant: impl Fn(u64) -> bool) -> PyResult<()> {
         let is_meant = |target: &Target| matches!(target, Target::Item(of, index) if of.is(map) && is_meant(*index));
         self.worker.get().withdraw_where(map.py(), is_meant)
+    }
+
+    pub(crate) fn scarce_window(&self) -> Option<usize> {
+        self.worker.get().scarce_window()
     }
 
     pub(crate) fn go_on_later(&self, map: &Bound<'_, MapCall>) -> PyResult<()> {

@@ -40,7 +40,7 @@ impl Submitter {
     pub(crate) fn scarce_window(&self) -> Option<usize> {
         match self {
             Self::Manager(manager) => manager.get().scarce_window(),
-            Self::Port(_) => None,
+            Self::Port(port) => port.get().scarce_window(),
         }
     }
 

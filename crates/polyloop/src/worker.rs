@@ -109,7 +109,7 @@ pub enum Control {
     /// So many values of this item's stream have been taken.
     Credit(TaskId, u32),
     /// What came of this call, and the large parts of its value.
-    Answer(NestedId, Outcome, Option<Arc<Memory>>),
+    Answer(NestedId, Box<Outcome>, Option<Arc<Memory>>),
     /// Start this item: a large one, whose function and arguments have arrived in the buffer, and the arguments' large
     /// parts in this memory.
     Start(Job, Option<Arc<Memory>>),

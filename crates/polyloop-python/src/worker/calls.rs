@@ -19,6 +19,8 @@ use crate::options::{TaskOptions, Verb};
 use crate::pending::Target;
 use crate::reference::travels_by_name;
 
+/// Large items of a map that are outstanding while there is little memory for them.
+const SCARCE_WINDOW: usize = 16;
 const NOT_IN_A_TASK: &str = "only a task can call the pool that runs it: use current_worker().pool in a task, or in what a \
     task starts, not in an initializer or a lifespan, nor in a thread or a context of your own";
 const TASK_HAS_ENDED: &str =
@@ -63,6 +65,7 @@ pub(super) struct Calls {
     table: Mutex<Table>,
     /// Maps that have drawn as long as they may in a turn, and go on in the next.
     late: Mutex<Vec<Py<MapCall>>>,
+    any_late: AtomicBool,
     last_scope: AtomicU64,
     /// Whether items are begun with their numbers in a context variable, since something has called that did not know
     /// its own.
@@ -77,6 +80,10 @@ impl Calls {
     }
 
     pub(super) fn take_late(&self) -> Vec<Py<MapCall>> {
+        if !self.any_late.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.any_late.store(false, Ordering::Relaxed);
         std::mem::take(&mut *lock(&self.late))
     }
 }
@@ -121,6 +128,10 @@ impl Worker {
         unmarked.iter().copied().collect()
     }
 
+    fn runs(&self, item: TaskId) -> bool {
+        self.current.load(Ordering::Relaxed) == item.to_bits() || lock(&self.running).contains_key(&item)
+    }
+
     fn running_items(&self) -> BTreeSet<TaskId> {
         let mut items: BTreeSet<_> = lock(&self.running).keys().copied().collect();
         let current = self.current.load(Ordering::Relaxed);
@@ -144,8 +155,7 @@ impl Worker {
     }
 
     fn send(&self, errand: &Errand, retries: u32, attempt: u32) -> PyResult<NestedId> {
-        let running = self.running_items();
-        let callers: Vec<_> = errand.callers.iter().copied().filter(|caller| running.contains(caller)).collect();
+        let callers: Vec<_> = errand.callers.iter().copied().filter(|caller| self.runs(*caller)).collect();
         if callers.is_empty() || self.is_abandoned() {
             return Err(PyRuntimeError::new_err(TASK_HAS_ENDED));
         }
@@ -194,6 +204,7 @@ impl Worker {
     /// Has a map go on in the next turn.
     pub(crate) fn go_on_later(&self, map: &Bound<'_, MapCall>) -> PyResult<()> {
         lock(&self.calls.late).push(map.clone().unbind());
+        self.calls.any_late.store(true, Ordering::Relaxed);
         self.schedule_turn(map.py())
     }
 
@@ -203,6 +214,11 @@ impl Worker {
         if let Some(Asked { number, .. }) = &disowned {
             lock(&self.link).withdraw(*number);
         }
+    }
+
+    /// How many items a map may have outstanding while memory for what is large is scarce.
+    pub(crate) fn scarce_window(&self) -> Option<usize> {
+        lock(&self.link).is_scarce().then_some(SCARCE_WINDOW)
     }
 
     pub(crate) fn take_block(&self, bytes: usize) -> Option<Lease> {

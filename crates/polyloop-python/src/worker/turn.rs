@@ -63,7 +63,7 @@ impl Worker {
             match control {
                 None => break,
                 Some(Control::Answer(number, outcome, apart)) => {
-                    self.answered(py, number, outcome, apart.as_ref(), &mut maps);
+                    self.answered(py, number, *outcome, apart.as_ref(), &mut maps);
                 }
                 Some(Control::Start(job, apart)) => {
                     desk.apart = apart;

@@ -29,6 +29,11 @@ impl WorkerLink {
         self.is_ours().then(|| self.lender.take(now, bytes)).flatten()
     }
 
+    /// While this holds, whoever can wait should do so before it asks for more.
+    pub fn is_scarce(&self) -> bool {
+        self.lender.is_scarce()
+    }
+
     /// Publishes that an item returned a value whose large parts are in this memory.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ pub(super) enum Said {
     Stop(Stop),
     Credit(TaskId, u32),
     Start(Job, Item, Option<Arc<Memory>>),
-    Answer(NestedId, Outcome, Option<Arc<Memory>>),
+    Answer(NestedId, Box<Outcome>, Option<Arc<Memory>>),
 }
 
 impl Fetching {

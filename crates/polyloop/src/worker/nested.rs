@@ -97,6 +97,6 @@ impl WorkerLink {
         step("answered");
         let (outcome, streamed) = split_answer(&bytes).ok_or(WorkerError::Task)?;
         let streamed = (!streamed.is_empty()).then(|| Arc::new(Memory::heap(streamed)));
-        Ok(Said::Answer(number, outcome, apart.or(streamed)))
+        Ok(Said::Answer(number, Box::new(outcome), apart.or(streamed)))
     }
 }
