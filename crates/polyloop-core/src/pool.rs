@@ -343,9 +343,10 @@ impl Pool {
         }
         let (call, token) = self.take_out(id)?;
         self.counts.done += 1;
-        if !call.is_nested() {
-            self.answered(call);
+        if call.is_nested() {
+            return Some((call, token));
         }
+        self.answered(call);
         Some((call, token))
     }
 

@@ -108,17 +108,28 @@ impl Worker {
 
     /// How many more items it would start now.
     pub fn room(&self) -> u32 {
+        if self.nest.waiting() > 0 {
+            return self.room_beside_waiting();
+        }
+        if self.stop.is_some() || self.retired || self.alone || self.unpublished > 0 {
+            return 0;
+        }
+        // Those that went on when they had what they waited for may be too many.
+        let free = self.config.concurrency.saturating_sub(self.in_flight);
+        match self.config.max_tasks {
+            0 => free,
+            max => u32::try_from(max.saturating_sub(self.claimed)).map_or(free, |left| left.min(free)),
+        }
+    }
+
+    /// The same while items wait for calls of their own: also if it is to leave, as nobody else may be there to run what
+    /// they wait for.
+    #[cold]
+    fn room_beside_waiting(&self) -> u32 {
         if self.stop == Some(Stop::Now) || self.alone || self.unpublished > 0 {
             return 0;
         }
-        let free = self.config.concurrency.saturating_sub(self.running());
-        match self.config.max_tasks {
-            // What its items wait for may have nobody else to run it.
-            _ if self.nest.waiting() > 0 => free,
-            _ if self.stop.is_some() || self.is_retired() => 0,
-            0 => free,
-            max => u32::try_from(max - self.claimed).map_or(free, |left| left.min(free)),
-        }
+        self.config.concurrency.saturating_sub(self.running())
     }
 
     /// Whether items wait for calls of their own.

@@ -139,6 +139,7 @@ impl Pool {
     }
 
     /// A task has ended by itself: its calls go on.
+    #[cold]
     pub(super) fn release(&mut self, id: TaskId) {
         if let Some(call) = self.broods.by_task.remove(&id) {
             self.close_call(call);

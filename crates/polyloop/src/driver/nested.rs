@@ -12,6 +12,7 @@ use crate::link::Seat;
 
 impl Driver {
     /// A task that was submitted by a task has returned.
+    #[cold]
     pub(super) fn answer_value(&mut self, call: CallId, token: u64, value: Payload) -> io::Result<()> {
         match self.pool.returned_nested(call, token) {
             Some((worker, number)) => self.answer(worker, number, &Outcome::Value(value)),
