@@ -66,7 +66,8 @@ class Pool(Verbs):
         processes: worker processes; None for the CPUs that this process may use.
         initializer, initargs: a plain function that each worker calls first, its loop being set.
         maxtasksperchild: tasks that a worker runs before another takes its place; 0 for no limit.
-        childconcurrency: tasks that a worker runs at the same time.
+        childconcurrency: tasks that a worker runs at the same time; those that wait for tasks of their own (see
+            `parent_pool`) do not count.
         queuecount: task queues, each with workers of its own; at most `processes`.
         scheduler: chooses the queue of each task; None for `RoundRobin`.
         loop_initializer: makes each worker's event loop ("uvloop.new_event_loop"); None for asyncio's.
