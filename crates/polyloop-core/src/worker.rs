@@ -389,4 +389,13 @@ mod tests {
         worker.stop(Stop::Now);
         assert_eq!(worker.room(), 0);
     }
+
+    #[test]
+    fn a_worker_that_retired_before_and_goes_on_for_those_who_wait_does_not_say_it_again() {
+        let mut worker = worker(1, 2);
+        worker.claimed(false);
+        worker.ask(&[item(1)], 0, 0).unwrap();
+        assert!(worker.retire());
+        assert!(!worker.claimed(false), "its last, and no news");
+    }
 }
