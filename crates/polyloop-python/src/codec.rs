@@ -104,6 +104,10 @@ impl Codec {
         })
     }
 
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     /// Appends `value` to `out`, and what of it is large to `apart`.
     pub(crate) fn write(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>, apart: &mut Outbox) -> PyResult<()> {
         if self.dialect == Dialect::MessagePack {

@@ -47,11 +47,15 @@ pub enum Sabotage {
     RetiredTakesMore,
     /// The manager does not tell a worker to leave that has its successor.
     StopUntold,
+    /// The manager does not tell a worker what came of a call that one of its tasks made.
+    AnswerUntold,
+    /// A task that waits for calls of its own keeps its place.
+    CallerKeepsPlace,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::BoardUnscanned,
         Self::LastWordsUnread,
         Self::ClaimedCountsAsStarted,
@@ -73,6 +77,8 @@ impl Sabotage {
         Self::RetractedAnyway,
         Self::RetiredTakesMore,
         Self::StopUntold,
+        Self::AnswerUntold,
+        Self::CallerKeepsPlace,
     ];
 }
 

@@ -45,6 +45,7 @@ impl Manager {
                     site.orders.push(Order::Signal { process, gently });
                 }
             }
+            Output::Answer { worker, number, outcome } => self.answer(site, worker, number, &outcome),
             Output::Yield { .. } | Output::Credit { .. } => {
                 site.ledger.violate("a stream that nobody has asked for".into());
             }

@@ -7,6 +7,7 @@ use polyloop_core::{
 };
 use polyloop_shm::LeaseIndex;
 
+use super::calls::Calling;
 use super::{Op, Pause, Process};
 use crate::ledger::reply_bytes;
 use crate::sabotage::Sabotage;
@@ -34,23 +35,25 @@ pub(super) struct Claimed {
 /// An item that was claimed and has not ended.
 #[derive(Debug)]
 pub(super) struct Job {
-    task: TaskId,
-    token: usize,
+    pub(super) task: TaskId,
+    pub(super) token: usize,
     lease: LeaseIndex,
     timeout: Option<Duration>,
     /// When it began to run.
     since: Moment,
-    state: JobState,
+    pub(super) state: JobState,
 }
 
 #[derive(Debug)]
-enum JobState {
+pub(super) enum JobState {
     /// Its bytes are on their way.
     Fetching(Vec<u8>),
     /// It has its bytes; its turn comes.
     Loaded,
     /// It ends by itself then.
     Running(Moment),
+    /// It waits for answers.
+    Calling(Calling),
     /// It ends then, cancelled.
     Cancelled(Moment),
     /// It runs out of time then, and gives in.
@@ -66,6 +69,7 @@ impl Job {
     pub(super) fn due(&self) -> Option<Moment> {
         match self.state {
             JobState::Fetching(_) | JobState::Loaded => None,
+            JobState::Calling(ref calling) => Some(calling.due()),
             JobState::Running(at)
             | JobState::Cancelled(at)
             | JobState::Expires(at)
@@ -114,10 +118,11 @@ impl Process {
     pub(super) fn run(&mut self, site: &mut Site, task: TaskId) {
         let Some(job) = self.jobs.iter_mut().find(|job| job.task == task) else { return };
         site.ledger.runs(job.token, self.index);
-        let (ends, pause) = match site.scenario.tasks[job.token].behaviour {
+        let behaviour = site.scenario.tasks[job.token].behaviour;
+        let (ends, pause) = match behaviour {
             Behaviour::Return | Behaviour::Raise | Behaviour::Reject | Behaviour::ReturnLarge(_) => (site.now, None),
             Behaviour::Sleep(time) => (site.now + time, None),
-            Behaviour::Forever | Behaviour::Stubborn => (Moment::MAX, None),
+            Behaviour::Call(_) | Behaviour::Forever | Behaviour::Stubborn => (Moment::MAX, None),
             Behaviour::Block(time) => (site.now + time, Some(Pause::Busy(site.now + time))),
             Behaviour::Hang => (Moment::MAX, Some(Pause::Busy(Moment::MAX))),
             Behaviour::Exit => return self.exit(site, EXIT),
@@ -129,7 +134,10 @@ impl Process {
             Some(timeout) => site.now + timeout,
             None => Moment::MAX,
         };
-        let stubborn = site.scenario.tasks[job.token].behaviour == Behaviour::Stubborn;
+        if let Behaviour::Call(count) = behaviour {
+            return self.call(site, task, count, expires);
+        }
+        let stubborn = behaviour == Behaviour::Stubborn;
         job.state = match expires < ends {
             true if stubborn => JobState::Ignores(expires + site.scenario.pool.grace),
             true => JobState::Expires(expires),
@@ -146,6 +154,9 @@ impl Process {
         let Some(at) = self.jobs.iter().position(due) else { return };
         if matches!(self.jobs[at].state, JobState::Stubborn(_)) {
             return self.exit(site, GRACE_EXIT);
+        }
+        if !self.withdraws(site, at) {
+            return;
         }
         let leaves = matches!(self.jobs[at].state, JobState::Ignores(_));
         if leaves {
@@ -186,6 +197,9 @@ impl Process {
                 } else {
                     JobState::Cancelled(site.now + site.rng.micros(0..=CANCEL_MICROS_MAX))
                 };
+            }
+            JobState::Calling(_) => {
+                job.state = JobState::Cancelled(site.now + site.rng.micros(0..=CANCEL_MICROS_MAX));
             }
             JobState::Expires(ends) if ends > site.now => {
                 job.state = JobState::Cancelled(site.now + site.rng.micros(0..=CANCEL_MICROS_MAX));
@@ -238,7 +252,7 @@ impl Process {
             _ => Reply::Value(&bytes),
         };
         self.reply(site, task, token, lease, reply);
-        self.core.finished();
+        self.core.finished(task);
         if site.rng.once_in(site.scenario.habits.grows) {
             self.outgrow(site);
         }

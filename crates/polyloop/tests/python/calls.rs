@@ -43,8 +43,10 @@ fn an_exception_has_type_message_and_traceback_and_its_worker_lives() {
         assert_eq!(error.type_name, "tasks.Speechless");
         let Err(Error::Python(error)) = py.call::<()>("sys:exit").arg(3).await else { panic!() };
         assert_eq!((error.type_name.as_str(), error.message.as_str()), ("SystemExit", "3"));
+        let Err(Error::Python(error)) = py.call::<()>("tasks:call_own_pool").await else { panic!() };
+        assert_eq!(error.to_string(), "RuntimeError: the pool belongs to a Rust program: its tasks can't call it");
         assert_eq!(pids(&py), worker);
-        assert_eq!(py.stats().failed, 3);
+        assert_eq!(py.stats().failed, 4);
     });
 }
 

@@ -78,7 +78,7 @@ impl Server {
             match control {
                 Control::Cancel(task) => self.cancel(|job| job.task == task),
                 Control::Stop(Stop::Now) => self.cancel(|_| true),
-                Control::Stop(Stop::WhenDone) | Control::Credit(..) => (),
+                Control::Stop(Stop::WhenDone) | Control::Credit(..) | Control::Answer(..) => (),
                 Control::Start(job, memory) => self.start(job, item, memory.as_deref()),
             }
         }

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from polyloop import current_worker
+from polyloop import current_worker, parent_pool
 
 initialized = ""
 
@@ -177,6 +177,10 @@ def die_first(times: int, begun: str) -> int:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def call_own_pool() -> None:
+    await parent_pool().apply(same, (1,))
 
 
 def input_is_empty() -> bool:
