@@ -244,6 +244,19 @@ def dumps(value: Any, apart: list[memoryview] | None = None) -> bytes:
         raise TypeError(f"cannot send a value of type {type_name(value)}: {_reason(error)}") from error
 
 
+class Unpicklable(TypeError, pickle.PicklingError):
+    """What `dumps` raises, for programs that expect what pickle does."""
+
+
+def as_pickling_error(error: BaseException) -> BaseException:
+    """The same error as a `PicklingError` too, if that is why `dumps` has raised it."""
+    if not (isinstance(error, TypeError) and isinstance(error.__cause__, pickle.PicklingError)):
+        return error
+    unpicklable = Unpicklable(*error.args).with_traceback(error.__traceback__)
+    unpicklable.__cause__ = error.__cause__
+    return unpicklable
+
+
 def loads(data: bytes | memoryview, apart: Sequence[memoryview] = ()) -> Any:
     """Return the value that `dumps` was given. What was put apart is used in place."""
     return pickle.loads(data, buffers=apart)

@@ -179,7 +179,7 @@ class Pool(Verbs):
         self._ended = self._loop.create_future()
         self._maps: set[PoolResult[Any]] = set()
         self._room = None if max_pending is None else Room(max_pending)
-        self._on_death: Callable[[], None] | None = None
+        self._on_death: Callable[[BaseException | None], None] | None = None
         check_descriptors(self.process_count)
         try:
             self._manager = _core.Manager(
@@ -516,13 +516,15 @@ class Pool(Verbs):
 
     def _on_died(self, key: int, pid: int | None, exitcode: int | None, retried: int, lost: int) -> None:
         if self._on_death is not None:
-            self._on_death()
+            self._on_death(None)
         fates = [f"{retried} to be run again"] if retried else []
         fates += [f"{lost} lost"] if lost else []
         running = f"; of its tasks {' and '.join(fates)}" if fates else ""
         _log.warning("worker %s died (%s)%s", pid, _describe_exit(exitcode), running)
 
     def _on_degraded(self, error: BaseException) -> None:
+        if self._on_death is not None:
+            self._on_death(error)
         _log.warning("workers fail to start, trying again: %s", error)
 
     def _on_recovered(self) -> None:
