@@ -14,6 +14,7 @@ import operator
 import warnings
 import weakref
 from collections.abc import AsyncIterable, Callable, Sequence, Sized
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from multiprocessing.context import BaseContext
 from types import TracebackType
@@ -95,9 +96,9 @@ class Pool(Verbs):
             outcome of the task that logged; what finds no room is counted in a warning. Not from workers whose root
             logger has a handler once they are initialised, as under fork it may. Loggers that have no level there get
             the one that they have here when the pool is made.
-        max_pending: how many calls by `submit` and `apply` may be unfinished. One more by `submit` raises `PoolFull` at
-            once; one more by `apply` waits for its turn. What a `map` draws ahead is limited by its `buffersize`. None
-            for any number.
+        max_pending: how many calls by `submit`, `stream` and `apply` may be unfinished; a stream is until its generator
+            has ended. One more by `submit` or `stream` raises `PoolFull` at once; one more by `apply` waits for its
+            turn. What a `map` draws ahead is limited by its `buffersize`. None for any number.
         mp_context: how worker processes are started, whatever `set_start_method` says: "spawn", "fork", "forkserver",
             or a multiprocessing context.
         preload: names of modules that the forkserver imports once, so that workers have them from their start and
@@ -436,7 +437,19 @@ class Pool(Verbs):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
     ) -> Stream[Any]:
         self._check_usable()
-        return Stream(self._manager.open_stream(func, args, kwargs or None, options.core), self)
+        if self._room is not None:
+            self._room.enter()
+        try:
+            call = self._manager.open_stream(func, args, kwargs or None, options.core)
+        except BaseException:
+            if self._room is not None:
+                self._room.leave()
+            raise
+        if self._room is not None:
+            ended: Future[None] = Future()  # whose callbacks run at once: whoever saw the end finds its place free
+            ended.add_done_callback(self._room.leave)
+            call.wait_for_end(ended)
+        return Stream(call, self)
 
     def _map(
         self,
