@@ -3,6 +3,7 @@
 
 mod items;
 mod link;
+mod streams;
 
 use std::collections::VecDeque;
 

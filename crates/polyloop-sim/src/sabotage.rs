@@ -47,11 +47,17 @@ pub enum Sabotage {
     RetiredTakesMore,
     /// The manager does not tell a worker to leave that has its successor.
     StopUntold,
+    /// The manager does not tell a worker that values of its stream were taken.
+    CreditUntold,
+    /// Workers give values of a stream without credit.
+    CreditIgnored,
+    /// A value of a stream is lost where the ring is full.
+    ValueLost,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::BoardUnscanned,
         Self::LastWordsUnread,
         Self::ClaimedCountsAsStarted,
@@ -73,6 +79,9 @@ impl Sabotage {
         Self::RetractedAnyway,
         Self::RetiredTakesMore,
         Self::StopUntold,
+        Self::CreditUntold,
+        Self::CreditIgnored,
+        Self::ValueLost,
     ];
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use polyloop_core::{Moment, PoolConfig, WorkerConfig};
 
 use crate::rng::Rng;
+use crate::streams::{StreamPlan, plan_streams};
 
 /// What a task does once it has started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) call: Option<usize>,
     pub(crate) function: Vec<u8>,
     pub(crate) arguments: Vec<u8>,
+    /// What it gives before its behaviour, if it is a stream.
+    pub(crate) stream: Option<StreamPlan>,
 }
 
 /// A call that submits its tasks as earlier ones end.
@@ -63,6 +66,8 @@ pub(crate) enum Action {
     Open(usize),
     Cancel(usize),
     CancelCall(usize),
+    /// To look at what has come of a stream.
+    Take(usize),
     Close,
     Terminate,
     Resize(u16),
@@ -128,7 +133,8 @@ impl Scenario {
         let end = end(&mut rng, horizon);
         let calls: Vec<_> = (0..rng.below(3)).map(|_| call(&mut rng)).collect();
         let most = rng.pick(&[8, 24, 24, 24, 24, 24, 24, 60, 60, 200]);
-        let tasks: Vec<_> = (0..rng.within(1..=most)).map(|token| task(&mut rng, token, &pool, calls.len())).collect();
+        let mut tasks: Vec<_> =
+            (0..rng.within(1..=most)).map(|token| task(&mut rng, token, &pool, calls.len())).collect();
         let mut actions = end;
         for (token, _) in tasks.iter().enumerate().filter(|(_, task)| task.call.is_none()) {
             actions.push((rng.micros(0..=horizon), Action::Submit(token)));
@@ -150,6 +156,7 @@ impl Scenario {
         let pool = PoolConfig { max_age, overlap: !rng.once_in(3), ..pool };
         actions.extend(changes(&mut rng, horizon, &pool));
         actions.sort_by_key(|(at, _)| *at);
+        plan_streams(seed, &mut tasks);
         Self { pool, worker, result_words, control_words, tasks, calls, actions, faults, habits }
     }
 }
@@ -225,6 +232,7 @@ fn task(rng: &mut Rng, token: u64, pool: &PoolConfig, calls: usize) -> Plan {
         call: (calls > 0 && rng.once_in(2)).then(|| rng.below(calls as u64) as usize),
         function: vec![b'f'; rng.pick(&[1, 1, 8, 15])],
         arguments,
+        stream: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Moving bytes and ringing bells: the manager's effects on shared memory.
 
 use polyloop_core::{
-    CONTROL_WAITING_MAX, ControlFrame, Dead, Exit, Heard, Input, Large, NAP, OVERDUE_EXITCODE, Outcome, Place,
+    CONTROL_WAITING_MAX, ControlFrame, Dead, Exit, Heard, Input, Large, NAP, OVERDUE_EXITCODE, Outcome, Payload, Place,
     QueueIndex, Rest, ResultFrame, State, TaskId, WorkerId, whom_to_ring, write_large,
 };
 use polyloop_shm::{Phase, Reclaimed, SlotIndex};
@@ -48,9 +48,8 @@ impl Manager {
         let taken_by = |place: Place| boards[usize::from(place.queue.0)].taken_by(SlotIndex(place.slot), place.index);
         let input = match seat.conduct.hear(frame, |task| pool.standing(worker, task, taken_by)) {
             Ok(Heard::Input(input)) => input,
-            Ok(Heard::Yield { .. } | Heard::Log { .. }) => {
-                return site.ledger.violate(format!("{worker} has no stream and no log"));
-            }
+            Ok(Heard::Yield { task, value }) => return self.yielded(site, worker, task, value),
+            Ok(Heard::Log { .. }) => return site.ledger.violate(format!("{worker} has no log")),
             Ok(Heard::Fetch(task)) => {
                 site.ledger.count("large tasks fetched");
                 return self.fetch(worker, task);
@@ -62,7 +61,8 @@ impl Manager {
             Err(breach) => return site.ledger.violate(format!("{worker}: {breach}")),
         };
         match input {
-            Input::Outcome { task, outcome: outcome @ Outcome::Value(_), .. } => {
+            // That of a stream keeps its place behind the values.
+            Input::Outcome { task, outcome: outcome @ Outcome::Value(_), .. } if !is_stream(site, task) => {
                 self.outcomes += 1;
                 return self.returned(site, worker, task, &outcome);
             }
@@ -72,6 +72,15 @@ impl Manager {
             _ => (),
         }
         self.handle(site, input);
+    }
+
+    fn yielded(&mut self, site: &mut Site, worker: WorkerId, task: TaskId, value: Payload) {
+        site.trace("pool", || format!("{task} gave {} bytes in {worker}", value.len()));
+        let token = site.ledger.token_of(task.to_bits());
+        site.ledger.gave(token);
+        if let Err(unasked) = self.pool.yielded(worker, task, value) {
+            site.ledger.violate(format!("{worker}: {unasked}"));
+        }
     }
 
     fn returned(&mut self, site: &mut Site, worker: WorkerId, task: TaskId, outcome: &Outcome) {
@@ -246,4 +255,9 @@ impl Manager {
         }
         self.set_look_again(site, wanted);
     }
+}
+
+fn is_stream(site: &mut Site, task: TaskId) -> bool {
+    let token = site.ledger.token_of(task.to_bits());
+    site.scenario.tasks[token].stream.is_some()
 }

@@ -34,7 +34,7 @@ impl Process {
         match ControlFrame::parse(record.kind, &payload) {
             Ok(ControlFrame::Cancel(task)) => self.cancel(site, task),
             Ok(ControlFrame::Stop(stop)) => self.stop(site, stop),
-            Ok(ControlFrame::Credit { .. }) => site.ledger.violate("credit for a stream that there is not".into()),
+            Ok(ControlFrame::Credit { task, values }) => self.credited(site, task, values),
             Ok(ControlFrame::Bytes { task, bytes, last }) => self.fetched(site, task, bytes, last),
             Ok(frame @ (ControlFrame::Block(_) | ControlFrame::GiveBack)) => {
                 site.ledger.violate(format!("{} has no blocks, and is told {frame:?}", self.worker));
