@@ -111,7 +111,7 @@ impl Readings {
         }
         let number = reading.arrived;
         let is_next = number < plan.values && value == value_bytes(token, number, plan.bytes);
-        site.ledger.demand(is_next, || format!("value {number} of stream {token} is another: {value:?}"));
+        site.ledger.demand(is_next, || format!("value {number} of stream {token} is another"));
         reading.arrived += 1;
         let kept = reading.arrived - reading.taken;
         site.ledger.demand(kept <= STREAM_VALUES, || format!("{kept} values of stream {token} wait"));
