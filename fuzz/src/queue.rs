@@ -66,7 +66,7 @@ fn used(queue: &Arc<SharedQueue>, how: u8, file: &QueueFile) {
             assert!(taken.is_none_or(|bytes| bytes.len() <= most.max(1 << 20)));
         }),
         4 => queue.len().and_then(|_| queue.is_empty()).map(|_| ()),
-        _ => nap(queue, if how / 6 & 1 == 0 { Side::Items } else { Side::Room }),
+        _ => nap(queue, if (how / 6).is_multiple_of(2) { Side::Items } else { Side::Room }),
     };
     match outcome {
         Ok(()) | Err(QueueError::Corrupt | QueueError::Crowded) => (),
