@@ -22,11 +22,12 @@ WARM_UP_S = 0.3
 REPEATS = 3  # within a turn, the median counts
 
 AIOMULTIPROCESS, GATHER, CHUNKED_MAP = "aiomultiprocess", "asyncio.gather", "chunked Pool.map"
-NO_OP, PLAIN, SUSPEND, APPLY = (
+NO_OP, PLAIN, SUSPEND, APPLY, SUBMIT = (
     "map of a no-op coroutine",
     "map of a plain no-op function",
     "map of coroutines that suspend once",
     "gather of 10,000 apply",
+    "gather of 10,000 submit",
 )
 
 
@@ -45,6 +46,7 @@ async def _on_polyloop() -> Mapping[str, float]:
             PLAIN: await rate(ITEMS, lambda: pool.map(plain_no_op, range(ITEMS))),
             SUSPEND: await rate(SUSPENDING, lambda: pool.map(suspend_once, range(SUSPENDING))),
             APPLY: await rate(CALLS, lambda: asyncio.gather(*(pool.apply(no_op, (n,)) for n in range(CALLS)))),
+            SUBMIT: await rate(CALLS, lambda: asyncio.gather(*(pool.submit(no_op, n) for n in range(CALLS)))),
         }
 
 
@@ -76,7 +78,8 @@ async def _at_home() -> Mapping[str, float]:
     return {
         NO_OP: await rate(ITEMS_AT_HOME, lambda: asyncio.gather(*(no_op(n) for n in range(ITEMS_AT_HOME)))),
         SUSPEND: await rate(SUSPENDING, lambda: asyncio.gather(*(suspend_once(n) for n in range(SUSPENDING)))),
-        APPLY: await rate(CALLS, lambda: asyncio.gather(*(no_op(n) for n in range(CALLS)))),
+        APPLY: (gathered := await rate(CALLS, lambda: asyncio.gather(*(no_op(n) for n in range(CALLS))))),
+        SUBMIT: gathered,
     }
 
 
@@ -122,6 +125,7 @@ FAMILY = Family(
         Figure(PLAIN, "items/s", Better.MORE, (Goal(1.2, CHUNKED_MAP),)),
         Figure(SUSPEND, "items/s", Better.MORE, (Goal(2, GATHER),)),
         Figure(APPLY, "calls/s", Better.MORE, (Goal(1.5, GATHER),)),
+        Figure(SUBMIT, "calls/s", Better.MORE, (Goal(1.5, GATHER),)),
     ),
     {OURS: on_polyloop, AIOMULTIPROCESS: on_aiomultiprocess, GATHER: at_home, CHUNKED_MAP: on_chunked_map},
 )

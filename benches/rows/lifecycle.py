@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import statistics
 import subprocess
 import sys
@@ -22,10 +23,16 @@ BARE, BARE_ASYNCIO = "bare interpreter", "interpreter that imports asyncio"
 
 
 def on_polyloop() -> Mapping[str, float]:
-    """Two workers asked for, one result awaited, then left."""
+    """Two workers asked for, one result awaited, then left; by the default start method, forkserver."""
+    return started_by("forkserver")
+
+
+def started_by(method: str) -> Mapping[str, float]:
+    """The same by any start method: a forkserver imports asyncio and polyloop once, a spawned worker each time, and a
+    forked one has both from its client."""
     import polyloop
 
-    return asyncio.run(_on_coroutine_pool(polyloop.Pool))
+    return asyncio.run(_on_coroutine_pool(functools.partial(polyloop.Pool, mp_context=method)))
 
 
 def on_aiomultiprocess() -> Mapping[str, float]:
@@ -80,6 +87,8 @@ FAMILY = Family(
     ),
     {
         OURS: on_polyloop,
+        f"{OURS}, fork": functools.partial(started_by, "fork"),
+        f"{OURS}, spawn": functools.partial(started_by, "spawn"),
         "aiomultiprocess": on_aiomultiprocess,
         "ProcessPoolExecutor": on_executor,
         BARE: bare_interpreter,

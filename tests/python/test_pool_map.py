@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,38 @@ def test_endless_input_is_drawn_only_so_far_ahead_of_what_is_taken(on_pool: OnPo
         drawn = source.drawn
         await pool.map(targets.later, range(100))
         assert source.drawn == drawn
+
+    on_pool(main)
+
+
+def test_input_that_takes_its_time_keeps_neither_the_loop_nor_idle_workers_waiting(
+    on_pool: OnPool, bell: Bell, gate: Gate
+) -> None:
+    """All tasks must run before the first may end, and the loop turns while their arguments are being drawn."""
+
+    def slowly() -> Iterator[tuple[str, str]]:
+        for _ in range(20):
+            time.sleep(0.003)
+            turns_at.append(turns)
+            yield bell.path, gate.path
+
+    turns, turns_at = 0, []
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def main(pool: Pool) -> None:
+        turning = asyncio.create_task(turn())
+        result = pool.starmap(targets.ring_and_wait, slowly())
+        for _ in range(20):
+            await bell.hear()
+        turning.cancel()
+        gate.open(20)
+        assert await result == ["waited"] * 20
+        assert len(set(turns_at)) >= 10, "a turn of the loop between most items"
 
     on_pool(main)
 

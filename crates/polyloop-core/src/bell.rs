@@ -11,8 +11,13 @@ use crate::id::Moment;
 /// How long posted items wait for those already rung before another sleeper is.
 pub const RING_AGAIN: Duration = Duration::from_millis(1);
 
-/// How long the manager naps while outcomes stream in: it looks by itself, and nobody needs to ring it.
-pub const NAP: Duration = Duration::from_micros(200);
+/// How long the manager naps while outcomes stream in: it looks by itself, and nobody needs to ring it. Within these
+/// bounds, so long that each nap brings a good number of them: with more, workers have emptied what is posted, and wait;
+/// with fewer, they wait for the processor that each look takes.
+const NAP_MIN: Duration = Duration::from_micros(20);
+const NAP_MAX: Duration = Duration::from_micros(200);
+const FEW_OUTCOMES: usize = 64;
+const MANY_OUTCOMES: usize = 256;
 
 /// Outcomes in one look that make a stream by themselves.
 const STREAM_OUTCOMES: usize = 16;
@@ -51,17 +56,24 @@ pub fn whom_to_ring(loads: &[Load], items: usize, chosen: &mut Vec<usize>) {
 pub enum Rest {
     /// Asleep: whoever has news rings.
     Sleep,
-    /// It will look again after [`NAP`] by itself.
-    Nap,
+    /// It will look again after this time by itself.
+    Nap(Duration),
 }
 
 /// Chooses how to rest, and learns from the naps it chose whether they are of use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Resting {
     last_outcomes: Option<Moment>,
     napped: bool,
+    nap: Duration,
     penalty: u32,
     skip: u32,
+}
+
+impl Default for Resting {
+    fn default() -> Self {
+        Self { last_outcomes: None, napped: false, nap: NAP_MIN, penalty: 0, skip: 0 }
+    }
 }
 
 impl Resting {
@@ -71,6 +83,11 @@ impl Resting {
             let useful = outcomes >= USEFUL_OUTCOMES;
             self.penalty = if useful { 0 } else { (self.penalty * 2).clamp(1, PENALTY_MAX) };
             self.skip = self.penalty;
+            self.nap = match outcomes {
+                0..FEW_OUTCOMES => (self.nap * 2).min(NAP_MAX),
+                FEW_OUTCOMES..=MANY_OUTCOMES => self.nap,
+                _ => (self.nap / 2).max(NAP_MIN),
+            };
         }
         let recently = self.last_outcomes.is_some_and(|last| now.saturating_sub(last) < STREAM_GAP);
         if outcomes == 0 || unfinished < STREAM_UNFINISHED {
@@ -85,7 +102,7 @@ impl Resting {
             return Rest::Sleep;
         }
         self.napped = true;
-        Rest::Nap
+        Rest::Nap(self.nap)
     }
 }
 
@@ -118,15 +135,25 @@ mod tests {
     fn it_naps_while_outcomes_stream_in() {
         let mut resting = Resting::default();
         assert_eq!(resting.after(MS, 1, 1000), Rest::Sleep, "the first");
-        assert_eq!(resting.after(MS * 3 / 2, 1, 1000), Rest::Nap);
-        assert_eq!(resting.after(MS * 2, 300, 1000), Rest::Nap);
+        assert_eq!(resting.after(MS * 3 / 2, 1, 1000), Rest::Nap(NAP_MIN));
+        assert_eq!(resting.after(MS * 2, 300, 1000), Rest::Nap(NAP_MIN));
         assert_eq!(resting.after(MS * 3, 0, 1000), Rest::Sleep);
+    }
+
+    #[test]
+    fn naps_are_as_long_as_it_takes_for_a_good_number_of_outcomes() {
+        let mut resting = Resting::default();
+        let mut nap = |outcomes: usize| (1..9).map(|look| resting.after(MS * look / 2, outcomes, 1000)).last();
+        assert_eq!(nap(5), Some(Rest::Nap(NAP_MAX)), "slow");
+        assert_eq!(nap(1000), Some(Rest::Nap(NAP_MIN)), "quick");
+        let before = nap(100);
+        assert_eq!(nap(100), before, "right");
     }
 
     #[test]
     fn one_call_after_the_other_beside_many_long_tasks_hardly_ever_waits_for_a_nap() {
         let mut resting = Resting::default();
-        let naps = (1..2000).filter(|call| resting.after(MS * *call / 10, 1, 100) == Rest::Nap).count();
+        let naps = (1..2000).filter(|call| matches!(resting.after(MS * *call / 10, 1, 100), Rest::Nap(_))).count();
         assert!(naps < 20, "{naps}");
     }
 }

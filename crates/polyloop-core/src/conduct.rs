@@ -160,6 +160,26 @@ impl Conduct {
         }
     }
 
+    /// What a task returned, if a frame says so: the same as [`Self::hear`], but nothing is copied. `None` if the frame says
+    /// something else, or is the last of several: then hear it.
+    ///
+    /// # Errors
+    /// As [`Self::hear`].
+    pub fn hear_value<'a>(
+        &mut self,
+        frame: &ResultFrame<'a>,
+        standing: impl FnOnce(TaskId) -> Standing,
+    ) -> Result<Option<(TaskId, &'a [u8])>, Breach> {
+        let ResultFrame::Reply { task, reply: Reply::Value(bytes) } = *frame else { return Ok(None) };
+        if self.partial.is_some() {
+            return Ok(None);
+        }
+        self.check(task, standing(task))?;
+        check_size(bytes.len(), self.max_reply)?;
+        self.fetched.remove(&task);
+        Ok(Some((task, bytes)))
+    }
+
     /// The large parts of the reply that has begun are in this memory.
     pub fn carry(&mut self, apart: Luggage) {
         if let Some(partial) = &mut self.partial {
@@ -286,6 +306,20 @@ mod tests {
         assert_eq!(outcome, Outcome::Value(Payload::from_slice(b"abcabcxyz")));
         assert_eq!(conduct.kept_bytes(), 0);
         assert!(conduct.hear(piece(2), |_| SMALL).is_ok(), "another one's turn");
+    }
+
+    #[test]
+    fn a_value_in_one_frame_is_heard_in_place_under_the_same_rules() {
+        let mut conduct = conduct();
+        assert!(conduct.hear(ResultFrame::Fetch(task(1)), |_| HOLDS).is_ok());
+        assert_eq!(conduct.hear_value(&piece(1), |_| HOLDS), Ok(None), "no value");
+        assert_eq!(conduct.hear_value(&value(1), |_| HOLDS), Ok(Some((task(1), &b"xyz"[..]))));
+        assert!(conduct.fetched.is_empty());
+        assert_eq!(conduct.hear_value(&value(2), |_| Standing::Stranger), Err(Breach::NotHeld(task(2))));
+        let long = ResultFrame::Reply { task: task(1), reply: Reply::Value(&[0; MAX as usize + 1]) };
+        assert_eq!(conduct.hear_value(&long, |_| SMALL), Err(Breach::TooLarge(MAX)));
+        assert!(conduct.hear(piece(1), |_| SMALL).is_ok());
+        assert_eq!(conduct.hear_value(&value(1), |_| SMALL), Ok(None), "the last of several");
     }
 
     #[test]

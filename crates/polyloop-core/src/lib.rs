@@ -24,7 +24,7 @@ mod value;
 mod watch;
 mod worker;
 
-pub use bell::{Load, NAP, RING_AGAIN, Rest, Resting, whom_to_ring};
+pub use bell::{Load, RING_AGAIN, Rest, Resting, whom_to_ring};
 pub use blocks::{BLOCK_IDLE, BlockId, BlockTable, Discarded, NotLent, Taken};
 pub use conduct::{Breach, CONTROL_WAITING_MAX, Conduct, Heard, MAX_REPLY, Standing};
 pub use event::{Dead, Input, Output, Place, Refused, Report};

@@ -167,6 +167,9 @@ impl<'a> ValueReader<'a> {
     ///
     /// # Errors
     /// [`ValueError`] when the bytes are no value.
+    // In place at its few callers, where most steps are known: a value that is handed on is copied in other pieces than it
+    // was written in, and waits for that.
+    #[inline(always)]
     pub fn read(&mut self) -> Result<Value<'a>, ValueError> {
         let [tag] = self.array()?;
         Ok(match tag {

@@ -84,6 +84,13 @@ impl Codec {
         self.write_pickled(value, &mut writer, apart)
     }
 
+    /// Appends `value` to `out` if it is simple and nothing of it is large. What is appended else is of no use.
+    pub(crate) fn write_if_simple(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> bool {
+        let mut apart = Outbox::default();
+        let written = write_simple(value, &mut ValueWriter::new(out), &mut apart, &mut Nesting::default());
+        matches!(written, Ok(true)) && apart.is_empty()
+    }
+
     fn write_pickled(
         &self,
         value: &Bound<'_, PyAny>,
@@ -308,6 +315,7 @@ pub(crate) fn context_of(arguments: &[u8]) -> Option<&[u8]> {
 }
 
 /// The next step of a value.
+#[inline(always)]
 fn step<'a>(reader: &mut ValueReader<'a>) -> PyResult<Value<'a>> {
     reader.read().map_err(|error| PyValueError::new_err(error.to_string()))
 }

@@ -2,6 +2,7 @@
 
 mod apart;
 mod apply;
+mod budget;
 mod codec;
 mod errors;
 mod lazy;

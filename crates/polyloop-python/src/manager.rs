@@ -69,6 +69,8 @@ pub(crate) struct Manager {
     pending: Mutex<PendingTable>,
     /// Maps with items that have not ended.
     maps: Mutex<HashMap<CallId, Py<MapCall>>>,
+    /// Of these, those that have drawn as long as they may in a round of the loop, and go on in the next.
+    late: Mutex<Vec<Py<MapCall>>>,
     buffer: Mutex<Vec<u8>>,
     references: Mutex<References>,
     scheduler: OnceLock<Scheduler>,
@@ -139,6 +141,7 @@ impl Manager {
             codec: Codec::new(py)?,
             pending: Mutex::default(),
             maps: Mutex::default(),
+            late: Mutex::default(),
             buffer: Mutex::default(),
             references: Mutex::default(),
             scheduler: OnceLock::new(),
@@ -346,7 +349,7 @@ impl Manager {
     /// What Python must do, as `drain` gives it, without looking at anything new.
     fn events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let orders = PyList::empty(py);
-        let mut maps: Vec<Py<MapCall>> = Vec::new();
+        let mut maps = std::mem::take(&mut *lock(&self.late));
         let (mut judged, mut logs) = (false, 0);
         let started = Instant::now();
         let mut since_look = 0;
@@ -451,8 +454,8 @@ impl Manager {
     fn abandon(&self) {
         lock(&self.driver).abandon();
         let pending = std::mem::take(&mut *lock(&self.pending));
-        let maps = std::mem::take(&mut *lock(&self.maps));
-        drop((pending, maps));
+        let (maps, late) = (std::mem::take(&mut *lock(&self.maps)), std::mem::take(&mut *lock(&self.late)));
+        drop((pending, maps, late));
     }
 }
 
@@ -489,6 +492,12 @@ impl Manager {
             driver.call_again()?;
         }
         Ok(())
+    }
+
+    /// Has a map go on in the loop's next round.
+    pub(crate) fn go_on_later(&self, map: Py<MapCall>) -> PyResult<()> {
+        lock(&self.late).push(map);
+        Ok(lock(&self.driver).call_again()?)
     }
 
     /// How many items a map may have outstanding while memory for what is large is scarce.

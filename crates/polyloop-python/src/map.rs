@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use polyloop::{CallId, Cut, MapResults, NextResult, Want};
 use pyo3::exceptions::{PyStopIteration, PyTypeError};
@@ -12,14 +12,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
+use crate::budget::TimeBudget;
 use crate::errors;
 use crate::manager::{ItemResult, Manager, Prepared, cancelled, complete};
 use crate::options::TaskOptions;
 
 /// How long one look at the input may keep the loop.
 const DRAW_BUDGET: Duration = Duration::from_millis(1);
-/// Items drawn between two looks at the clock.
-const DRAWS_PER_LOOK: usize = 8;
 /// Items that are submitted together, at most.
 const RUN_ITEMS: usize = 64;
 
@@ -184,19 +183,17 @@ impl MapCall {
 
     fn draw_from(slf: &Bound<'_, Self>, source: &Bound<'_, PyAny>) -> PyResult<()> {
         let this = slf.get();
-        let (started, mut buffer) = (Instant::now(), Vec::new());
-        let mut late = false;
+        let (mut budget, mut buffer) = (TimeBudget::new(DRAW_BUDGET), Vec::new());
         loop {
-            let (room, outstanding) = this.with(|state| (state.results.room(), state.results.outstanding()));
-            // With nothing outstanding, nothing would come back to go on with.
-            if room == 0 || (late && outstanding > 0) {
+            let room = this.with(|state| state.results.room());
+            if room == 0 {
                 return Ok(());
             }
-            let (run, stop) = this.draw_run(source, room.min(RUN_ITEMS), started, &mut buffer);
+            let (run, stop) = this.draw_run(source, room.min(RUN_ITEMS), &mut budget, &mut buffer);
             Self::submit(slf, run)?;
             match stop {
                 Stop::Full => (),
-                Stop::Late => late = true,
+                Stop::Late => return this.manager.get().go_on_later(slf.clone().unbind()),
                 Stop::Unsendable(error) => Self::fail_item(slf, error),
                 Stop::Ended(error) => this.end_drawn(source, error)?,
             }
@@ -208,7 +205,7 @@ impl MapCall {
         &self,
         source: &Bound<'_, PyAny>,
         most: usize,
-        started: Instant,
+        budget: &mut TimeBudget,
         buffer: &mut Vec<u8>,
     ) -> (Vec<Prepared>, Stop) {
         let (py, manager) = (source.py(), self.manager.get());
@@ -217,17 +214,12 @@ impl MapCall {
             // SAFETY: an iterator, as `iter()` gave it; a new reference, or null with or without an exception.
             let next = unsafe { Bound::from_owned_ptr_or_opt(py, pyo3::ffi::PyIter_Next(source.as_ptr())) };
             let Some(item) = next else { return (run, Stop::Ended(PyErr::take(py))) };
-            match manager.prepare_item(self, &item, buffer) {
-                Ok(prepared) => {
-                    let is_large = prepared.is_large();
-                    run.push(prepared);
-                    if is_large && self.look_for_memory() {
-                        return (run, Stop::Full);
-                    }
-                }
+            match manager.prepare_item(self, &item, buffer, &mut run) {
+                Ok(is_large) if is_large && self.look_for_memory() => return (run, Stop::Full),
+                Ok(_) => (),
                 Err(error) => return (run, Stop::Unsendable(error)),
             }
-            if run.len() % DRAWS_PER_LOOK == 0 && started.elapsed() > DRAW_BUDGET {
+            if budget.is_spent() {
                 return (run, Stop::Late);
             }
         }
@@ -423,10 +415,10 @@ impl MapCall {
 
     /// Submit one item of an input that the caller draws.
     fn push(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
-        match slf.get().manager.get().prepare_item(slf.get(), item, &mut Vec::new()) {
-            Ok(prepared) => {
-                let is_large = prepared.is_large();
-                Self::submit(slf, vec![prepared])?;
+        let mut run = Vec::new();
+        match slf.get().manager.get().prepare_item(slf.get(), item, &mut Vec::new(), &mut run) {
+            Ok(is_large) => {
+                Self::submit(slf, run)?;
                 if is_large {
                     slf.get().look_for_memory();
                 }

@@ -362,8 +362,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Forgets what is said of an item that has ended, and the port of one that was a stream.
-    fn forget_remark(&self, job: Job) {
+    /// Forgets what is kept of an item that has ended. Says whether its time was the reason.
+    fn forget_ended(&self, job: Job) -> bool {
         if self.any_remarks.load(Ordering::Relaxed) {
             lock(&self.remarks).remove(&job.task);
         }
@@ -371,6 +371,7 @@ impl Worker {
             let port = lock(&self.ports).remove(&job.task);
             drop(port);
         }
+        job.timeout.is_some() && self.forget_time(job)
     }
 
     fn is_abandoned(&self) -> bool {

@@ -86,6 +86,13 @@ pub(crate) struct Seat {
     payload: Vec<u8>,
 }
 
+/// What a worker says.
+pub(crate) enum Said<'a> {
+    /// What a task returned, as most of it is.
+    Value(TaskId, &'a [u8]),
+    Other(Heard),
+}
+
 /// What a new worker gets passed when its process is started.
 pub(crate) struct NewSeat {
     pub(crate) socket: OwnedFd,
@@ -94,13 +101,16 @@ pub(crate) struct NewSeat {
 
 impl Seat {
     /// What this worker says next, if anything.
-    fn next_frame(&mut self, standing: impl FnOnce(TaskId) -> Standing) -> Result<Option<Heard>, WorkerGarbage> {
+    fn next_frame(&mut self, standing: impl Fn(TaskId) -> Standing) -> Result<Option<Said<'_>>, WorkerGarbage> {
         if self.mute {
             return Ok(None);
         }
         let Some(record) = self.results.pop(&mut self.payload)? else { return Ok(None) };
         let frame = ResultFrame::parse(record.kind, &self.payload)?;
-        Ok(Some(self.conduct.hear(frame, standing)?))
+        Ok(Some(match self.conduct.hear_value(&frame, &standing)? {
+            Some((task, bytes)) => Said::Value(task, bytes),
+            None => Said::Other(self.conduct.hear(frame, standing)?),
+        }))
     }
 
     pub(crate) fn has_frames(&mut self) -> bool {
@@ -332,7 +342,7 @@ impl Link {
     }
 
     /// What the worker in a seat says next, if anything.
-    pub(crate) fn next_frame(&mut self, seat: u16, pool: &Pool) -> Result<Option<Heard>, WorkerGarbage> {
+    pub(crate) fn next_frame(&mut self, seat: u16, pool: &Pool) -> Result<Option<Said<'_>>, WorkerGarbage> {
         let Self { seats, boards, .. } = self;
         let Some(seat) = seats.get_mut(&seat) else { return Ok(None) };
         let worker = seat.worker;

@@ -305,11 +305,14 @@ impl WorkerLink {
         self.check_ours()?;
         // What was published must not wait for the next item, which may block. Nor is an item to wait for this, taken and
         // not started, as whoever is rung may take the processor.
-        self.tell()?;
+        if self.manager.can_ring() {
+            self.tell()?;
+        }
         loop {
             let claim = match self.claim() {
                 Ok(claim) => claim,
                 Err(next) => {
+                    self.tell()?;
                     self.publish_status();
                     return Ok(next);
                 }
@@ -321,7 +324,8 @@ impl WorkerLink {
             step("leased");
             let manager_may_post = self.board.take(claim);
             step("taken");
-            if manager_may_post && self.manager.must_ring_fenced() {
+            // By the fence of `take`: a manager that fell asleep since it was looked at is rung after all.
+            if (std::mem::take(&mut self.news) || manager_may_post) && self.manager.must_ring_fenced() {
                 self.ring_manager()?;
             }
             let terms = Terms::from_bits(item.extra);

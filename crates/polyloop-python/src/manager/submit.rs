@@ -28,13 +28,6 @@ pub(crate) struct Prepared {
     scheduled_as: u64,
 }
 
-impl Prepared {
-    /// Whether it holds memory of which there is not much.
-    pub(crate) fn is_large(&self) -> bool {
-        self.arguments.luggage().is_some()
-    }
-}
-
 impl Manager {
     /// Has the workers get what was submitted: at once where waiting for more gains nothing, else with what else is
     /// submitted before the loop waits again, but in portions, so that they need not wait for the last of thousands.
@@ -81,13 +74,15 @@ impl Manager {
         Ok(token)
     }
 
-    /// What an item of a map needs to be submitted. Runs the caller's code.
+    /// Adds to a run what an item of a map needs to be submitted. Says whether it holds memory of which there is not much.
+    /// Runs the caller's code.
     pub(crate) fn prepare_item(
         &self,
         map: &MapCall,
         item: &Bound<'_, PyAny>,
         buffer: &mut Vec<u8>,
-    ) -> PyResult<Prepared> {
+        run: &mut Vec<Prepared>,
+    ) -> PyResult<bool> {
         buffer.clear();
         let context = map.context.as_deref();
         if !map.star && self.scheduler.get().is_none() {
@@ -96,7 +91,9 @@ impl Manager {
                 self.codec.write_argument(item, bytes, apart)
             };
             let arguments = self.write(item.py(), buffer, write)?;
-            return Ok(Prepared { arguments, queue: QueueIndex(0), scheduled_as: 0 });
+            let is_large = arguments.luggage().is_some();
+            run.push(Prepared { arguments, queue: QueueIndex(0), scheduled_as: 0 });
+            return Ok(is_large);
         }
         let args = map.arguments(item)?;
         let write = |bytes: &mut _, apart: &mut _| {
@@ -105,7 +102,9 @@ impl Manager {
         };
         let arguments = self.write(item.py(), buffer, write)?;
         let (queue, scheduled_as) = self.schedule(map.function(item.py()), &args, None)?;
-        Ok(Prepared { arguments, queue, scheduled_as })
+        let is_large = arguments.luggage().is_some();
+        run.push(Prepared { arguments, queue, scheduled_as });
+        Ok(is_large)
     }
 
     /// Submits items of a map, from this index on. All are accepted, or none.

@@ -58,10 +58,7 @@ impl Worker {
         }
         let is_sent = lock(&self.link).reply_apart(job, bytes, lease).is_ok();
         if is_sent {
-            self.forget_remark(job);
-            if job.timeout.is_some() {
-                self.forget(job);
-            }
+            self.forget_ended(job);
         }
         is_sent
     }
@@ -90,16 +87,17 @@ impl Worker {
         self.codec.dump_exception(py, &error).map(Some)
     }
 
+    /// Writes what an item returned if it can be sent a moment later: a simple value, as nothing of the user's runs when
+    /// that goes, and a short one.
+    pub(super) fn write_returned(&self, value: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> bool {
+        bytes.clear();
+        self.codec.write_if_simple(value, bytes) && bytes.len() as u64 <= self.max_reply
+    }
+
     pub(super) fn reply(&self, job: Job, reply: Reply<'_>) {
-        self.forget_remark(job);
-        let reply = match reply {
-            Reply::Cancelled if job.timeout.is_some() && self.forget(job) => Reply::TimedOut,
-            reply => {
-                if job.timeout.is_some() {
-                    self.forget(job);
-                }
-                reply
-            }
+        let reply = match (reply, self.forget_ended(job)) {
+            (Reply::Cancelled, true) => Reply::TimedOut,
+            (reply, _) => reply,
         };
         if !self.is_abandoned() {
             lock(&self.link).reply(job, reply);

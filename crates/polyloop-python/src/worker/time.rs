@@ -85,7 +85,7 @@ impl Worker {
     }
 
     /// The item has ended. Says whether its time was the reason.
-    pub(super) fn forget(&self, job: Job) -> bool {
+    pub(super) fn forget_time(&self, job: Job) -> bool {
         if let Some(watchdog) = self.watchdog.get() {
             watchdog.forget(job.task);
         }

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use polyloop::{Control, Item, Job, Memory, Next, Reply, Stop};
+use polyloop::{Control, Item, Job, Memory, Next, Reply, Stop, WorkerLink};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use super::functions::Function;
 use super::{AGAIN, ASLEEP, DEFER, Host, NO_TASK, Remark, Running, Worker, cancel, lock};
 use crate::apart::Inbox;
+use crate::budget::TimeBudget;
 use crate::codec::{Arguments, context_of};
 use crate::errors;
 use crate::port::StreamPort;
@@ -21,10 +22,6 @@ use crate::task::{Done, Level, Started, in_own_context, is_coroutine};
 
 /// How long a turn may keep the loop from everything else.
 const TURN_BUDGET: Duration = Duration::from_millis(1);
-/// Items that end one after the other within this time are quick.
-const QUICK: Duration = Duration::from_micros(20);
-/// Quick items between two looks at the clock.
-const STRIDE_MAX: u32 = 16;
 
 /// What the items of one turn use one after the other.
 #[derive(Default)]
@@ -34,35 +31,10 @@ struct Desk {
     function: Option<(Vec<u8>, Arc<Function>)>,
     /// What an item returned, as bytes.
     value: Vec<u8>,
+    /// Whose that is, if it has not been sent.
+    returned: Option<Job>,
     /// The large parts of the next item's arguments.
     apart: Option<Arc<Memory>>,
-}
-
-/// Looks at the clock often while items take long, and less often while they do not.
-struct TurnClock {
-    started: Instant,
-    looked: Instant,
-    stride: u32,
-    left: u32,
-}
-
-impl TurnClock {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self { started: now, looked: now, stride: 1, left: 1 }
-    }
-
-    /// After each item: whether the turn has lasted long enough.
-    fn is_over(&mut self) -> bool {
-        self.left -= 1;
-        if self.left > 0 {
-            return false;
-        }
-        let now = Instant::now();
-        self.stride = if now - self.looked < QUICK { (self.stride * 2).min(STRIDE_MAX) } else { 1 };
-        (self.looked, self.left) = (now, self.stride);
-        now - self.started > TURN_BUDGET
-    }
 }
 
 enum Called<'py> {
@@ -91,6 +63,7 @@ impl Worker {
                 Some(Control::Start(job, apart)) => {
                     desk.apart = apart;
                     self.run(slf, host, job, desk, level)?;
+                    self.send_returned(&mut lock(&self.link), desk);
                 }
                 Some(Control::Stop(Stop::Now)) => {
                     self.cancel_all(py)?;
@@ -114,17 +87,31 @@ impl Worker {
     }
 
     fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<u8> {
-        let mut clock = TurnClock::new();
+        let mut budget = TimeBudget::new(TURN_BUDGET);
         loop {
-            let next = lock(&self.link).next_item(&mut desk.item).map_err(errors::worker)?;
+            let next = {
+                let mut link = lock(&self.link);
+                self.send_returned(&mut link, desk);
+                link.next_item(&mut desk.item).map_err(errors::worker)?
+            };
             match next {
                 Next::Start(job) => self.run(slf, host, job, desk, level)?,
                 Next::Defer(_) => return Ok(DEFER),
                 Next::Nothing => return Ok(ASLEEP),
             }
-            if self.is_abandoned() || clock.is_over() {
+            if self.is_abandoned() || budget.is_spent() {
+                self.send_returned(&mut lock(&self.link), desk);
                 return Ok(AGAIN);
             }
+        }
+    }
+
+    /// Sends what the last item returned. That waits for the next look at the link, which follows at once.
+    fn send_returned(&self, link: &mut WorkerLink, desk: &mut Desk) {
+        if let Some(job) = desk.returned.take()
+            && !self.is_abandoned()
+        {
+            link.reply(job, Reply::Value(&desk.value));
         }
     }
 
@@ -162,7 +149,7 @@ impl Worker {
 
     fn begin(&self, slf: &Bound<'_, Self>, host: &Host, job: Job, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
-        let Desk { item, function, value: bytes, apart } = desk;
+        let Desk { item, function, value: bytes, returned, apart } = desk;
         let apart = apart.take();
         let (manner, reference) = reference::split(&item.function);
         if manner.name.is_some() || job.attempt > 1 {
@@ -186,10 +173,10 @@ impl Worker {
                 true => self.open_port(slf, host, job, function, manner.in_thread, arguments)?,
                 false => self.call(py, host, function, manner.in_thread, arguments)?,
             };
-            Ok((called, Arc::clone(function)))
+            Ok((called, function))
         });
         let (coroutine, function) = match called {
-            Ok((Called::Value(value), _)) => return self.reply_value(job, &value, bytes),
+            Ok((Called::Value(value), _)) => return self.put_value(job, &value, bytes, returned),
             Ok((Called::Coroutine(coroutine), function)) => (coroutine, function),
             Err(error) if self.was_interrupted(py, host, job, &error)? => {
                 self.reply(job, Reply::Cancelled);
@@ -203,7 +190,7 @@ impl Worker {
                 coroutine.call_method0(intern!(py, "close"))?;
                 self.reply_error(py, job, &error)
             }
-            Ok(Started::Ended(Ok(value))) => self.reply_value(job, &value, bytes),
+            Ok(Started::Ended(Ok(value))) => self.put_value(job, &value, bytes, returned),
             Ok(Started::Ended(Err(error))) if error.matches(py, &host.cancelled_error)? => {
                 self.reply(job, Reply::Cancelled);
                 Ok(())
@@ -211,12 +198,29 @@ impl Worker {
             Ok(Started::Ended(Err(error))) => self.reply_error(py, job, &error),
             Ok(Started::Task(task)) if task.call_method0(intern!(py, "done"))?.is_truthy()? => self.report(job, &task),
             Ok(Started::Task(task)) => {
+                let function = Arc::clone(function);
                 lock(&self.running).insert(job.task, Running { task: task.clone().unbind(), function });
                 let done = Done::new(slf.clone().unbind(), job);
                 task.call_method1(intern!(py, "add_done_callback"), (done,))?;
                 Ok(())
             }
         }
+    }
+
+    /// Sends what an item returned, or has it sent by whoever looks at the link next.
+    fn put_value(
+        &self,
+        job: Job,
+        value: &Bound<'_, PyAny>,
+        bytes: &mut Vec<u8>,
+        returned: &mut Option<Job>,
+    ) -> PyResult<()> {
+        if !self.write_returned(value, bytes) {
+            return self.reply_value(job, value, bytes);
+        }
+        self.forget_ended(job);
+        *returned = Some(job);
+        Ok(())
     }
 
     /// Opens a stream: what gives its values.

@@ -50,10 +50,12 @@ impl BoardReader {
             let shared = self.shared();
             let at = if idle && shared < self.view.len() {
                 shared
-            } else if shared == 0 {
-                return None;
             } else {
-                self.view[..shared].iter().position(|open| open.lane > self.lane).unwrap_or(0)
+                match self.view[..shared].last() {
+                    None => return None,
+                    Some(last) if last.lane <= self.lane => 0,
+                    Some(_) => self.view[..shared].partition_point(|open| open.lane <= self.lane),
+                }
             };
             let open = self.view[at];
             match self.claim_in(open) {
@@ -70,7 +72,10 @@ impl BoardReader {
 
     /// Open slots whose items need not run alone; they stand first.
     fn shared(&self) -> usize {
-        self.view.partition_point(|open| open.lane != ALONE_LANE)
+        match self.view.last() {
+            Some(last) if last.lane == ALONE_LANE => self.view.partition_point(|open| open.lane != ALONE_LANE),
+            _ => self.view.len(),
+        }
     }
 
     /// Whether an item waits that [`Self::claim`] could get.

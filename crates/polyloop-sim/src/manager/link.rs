@@ -1,7 +1,7 @@
 //! Moving bytes and ringing bells: the manager's effects on shared memory.
 
 use polyloop_core::{
-    CONTROL_WAITING_MAX, ControlFrame, Dead, Exit, Heard, Input, Large, NAP, OVERDUE_EXITCODE, Outcome, Payload, Place,
+    CONTROL_WAITING_MAX, ControlFrame, Dead, Exit, Heard, Input, Large, OVERDUE_EXITCODE, Outcome, Payload, Place,
     QueueIndex, Rest, ResultFrame, State, TaskId, WorkerId, whom_to_ring, write_large,
 };
 use polyloop_shm::{Phase, Reclaimed, SlotIndex};
@@ -207,8 +207,10 @@ impl Manager {
 
     pub(super) fn rest(&mut self, site: &mut Site) {
         // A nap ends with the look that follows it; the client's calls leave it alone.
-        if self.nap.is_none() && self.resting.after(site.now, self.outcomes, self.pool.unfinished()) == Rest::Nap {
-            self.nap = Some(site.now + NAP);
+        if self.nap.is_none()
+            && let Rest::Nap(nap) = self.resting.after(site.now, self.outcomes, self.pool.unfinished())
+        {
+            self.nap = Some(site.now + nap);
             site.ledger.count("naps");
         }
         if self.nap.is_some() {

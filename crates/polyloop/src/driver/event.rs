@@ -48,7 +48,7 @@ pub enum DriverError {
 /// What the host must do to start a worker.
 #[derive(Debug)]
 pub struct StartOrder {
-    /// The worker to be. Report it with [`Driver::started`] or [`Driver::not_started`].
+    /// The worker to be. Report it with [`Driver::started`](super::Driver::started) or [`Driver::not_started`](super::Driver::not_started).
     pub worker: WorkerId,
     /// The queue it will serve.
     pub queue: QueueIndex,
@@ -56,7 +56,7 @@ pub struct StartOrder {
     pub socket: OwnedFd,
     /// For [`crate::die_with_parent`] in the new process.
     pub lifeline: OwnedFd,
-    /// The other ends, which stay here, until [`Driver::exited`] or [`Driver::not_started`]. A forked child must close
+    /// The other ends, which stay here, until [`Driver::exited`](super::Driver::exited) or [`Driver::not_started`](super::Driver::not_started). A forked child must close
     /// them: as long as anyone has them, the worker can't notice that they are closed here.
     pub our_ends: [RawFd; 2],
 }
@@ -66,7 +66,7 @@ pub struct StartOrder {
 pub enum Event {
     /// Start a process.
     Start(StartOrder),
-    /// A worker's process has ended: collect its exit status and report it with [`Driver::exited`].
+    /// A worker's process has ended: collect its exit status and report it with [`Driver::exited`](super::Driver::exited).
     Reap(WorkerId),
     /// Tasks have returned.
     Returned(Values),
@@ -81,7 +81,7 @@ pub enum Event {
         /// How it ended.
         outcome: Outcome,
     },
-    /// A value of a stream has come. Answered, once it is taken, by [`Driver::taken`].
+    /// A value of a stream has come. Answered, once it is taken, by [`Driver::taken`](super::Driver::taken).
     Yield {
         /// Which task.
         task: TaskId,
@@ -90,8 +90,8 @@ pub enum Event {
         /// The value.
         value: Payload,
     },
-    /// A task failed in a way that its host may not want to leave at. Answered by [`Driver::again`] or
-    /// [`Driver::settled`].
+    /// A task failed in a way that its host may not want to leave at. Answered by [`Driver::again`](super::Driver::again) or
+    /// [`Driver::settled`](super::Driver::settled).
     Judge {
         /// Which task.
         task: TaskId,

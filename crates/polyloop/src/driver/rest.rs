@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use polyloop_core::{Moment, NAP, QueueIndex, RING_AGAIN, Rest, whom_to_ring};
+use polyloop_core::{Moment, QueueIndex, RING_AGAIN, Rest, whom_to_ring};
 
 use super::Driver;
 
@@ -22,7 +22,7 @@ impl Driver {
         if self.nap.is_none() {
             let now = self.now();
             match self.resting.after(now, outcomes, self.pool.unfinished()) {
-                Rest::Nap => self.nap = Some(now + NAP),
+                Rest::Nap(nap) => self.nap = Some(now + nap),
                 Rest::Sleep => {
                     self.link.sleeper.announce();
                     if self.link.seats.values_mut().any(|seat| seat.has_frames()) {

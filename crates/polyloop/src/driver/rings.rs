@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use std::os::fd::AsFd;
 
-use polyloop_core::{CallId, ControlFrame, Heard, Input, Large, Outcome, Parcel, TaskId, WorkerId, write_large};
+use polyloop_core::{CallId, ControlFrame, Heard, Large, Parcel, TaskId, WorkerId, write_large};
 
 use super::{Driver, Event};
 use crate::blocks::Lease;
+use crate::link::Said;
 
 /// Room that is made for each value.
 const SMALL_VALUE_BYTES: usize = 16;
@@ -49,20 +50,20 @@ impl Driver {
         while read < limit {
             let mut values = Values::default();
             let other = loop {
-                let heard = self.link.next_frame(index, &self.pool);
-                read += usize::from(!matches!(heard, Ok(None)));
-                match heard {
-                    Ok(Some(Heard::Input(Input::Outcome { task, outcome: Outcome::Value(bytes), .. })))
-                        if bytes.len() <= VALUES_BYTES && bytes.luggage().is_none() =>
-                    {
+                let said = self.link.next_frame(index, &self.pool);
+                read += usize::from(!matches!(said, Ok(None)));
+                match said {
+                    Ok(Some(Said::Value(task, bytes))) => {
                         if let Some((call, token)) = self.pool.returned(worker, task) {
-                            values.push(call, token, &bytes);
+                            values.push(call, token, bytes);
                         }
                         if read >= limit || values.bytes.len() >= VALUES_BYTES {
                             break Ok(Some(Heard::Piece));
                         }
                     }
-                    other => break other,
+                    Ok(Some(Said::Other(heard))) => break Ok(Some(heard)),
+                    Ok(None) => break Ok(None),
+                    Err(garbage) => break Err(garbage),
                 }
             };
             // What came before the other is told before it.
@@ -101,7 +102,6 @@ impl Driver {
     pub(super) fn fetch(&mut self, worker: WorkerId, task: TaskId) -> io::Result<()> {
         let Some(seat) = self.link.get(worker) else { return Ok(()) };
         let Some(Parcel { function, arguments, .. }) = self.pool.parcel_of(task) else {
-            // It has ended meanwhile for its caller.
             // It has ended meanwhile for its caller.
             return self.urge(worker, ControlFrame::Cancel(task));
         };
