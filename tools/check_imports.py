@@ -48,7 +48,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_produce", "_verbs"}),
     frozenset({"_worker"}),
     frozenset({"_roster", "process", "queue"}),
-    frozenset({"_staff"}),
+    frozenset({"_news", "_staff"}),
     frozenset({"pool"}),
     frozenset({"executor", "_frozen"}),
     frozenset({"__init__"}),

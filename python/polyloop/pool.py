@@ -20,11 +20,12 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _core, _worker
-from ._checks import check_lifespan, check_positive, check_synchronous
+from . import _core
+from ._checks import at_least_one, check_lifespan, check_positive, check_synchronous
 from ._contextvars import Travelling
 from ._limits import check_descriptors, explain_file_size
-from ._logs import levels, load_record
+from ._logs import levels
+from ._news import log_of_worker, warn_blocked, warn_died
 from ._room import Room
 from ._roster import Roster, WorkerProcess, forget_ends, usable_cpus
 from ._staff import Staff
@@ -462,8 +463,8 @@ class Pool(Verbs):
         chunksize: int | None,
     ) -> PoolResult[Any]:
         self._check_usable()
-        window = MAP_WINDOW if buffersize is None else _at_least_one("buffersize", buffersize)
-        chunk = None if chunksize is None else min(_at_least_one("chunksize", chunksize), CHUNK_MAX)
+        window = MAP_WINDOW if buffersize is None else at_least_one("buffersize", buffersize)
+        chunk = None if chunksize is None else min(at_least_one("chunksize", chunksize), CHUNK_MAX)
         asynchronous = aiter(iterable) if isinstance(iterable, AsyncIterable) else None
         source = iter(iterable) if asynchronous is None else None
         call = self._manager.open_map(func, source, star, options.core, window, chunk, bool(return_exceptions))
@@ -530,10 +531,7 @@ class Pool(Verbs):
     def _on_died(self, key: int, pid: int | None, exitcode: int | None, retried: int, lost: int) -> None:
         if self._on_death is not None:
             self._on_death(None)
-        fates = [f"{retried} to be run again"] if retried else []
-        fates += [f"{lost} lost"] if lost else []
-        running = f"; of its tasks {' and '.join(fates)}" if fates else ""
-        _log.warning("worker %s died (%s)%s", pid, _describe_exit(exitcode), running)
+        warn_died(pid, exitcode, retried, lost)
 
     def _on_degraded(self, error: BaseException) -> None:
         if self._on_death is not None:
@@ -557,20 +555,10 @@ class Pool(Verbs):
 
     def _on_blocked(self, _key: int, pid: int | None, blocked_s: float) -> None:
         if pid is not None:
-            self._roster.stacks.ask(pid, functools.partial(_warn_blocked, pid, blocked_s))
+            self._roster.stacks.ask(pid, functools.partial(warn_blocked, pid, blocked_s))
 
     def _on_log(self, pid: int | None, dropped: int, data: bytes) -> None:
-        try:
-            if dropped:
-                _log.warning("worker %s logged more than there was room for: %d records were dropped", pid, dropped)
-            if data:
-                record = load_record(data)
-                logger = logging.getLogger(record.name)
-                if logger.isEnabledFor(record.levelno):
-                    logger.handle(record)
-        except Exception as error:  # of a filter here, or of what a record carries: nobody's task must suffer from it
-            message = f"a record of worker {pid} can't be logged"
-            self._loop.call_exception_handler({"message": message, "exception": error})
+        log_of_worker(self._loop, pid, dropped, data)
 
     def _on_closed(self) -> None:
         self._end_maps()
@@ -638,30 +626,8 @@ def _abandon(manager: _core.Manager, loop: asyncio.AbstractEventLoop, fd: int, o
         loop.remove_reader(fd)
 
 
-def _warn_blocked(pid: int, blocked_s: float, stack: str) -> None:
-    own_frames = f'  File "{_worker.__file__}"'
-    where = stack.partition(own_frames)[0].rstrip() or "it does not say where"
-    _log.warning("worker %d has been blocked for %.1f s by one call: %s", pid, blocked_s, where)
-
-
 def _running_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise RuntimeError("a Pool needs a running event loop: make it within a coroutine") from None
-
-
-def _at_least_one(name: str, value: int) -> int:
-    number = operator.index(value)
-    if number < 1:
-        raise ValueError(f"{name} must be 1 or more, or None")
-    return number
-
-
-def _describe_exit(exitcode: int | None) -> str:
-    from .errors import WorkerDied
-
-    death = WorkerDied(exitcode=exitcode)
-    if death.signal is not None:
-        return death.signal
-    return "exit status unknown" if exitcode is None else f"exit code {exitcode}"
