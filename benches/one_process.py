@@ -18,6 +18,7 @@ from polyloop import Pool, _core
 from polyloop._produce import produce
 from polyloop._threads import Threads
 from polyloop._worker import Plan, Turns, _wait_for
+from polyloop.current import caller
 from rows.work import no_op, plain_no_op, suspend_once
 
 WARM_UP_ITEMS = 500
@@ -58,7 +59,7 @@ class OneProcess:
         threads = Threads(self.plan.concurrency, turns.check_not_forked)
         producer = functools.partial(produce, threads)
         tasks = os.environ.get("POLYLOOP_TASKS", "lazy")
-        worker.start(self.loop, turns.take, _wait_for, threads.run, producer, (), None, tasks)
+        worker.start(self.loop, turns.take, _wait_for, threads.run, producer, (), caller, None, tasks)
         self.loop.call_soon(turns.take)
 
 

@@ -46,6 +46,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_codec", "_stats", "context", "current", "handle", "options", "results", "stream"}),
     frozenset({"_bridge", "_contextvars", "_launch", "_lifespan", "_logs", "_room", "_select", "_stacks", "_threads"}),
     frozenset({"_produce", "_verbs"}),
+    frozenset({"parent"}),
     frozenset({"_worker"}),
     frozenset({"_roster", "process", "queue"}),
     frozenset({"_news", "_staff"}),

@@ -12,10 +12,12 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 
-pub const PROTOCOL: u64 = 2;
+pub const PROTOCOL: u64 = 3;
 /// Kinds of records.
 pub const REPLIES: [u32; 5] = [1, 2, 3, 4, 6];
 pub const PIECE: u32 = 5;
+pub const SUBMIT: u32 = 8;
+pub const WITHDRAW: u32 = 9;
 pub const READY: u32 = 16;
 pub const FAILED: u32 = 17;
 pub const RETIRING: u32 = 18;

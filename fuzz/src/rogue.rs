@@ -15,7 +15,7 @@ use polyloop::{
 
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
-use crate::grip::{FAILED, FETCH, Grip, PIECE, PROTOCOL, READY, REPLIES, RETIRING, say_hello};
+use crate::grip::{FAILED, FETCH, Grip, PIECE, PROTOCOL, READY, REPLIES, RETIRING, SUBMIT, WITHDRAW, say_hello};
 
 const TASKS: u64 = 4;
 /// Items that the rogue may hold.
@@ -94,6 +94,12 @@ impl Drop for Rogue {
     }
 }
 
+/// A call of the pool as a correct worker makes it, of a number that may be taken.
+fn call([number, rest @ ..]: [u8; 8]) -> Vec<u8> {
+    let (head, function_len) = ([number % 4, 0, 0, 0], 1_u64.to_le_bytes());
+    [&head[..], &[0; 24], &function_len, b"g", &rest].concat()
+}
+
 struct Stage {
     driver: Driver,
     rogues: BTreeMap<WorkerId, Rogue>,
@@ -138,6 +144,8 @@ impl Stage {
             5 => self.driver.cancel(task).expect("the system refuses nothing"),
             6 => grip.claim(number & 1 == 0, number & 2 == 0),
             7 => (0..at % 8).for_each(|_| grip.push(PIECE, grip.held_or(task), &[*value; 5].concat(), usize::MAX)),
+            8 if at % 5 == 0 => grip.push(SUBMIT, grip.held_or(task), &call(*value), usize::MAX),
+            8 if at % 5 == 1 => grip.push(WITHDRAW, TaskId::from_bits(number % 4), &[], usize::MAX),
             8 => grip.push(REPLIES[at % REPLIES.len()], grip.held_or(task), value, usize::MAX),
             9 => (0..at % 4).for_each(|_| grip.push(FETCH, grip.held_or(task), &[], usize::MAX)),
             10 => grip.push([READY, FAILED, RETIRING][at % 3], task, value, at % 16),

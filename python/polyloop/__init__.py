@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._stats import PoolStats, WorkerStats
     from .context import get_context, set_context, set_start_method
-    from .current import CurrentTask, CurrentWorker, current_worker
+    from .current import CurrentTask, CurrentWorker, current_worker, parent_pool
     from .errors import (
         PoisonTask,
         PolyloopError,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from .executor import ProcessPoolExecutor
     from .handle import TaskHandle
+    from .parent import ParentPool
     from .pool import Pool, WorkerProcess
     from .process import Process, Worker
     from .queue import Queue
@@ -38,6 +39,7 @@ __all__ = [
     "CurrentTask",
     "CurrentWorker",
     "Outcome",
+    "ParentPool",
     "PoisonTask",
     "PolyloopError",
     "Pool",
@@ -64,6 +66,7 @@ __all__ = [
     "WorkerStats",
     "current_worker",
     "get_context",
+    "parent_pool",
     "set_context",
     "set_start_method",
 ]
@@ -71,7 +74,7 @@ __all__ = [
 _HOMES = {
     "_stats": ("PoolStats", "WorkerStats"),
     "context": ("get_context", "set_context", "set_start_method"),
-    "current": ("CurrentTask", "CurrentWorker", "current_worker"),
+    "current": ("CurrentTask", "CurrentWorker", "current_worker", "parent_pool"),
     "errors": (
         "PoisonTask",
         "PolyloopError",
@@ -85,6 +88,7 @@ _HOMES = {
     ),
     "executor": ("ProcessPoolExecutor",),
     "handle": ("TaskHandle",),
+    "parent": ("ParentPool",),
     "pool": ("Pool", "WorkerProcess"),
     "process": ("Process", "Worker"),
     "queue": ("Queue",),

@@ -220,9 +220,9 @@ class PoolExecutor(BridgedExecutor):
     executor and not the pool.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, verbs: Verbs, ahead: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, verbs: Verbs, ahead: int, *, thread: int | None = None) -> None:
         self._loop = loop
-        self._thread = threading.get_ident()
+        self._thread = threading.get_ident() if thread is None else thread
         self._pid = os.getpid()
         self._bridge = Bridge(loop, verbs, ahead)
 

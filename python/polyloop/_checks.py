@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["at_least_one", "check_lifespan", "check_positive", "check_synchronous"]
+__all__ = ["check_lifespan", "check_positive", "check_synchronous"]
 
 
 def check_synchronous(name: str, function: Callable[..., Any] | None) -> None:
@@ -30,10 +29,3 @@ def check_lifespan(lifespan: Any) -> None:
 def check_positive(name: str, value: float | None) -> None:
     if value is not None and value <= 0:
         raise ValueError(f"{name} must be more than 0, or None for no limit")
-
-
-def at_least_one(name: str, value: int) -> int:
-    number = operator.index(value)
-    if number < 1:
-        raise ValueError(f"{name} must be 1 or more, or None")
-    return number

@@ -13,6 +13,7 @@ __all__ = [
     "STREAM_BYTES",
     "STREAM_VALUES",
     "ApplyCall",
+    "CallPort",
     "Done",
     "Manager",
     "MapCall",
@@ -48,6 +49,39 @@ class ApplyCall:
     def __await__(self) -> Generator[ApplyCall, None, Any]: ...
     def __iter__(self) -> Generator[ApplyCall, None, Any]: ...
     def __next__(self) -> ApplyCall: ...
+
+@final
+class CallPort:
+    @property
+    def is_ours(self) -> bool: ...
+    def submit(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        options: TaskOptions,
+        future: asyncio.Future[Any],
+        keeps: object = None,
+    ) -> int: ...
+    def apply(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        options: TaskOptions,
+    ) -> asyncio.Future[Any]: ...
+    def open_map(
+        self,
+        func: Callable[..., Any],
+        source: Iterator[Any] | None,
+        star: bool,
+        options: TaskOptions,
+        window: int,
+        chunk: int | None,
+        keeps_errors: bool,
+    ) -> MapCall: ...
+    def cancel(self, call: asyncio.Future[Any], ended: asyncio.Future[None]) -> bool: ...
+    def request_cancel(self, token: int, future: asyncio.Future[Any]) -> bool: ...
 
 @final
 class Manager:
@@ -247,6 +281,7 @@ class Worker:
     @property
     def index(self) -> int: ...
     def current_item(self) -> tuple[int, str, int] | None: ...
+    def call_port(self, caller: int | None, capture_context: Callable[[], bytes | None] | None = None) -> CallPort: ...
     def part_from_parent(self, leave: Callable[[], NoReturn]) -> None: ...
     def fileno(self) -> int: ...
     def start(
@@ -257,6 +292,7 @@ class Worker:
         run_in_thread: Callable[..., Awaitable[Any]],
         produce: Callable[..., Awaitable[None]],
         contextvars: Sequence[ContextVar[Any]],
+        caller: ContextVar[int | None],
         exception_handler: Callable[[BaseException], object] | None,
         tasks: str,
     ) -> None: ...
@@ -265,4 +301,5 @@ class Worker:
     def turn(self) -> int: ...
     def abandon(self) -> None: ...
     def interrupts(self) -> bool: ...
+    def end_calls(self) -> None: ...
     def cancel_all(self) -> None: ...

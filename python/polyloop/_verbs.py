@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import operator
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
@@ -13,9 +14,13 @@ from .results import PoolResult
 from .stream import Stream
 
 if TYPE_CHECKING:
+    from .parent import ParentPool
     from .pool import Pool
 
-__all__ = ["PoolView", "Verbs", "as_arguments"]
+__all__ = ["MAP_WINDOW", "PoolView", "Verbs", "as_arguments", "check_chunksize", "check_window"]
+
+MAP_WINDOW = 2048  # items drawn ahead
+CHUNK_MAX = 256  # items that go to the workers together
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +43,7 @@ class Verbs:
     _options: Options
 
     @property
-    def _pool(self) -> Pool:
+    def _pool(self) -> Pool | ParentPool:
         """The pool that tasks go to."""
         raise NotImplementedError
 
@@ -320,16 +325,33 @@ class Verbs:
 class PoolView(Verbs):
     """A pool whose tasks run with other options. Made by `Pool.options`."""
 
-    def __init__(self, pool: Pool, options: Options) -> None:
+    def __init__(self, pool: Pool | ParentPool, options: Options) -> None:
         self._viewed = pool
         self._options = options
 
     @property
-    def _pool(self) -> Pool:
+    def _pool(self) -> Pool | ParentPool:
         return self._viewed
 
     def __repr__(self) -> str:
         return f"<PoolView of {self._viewed!r} with {self._options}>"
+
+
+def check_window(buffersize: int | None) -> int:
+    """How many items a map draws ahead."""
+    return MAP_WINDOW if buffersize is None else _at_least_one("buffersize", buffersize)
+
+
+def check_chunksize(chunksize: int | None) -> int | None:
+    """How many items of a map go to the workers together."""
+    return None if chunksize is None else min(_at_least_one("chunksize", chunksize), CHUNK_MAX)
+
+
+def _at_least_one(name: str, value: int) -> int:
+    number = operator.index(value)
+    if number < 1:
+        raise ValueError(f"{name} must be 1 or more, or None")
+    return number
 
 
 def as_arguments(args: Any) -> tuple[Any, ...]:

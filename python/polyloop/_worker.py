@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from polyloop import _core
 
 from . import _codec, current
-from ._contextvars import find_contextvars
+from ._contextvars import Travelling, find_contextvars
 from ._launch import Launch
 from ._lifespan import Lifespan, run_until_done
 from ._logs import Forwarder
@@ -38,6 +38,8 @@ from .context import PassedFd, Setup
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
+
+    from .parent import ParentPool
 
 __all__ = ["Plan", "Recruit"]
 
@@ -63,6 +65,8 @@ class Plan:
     contextvars: Sequence[str] = ()
     log_levels: Mapping[str, int] | None = None
     """Of the client's loggers; None if it does not want the worker's records."""
+    options: tuple[Any, ...] = ()
+    """The pool's own, for tasks that call it."""
 
 
 class Recruit(Launch):
@@ -167,7 +171,10 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan, life
     producer = functools.partial(produce, threads)
     variables = find_contextvars(plan.contextvars)
     take_turn = None if polls else turns.take
-    worker.start(loop, take_turn, _wait_for, threads.run, producer, variables, plan.exception_handler, _tasks())
+    worker.start(
+        loop, take_turn, _wait_for, threads.run, producer, variables, current.caller, plan.exception_handler, _tasks()
+    )
+    current.current_worker()._open_pool = functools.partial(_open_pool, worker, loop, turns.thread, plan)
     loop.call_soon(turns.take)
     if lifespan is not None:
         lifespan.on_early_end(turns.give_up)
@@ -179,6 +186,7 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan, life
     loop.remove_reader(worker.fileno())
     if lifespan is not None and not turns.terminated:
         _expect_end(plan.grace_s)
+    worker.end_calls()
     _close(loop, lifespan)
     # The pool may interrupt this process until it knows that all has ended, and an interpreter on its way out takes its
     # handlers away.
@@ -187,6 +195,16 @@ def work(worker: _core.Worker, loop: asyncio.AbstractEventLoop, plan: Plan, life
         _die_of_sigterm()
     if turns.broken:
         leave(BROKEN_EXITCODE)
+
+
+def _open_pool(
+    worker: _core.Worker, loop: asyncio.AbstractEventLoop, thread: int, plan: Plan, caller: int | None
+) -> ParentPool:
+    from .options import Options  # only who calls its pool pays for these
+    from .parent import ParentPool
+
+    capture = Travelling(plan.contextvars).capture if plan.contextvars else None
+    return ParentPool(worker.call_port(caller, capture), loop, thread, Options(*plan.options))
 
 
 class Turns:

@@ -29,7 +29,7 @@ class TaskHandle(asyncio.Future[R]):
 
     __slots__ = ("_manager", "_message", "_token")
 
-    _manager: _core.Manager
+    _manager: _core.Manager | _core.CallPort
     _token: int
     _message: Any
 

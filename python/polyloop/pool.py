@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _core
-from ._checks import at_least_one, check_lifespan, check_positive, check_synchronous
+from ._checks import check_lifespan, check_positive, check_synchronous
 from ._contextvars import Travelling
 from ._limits import check_descriptors, explain_file_size
 from ._logs import levels
@@ -30,7 +30,7 @@ from ._room import Room
 from ._roster import Roster, WorkerProcess, forget_ends, usable_cpus
 from ._staff import Staff
 from ._stats import PoolStats, pool_stats
-from ._verbs import Verbs
+from ._verbs import Verbs, check_chunksize, check_window
 from ._worker import Plan
 from .context import check_main_guard, check_preload, get_context
 from .errors import PoolClosed, WorkerDied
@@ -50,8 +50,6 @@ CHILD_CONCURRENCY = 16
 GRACE_S = 5.0
 PROCESSES_MAX = 32_766
 BLOCK_WARNING_S = 1.0
-MAP_WINDOW = 2048  # items drawn ahead
-CHUNK_MAX = 256  # items that go to the workers together
 _OTHER_LOOP = "this pool belongs to another event loop: make one on the loop that uses it"
 EXIT_PRIORITY = 100  # before multiprocessing waits for processes that nobody ended
 
@@ -70,7 +68,8 @@ class Pool(Verbs):
         processes: worker processes; None for the CPUs that this process may use.
         initializer, initargs: a plain function that each worker calls first, its loop being set.
         maxtasksperchild: tasks that a worker runs before another takes its place; 0 for no limit.
-        childconcurrency: tasks that a worker runs at the same time.
+        childconcurrency: tasks that a worker runs at the same time; those that wait for tasks of their own (see
+            `parent_pool`) do not count.
         queuecount: task queues, each with workers of its own; at most `processes`.
         scheduler: chooses the queue of each task; None for `RoundRobin`.
         loop_initializer: makes each worker's event loop ("uvloop.new_event_loop"); None for asyncio's.
@@ -210,6 +209,7 @@ class Pool(Verbs):
             lifespan,
             tuple(contextvars),
             levels() if forward_logs else None,
+            (timeout, retries, retry_on),
         )
         self._roster = Roster(self._manager, self._loop, plan, self.context, preload, _oom_file)
         self._staff = Staff(self._manager, self._roster, self._loop)
@@ -463,8 +463,7 @@ class Pool(Verbs):
         chunksize: int | None,
     ) -> PoolResult[Any]:
         self._check_usable()
-        window = MAP_WINDOW if buffersize is None else at_least_one("buffersize", buffersize)
-        chunk = None if chunksize is None else min(at_least_one("chunksize", chunksize), CHUNK_MAX)
+        window, chunk = check_window(buffersize), check_chunksize(chunksize)
         asynchronous = aiter(iterable) if isinstance(iterable, AsyncIterable) else None
         source = iter(iterable) if asynchronous is None else None
         call = self._manager.open_map(func, source, star, options.core, window, chunk, bool(return_exceptions))
@@ -482,7 +481,7 @@ class Pool(Verbs):
         for result in list(self._maps):
             result._pool_ended()
 
-    async def _cancel(self, call: _core.ApplyCall) -> None:
+    async def _cancel(self, call: Any) -> None:
         """Cancel a task, and wait until it has ended. Being cancelled again ends only the waiting."""
         ended: asyncio.Future[None] = self._loop.create_future()
         if self._manager.cancel(call, ended):

@@ -17,18 +17,27 @@ SETTLED_S = 0.25
 PROGRAM = """
 import asyncio, os, sys
 import uvloop
-from polyloop import Pool, set_start_method
+from polyloop import Pool, parent_pool, set_start_method
+async def wait():
+    await asyncio.Event().wait()
+async def wait_for_a_call():
+    await parent_pool().apply(wait)
 async def work(x=0):
     await asyncio.sleep(0)
     return x
 async def main():
     uses_uvloop = sys.argv[2] == "uvloop"
-    async with Pool(2, loop_initializer=uvloop.new_event_loop if uses_uvloop else None) as pool:
+    watch = None if sys.argv[3] == "waiting" else 1.0  # a blocked loop is looked for as long as anything runs
+    async with Pool(2, loop_initializer=uvloop.new_event_loop if uses_uvloop else None, block_warning=watch) as pool:
         if sys.argv[3] == "used":
             await pool.map(work, range(5000))
             await asyncio.gather(*(pool.apply(work, (x,)) for x in range(50)))
         else:
             await pool.apply(work)
+        if sys.argv[3] == "waiting":
+            calls = [pool.submit(wait_for_a_call) for _ in range(3)]
+            while sum(worker.in_flight for worker in pool.stats().workers) < 6:
+                await asyncio.sleep(0.01)
         while any(process.pid is None for process in pool.processes):
             await asyncio.sleep(0.01)
         print(os.getpid(), *(process.pid for process in pool.processes), flush=True)
@@ -60,6 +69,7 @@ def wake_ups(pids: list[int]) -> dict[str, int]:
         ("forkserver", "asyncio", "used"),
         ("forkserver", "uvloop", "new"),
         ("forkserver", "uvloop", "used"),
+        ("forkserver", "asyncio", "waiting"),
     ],
 )
 def test_an_idle_pool_makes_no_wake_ups(tmp_path: Path, method: str, loop: str, history: str) -> None:

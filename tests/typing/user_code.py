@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import assert_type
 
-from polyloop import Pool, PoolResult, Stream, TaskHandle, current_worker
+from polyloop import ParentPool, Pool, PoolResult, Stream, TaskHandle, current_worker, parent_pool
 
 
 async def fetch(url: str, *, retries: int = 0) -> int:
@@ -135,3 +135,14 @@ def within() -> None:
     assert_type(worker.index, int)
     if worker.task is not None:
         assert_type(worker.task.name, str)
+
+
+async def calling() -> None:
+    pool = parent_pool()
+    assert_type(pool, ParentPool)
+    assert_type(current_worker().pool, ParentPool)
+    assert_type(await pool.apply(fetch, ("a",)), int)
+    assert_type(pool.submit(parse, "a", 1), TaskHandle[list[str]])
+    assert_type(await pool.map(fetch, ["a"]), Sequence[int])
+    assert_type(pool.options(timeout=2).map(fetch, ["a"]), PoolResult[int])
+    pool.submit(fetch, 1)  # type: ignore[call-overload]

@@ -4,13 +4,14 @@
 //! A correct worker says once that it is ready or has failed, and once that it retires; it speaks of tasks that it holds, or
 //! that have ended meanwhile; it fetches each large one once; and the pieces of a reply follow each other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
 use crate::event::Input;
 use crate::frame::{BlockFrame, Reply, ResultFrame};
-use crate::id::{TaskId, WorkerId};
+use crate::id::{NestedId, TaskId, WorkerId};
+use crate::nested::{Ask, NESTED_MAX, WAITING_MAX};
 use crate::payload::{Luggage, Payload};
 use crate::task::Outcome;
 
@@ -54,6 +55,15 @@ pub enum Breach {
     /// More tasks than it can run.
     #[error("more than {0} tasks are fetched and not answered")]
     Fetches(usize),
+    /// A call of the pool that can't be read.
+    #[error("a call of task {0} that makes no sense")]
+    Senseless(TaskId),
+    /// The same number as another one that is unanswered.
+    #[error("call {} is made again", .0.0)]
+    AskedTwice(NestedId),
+    /// More of them than may be unanswered.
+    #[error("more than {0} calls are unanswered")]
+    Calls(usize),
     /// What is said once in a life.
     #[error("what a worker says once, said again: {0}")]
     Repeated(&'static str),
@@ -73,6 +83,17 @@ pub enum Heard {
         /// As the worker's codec wrote it.
         value: Payload,
     },
+    /// A task calls the pool.
+    Submit {
+        /// Which task.
+        task: TaskId,
+        /// The call's number.
+        number: NestedId,
+        /// What, as [`Ask`] writes it; whatever of it is left where the task is over.
+        ask: Payload,
+    },
+    /// This call is to be cancelled.
+    Withdraw(NestedId),
     /// A record of the worker's log.
     Log {
         /// Records that were dropped since the one before.
@@ -99,27 +120,35 @@ struct Partial {
 #[derive(Debug)]
 pub struct Conduct {
     worker: WorkerId,
-    /// Items it can hold.
-    leases: usize,
+    /// Items it can run.
+    concurrency: usize,
     max_reply: u64,
     is_initialised: bool,
     is_retiring: bool,
     /// Tasks whose bytes it asked for, until it replies.
     fetched: BTreeSet<TaskId>,
     partial: Option<Partial>,
+    /// Unanswered calls of its tasks, and their bytes.
+    asked: BTreeMap<NestedId, u64>,
+    asked_bytes: u64,
+    /// Calls that they have made so far, as far as they count.
+    calls: usize,
 }
 
 impl Conduct {
-    /// A worker that has said nothing, holds so many items at most, and whose replies have so many bytes at most.
-    pub fn new(worker: WorkerId, leases: u32, max_reply: u64) -> Self {
+    /// A worker that has said nothing, runs so many items at most, and whose replies have so many bytes at most.
+    pub fn new(worker: WorkerId, concurrency: u32, max_reply: u64) -> Self {
         Self {
             worker,
-            leases: leases as usize,
+            concurrency: concurrency as usize,
             max_reply,
             is_initialised: false,
             is_retiring: false,
             fetched: BTreeSet::new(),
             partial: None,
+            asked: BTreeMap::new(),
+            asked_bytes: 0,
+            calls: 0,
         }
     }
 
@@ -135,6 +164,9 @@ impl Conduct {
                 Ok(Heard::Input(Input::Outcome { worker, task, outcome }))
             }
             ResultFrame::Yield { task, bytes } => self.value(task, bytes, standing(task)),
+            ResultFrame::Submit { task, number, bytes } => self.ask(task, number, bytes, standing(task)),
+            // It may have been answered meanwhile.
+            ResultFrame::Withdraw(number) => Ok(Heard::Withdraw(number)),
             ResultFrame::Log { dropped, record } => Ok(Heard::Log { dropped, record: record.to_vec() }),
             ResultFrame::Piece { task, bytes } => self.piece(task, bytes, standing(task)),
             ResultFrame::Fetch(task) => self.fetch(task, standing(task)),
@@ -187,9 +219,20 @@ impl Conduct {
         }
     }
 
+    /// Items that it can hold: besides those it can run, any that may have given its place to another as it called the
+    /// pool.
+    pub fn held_max(&self) -> usize {
+        self.concurrency + self.calls
+    }
+
     /// Bytes kept of replies that are not whole.
     pub fn kept_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.bytes.len())
+    }
+
+    /// The answer to a call is where the worker will find it.
+    pub fn answered(&mut self, number: NestedId) {
+        self.asked_bytes -= self.asked.remove(&number).unwrap_or_default();
     }
 
     fn reply(&mut self, task: TaskId, reply: Reply<'_>, standing: Standing) -> Result<Outcome, Breach> {
@@ -210,6 +253,28 @@ impl Conduct {
         self.check(task, standing)?;
         let value = whole(self.partial.take(), bytes, self.max_reply)?;
         Ok(if standing == Standing::Over { Heard::Piece } else { Heard::Yield { task, value } })
+    }
+
+    /// A call of the pool. Of a task that is over it is heard too: it is to be answered.
+    fn ask(&mut self, task: TaskId, number: NestedId, bytes: &[u8], standing: Standing) -> Result<Heard, Breach> {
+        self.check(task, standing)?;
+        let ask = whole(self.partial.take(), bytes, self.max_reply)?;
+        if standing != Standing::Over && Ask::parse(&ask).is_none() {
+            return Err(Breach::Senseless(task));
+        }
+        if self.asked.len() >= NESTED_MAX {
+            return Err(Breach::Calls(NESTED_MAX));
+        }
+        let total = self.asked_bytes + ask.len() as u64;
+        if total > self.max_reply {
+            return Err(Breach::TooLarge(self.max_reply));
+        }
+        if self.asked.insert(number, ask.len() as u64).is_some() {
+            return Err(Breach::AskedTwice(number));
+        }
+        self.asked_bytes = total;
+        self.calls = (self.calls + 1).min(WAITING_MAX as usize);
+        Ok(Heard::Submit { task, number, ask })
     }
 
     fn piece(&mut self, task: TaskId, bytes: &[u8], standing: Standing) -> Result<Heard, Breach> {
@@ -233,8 +298,8 @@ impl Conduct {
         if standing == (Standing::Holds { large: false }) || self.fetched.contains(&task) {
             return Err(Breach::NeedlessFetch(task));
         }
-        if self.fetched.len() >= self.leases {
-            return Err(Breach::Fetches(self.leases));
+        if self.fetched.len() >= self.held_max() {
+            return Err(Breach::Fetches(self.held_max()));
         }
         self.fetched.insert(task);
         Ok(Heard::Fetch(task))
@@ -434,5 +499,50 @@ mod tests {
         let heard = conduct.hear(log, |_| Standing::Stranger);
         assert!(matches!(heard, Ok(Heard::Log { dropped: 2, ref record }) if record == b"record"), "{heard:?}");
         assert_eq!(conduct.kept_bytes(), 3);
+    }
+
+    fn call(index: u32, number: u32, bytes: &[u8]) -> ResultFrame<'_> {
+        ResultFrame::Submit { task: task(index), number: NestedId(number), bytes }
+    }
+
+    #[test]
+    fn calls_come_whole_from_whoever_holds_the_task_and_in_bounds() {
+        let ask = Ask {
+            is_loose: false,
+            retries: 0,
+            retry_deaths: false,
+            attempt: 1,
+            timeout: None,
+            function: b"f",
+            arguments: b"xyz",
+        };
+        let bytes = ask.write();
+        let mut conduct = Conduct::new(WORKER, 2, 3 * bytes.len() as u64);
+        let hear = |conduct: &mut Conduct, number| conduct.hear(call(1, number, &bytes), |_| SMALL);
+        let (first, rest) = bytes.split_at(20);
+        assert!(matches!(
+            conduct.hear(ResultFrame::Piece { task: task(1), bytes: first }, |_| SMALL),
+            Ok(Heard::Piece)
+        ));
+        let heard = conduct.hear(call(1, 1, rest), |_| SMALL);
+        assert!(matches!(heard, Ok(Heard::Submit { ref ask, .. }) if ask[..] == bytes[..]), "{heard:?}");
+        assert_eq!(hear(&mut conduct, 1).unwrap_err(), Breach::AskedTwice(NestedId(1)));
+        assert_eq!(conduct.hear(call(1, 2, b"nonsense"), |_| SMALL).unwrap_err(), Breach::Senseless(task(1)));
+        assert_eq!(conduct.hear(call(2, 2, &bytes), |_| Standing::Stranger).unwrap_err(), Breach::NotHeld(task(2)));
+        assert!(hear(&mut conduct, 2).is_ok() && hear(&mut conduct, 3).is_ok());
+        assert_eq!(hear(&mut conduct, 4).unwrap_err(), Breach::TooLarge(3 * bytes.len() as u64));
+        assert_eq!(conduct.held_max(), 2 + 3);
+        conduct.answered(NestedId(2));
+        assert!(hear(&mut conduct, 4).is_ok());
+        assert!(matches!(conduct.hear(ResultFrame::Withdraw(NestedId(99)), |_| SMALL), Ok(Heard::Withdraw(_))));
+    }
+
+    #[test]
+    fn a_call_of_a_task_that_is_over_is_heard_although_nothing_is_kept_of_it() {
+        let mut conduct = conduct();
+        assert!(conduct.hear(piece(1), |_| Standing::Over).is_ok());
+        let heard = conduct.hear(call(1, 1, b"rest"), |_| Standing::Over);
+        assert!(matches!(heard, Ok(Heard::Submit { number: NestedId(1), .. })), "{heard:?}");
+        assert_eq!(conduct.kept_bytes(), 0);
     }
 }

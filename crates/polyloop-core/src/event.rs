@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::id::{CallId, QueueIndex, TaskId, WorkerId};
+use crate::id::{CallId, NestedId, QueueIndex, TaskId, WorkerId};
 use crate::payload::Payload;
 use crate::stats::Cause;
 use crate::supervise::{Exit, StartError};
@@ -169,6 +169,15 @@ pub enum Output {
         token: u64,
         /// The value, as the worker's codec wrote it.
         value: Payload,
+    },
+    /// Tell a worker what came of a call that one of its tasks made.
+    Answer {
+        /// Which worker.
+        worker: WorkerId,
+        /// Which call.
+        number: NestedId,
+        /// How it ended.
+        outcome: Outcome,
     },
     /// Tell the caller how its task ended.
     Deliver {

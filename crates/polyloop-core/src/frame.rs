@@ -8,7 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::blocks::BlockId;
-use crate::id::TaskId;
+use crate::id::{NestedId, TaskId};
 use crate::stats::Cause;
 use crate::worker::Stop;
 
@@ -67,6 +67,8 @@ const REJECTED: u32 = 4;
 const TIMED_OUT: u32 = 6;
 const PIECE: u32 = 5;
 const YIELD: u32 = 7;
+const SUBMIT: u32 = 8;
+const WITHDRAW: u32 = 9;
 const READY: u32 = 16;
 const FAILED: u32 = 17;
 const RETIRING: u32 = 18;
@@ -215,6 +217,17 @@ pub enum ResultFrame<'a> {
         /// The next bytes.
         bytes: &'a [u8],
     },
+    /// An item calls the pool; earlier pieces come before these bytes.
+    Submit {
+        /// Which task calls.
+        task: TaskId,
+        /// The call's number.
+        number: NestedId,
+        /// What, as [`Ask`](crate::Ask) writes it.
+        bytes: &'a [u8],
+    },
+    /// Nobody wants this call's answer any more: it is to be cancelled.
+    Withdraw(NestedId),
     /// The worker takes work.
     Ready,
     /// The worker could not be initialised.
@@ -251,6 +264,13 @@ impl<'a> ResultFrame<'a> {
             Self::Yield { task, bytes } => with_task(task, YIELD, bytes),
             Self::Piece { task, bytes } => with_task(task, PIECE, bytes),
             Self::Fetch(task) => with_task(task, FETCH, &[]),
+            Self::Submit { task, number, bytes } => {
+                out.extend_from_slice(&task.to_bits().to_le_bytes());
+                out.extend_from_slice(&number.0.to_le_bytes());
+                out.extend_from_slice(bytes);
+                SUBMIT
+            }
+            Self::Withdraw(number) => with_task(number.to_task(), WITHDRAW, &[]),
             Self::Log { dropped, record } => {
                 out.extend_from_slice(&dropped.to_le_bytes());
                 out.extend_from_slice(record);
@@ -286,6 +306,15 @@ impl<'a> ResultFrame<'a> {
             YIELD => split_task(kind, payload).map(|(task, bytes)| Self::Yield { task, bytes }),
             PIECE => split_task(kind, payload).map(|(task, bytes)| Self::Piece { task, bytes }),
             FETCH => split_task(kind, payload).map(|(task, _)| Self::Fetch(task)),
+            SUBMIT => {
+                let (task, rest) = split_task(kind, payload)?;
+                let (number, bytes) = rest.split_first_chunk().ok_or(FrameError::Short { kind, len: payload.len() })?;
+                Ok(Self::Submit { task, number: NestedId(u32::from_le_bytes(*number)), bytes })
+            }
+            WITHDRAW => {
+                let (number, _) = split_task(kind, payload)?;
+                NestedId::from_task(number).map(Self::Withdraw).ok_or(FrameError::Kind(kind))
+            }
             LOG => {
                 let (dropped, record) =
                     payload.split_first_chunk().ok_or(FrameError::Short { kind, len: payload.len() })?;
@@ -317,9 +346,9 @@ pub enum ControlFrame<'a> {
         /// How many.
         values: u32,
     },
-    /// Bytes of a task that was fetched.
+    /// Bytes of a task that was fetched, or of the answer to a call.
     Bytes {
-        /// Which task.
+        /// Which task, or, as [`NestedId::to_task`] writes it, which call.
         task: TaskId,
         /// The next bytes.
         bytes: &'a [u8],

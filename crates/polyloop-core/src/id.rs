@@ -47,6 +47,22 @@ impl fmt::Display for WorkerId {
     }
 }
 
+/// A call that a task makes of the pool that runs it: its number among the unanswered ones of its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NestedId(pub u32);
+
+impl NestedId {
+    /// As it is written where a frame names a task: no task has this generation.
+    pub fn to_task(self) -> TaskId {
+        TaskId { index: self.0, generation: 0 }
+    }
+
+    /// The call that a frame names in place of a task, if it does.
+    pub fn from_task(task: TaskId) -> Option<Self> {
+        (task.generation == 0).then_some(Self(task.index))
+    }
+}
+
 /// An inter-process task queue of the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueIndex(pub u16);
@@ -61,8 +77,15 @@ pub struct CallId(pub(crate) u32);
 impl CallId {
     /// The call that all single submissions belong to. It never ends.
     pub const SINGLES: Self = Self(0);
+    /// In the numbers of calls whose tasks belong to tasks.
+    pub(crate) const NESTED: u32 = 1 << 31;
     /// Stands for the tasks that run alone, whatever call they belong to, where they wait.
     pub(crate) const SUSPECTS: Self = Self(u32::MAX);
+
+    /// Whether its tasks were submitted by tasks.
+    pub fn is_nested(self) -> bool {
+        self.0 & Self::NESTED != 0
+    }
 
     /// The lane of the board on which this call competes with others.
     pub(crate) fn lane(self) -> u16 {

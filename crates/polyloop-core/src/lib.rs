@@ -13,6 +13,7 @@ mod frame;
 mod hearing;
 mod id;
 mod map;
+mod nested;
 mod payload;
 mod pool;
 mod schedule;
@@ -32,8 +33,9 @@ pub use frame::{
     BlockFrame, ControlFrame, FrameError, LOG_RECORD_BYTES, Large, Reply, ResultFrame, Terms, split_large, write_large,
 };
 pub use hearing::HearingWatch;
-pub use id::{ALONE_LANE, CallId, Moment, QueueIndex, TaskId, WorkerId};
+pub use id::{ALONE_LANE, CallId, Moment, NestedId, QueueIndex, TaskId, WorkerId};
 pub use map::{Cut, MapResults, Next as NextResult, Want};
+pub use nested::{Ask, NESTED_MAX, Nest, TooMany, WAITING_MAX, split_answer, write_answer};
 pub use payload::{Luggage, Payload};
 pub use pool::{Pool, PoolConfig};
 pub use stats::{Cause, Counts};

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::nested::Broods;
 use crate::chunk::Chunk;
 use crate::conduct::Standing;
 use crate::event::{Input, Output, Place, Refused, Report};
-use crate::id::{CallId, Moment, QueueIndex, TaskId, WorkerId};
+use crate::id::{CallId, Moment, NestedId, QueueIndex, TaskId, WorkerId};
 use crate::payload::Payload;
 use crate::schedule::Queue;
 use crate::stats::{Cause, Counts};
@@ -19,6 +20,7 @@ use crate::task::{Brief, Outcome, Submission, Task, TaskState, TaskTable, Wish};
 
 mod cancel;
 mod change;
+mod nested;
 mod post;
 mod recycle;
 mod staff;
@@ -70,6 +72,8 @@ struct Call {
     unfinished: usize,
     weight: u32,
     chunk: Chunk,
+    /// The worker that is told what comes of its tasks, where it was one that submitted them.
+    asker: Option<WorkerId>,
 }
 
 impl Call {
@@ -100,6 +104,8 @@ pub struct Pool {
     renewed: BTreeSet<WorkerId>,
     timers: BTreeSet<(Moment, Timer)>,
     outputs: VecDeque<Output>,
+    /// The calls that tasks have made.
+    broods: Broods,
     /// Tasks whose callers have not been told.
     unanswered: usize,
     counts: Counts,
@@ -117,7 +123,8 @@ impl Pool {
     pub fn new(config: PoolConfig) -> Self {
         assert!(config.queues >= 1 && config.processes >= config.queues, "every queue needs a worker");
         assert!(config.seats >= config.processes, "every worker needs a seat");
-        let singles = Call { open: true, unfinished: 0, weight: 1, chunk: Chunk::fixed(config.slot_items) };
+        let chunk = Chunk::fixed(config.slot_items);
+        let singles = Call { open: true, unfinished: 0, weight: 1, chunk, asker: None };
         let mut pool = Self {
             mode: Mode::Open,
             tasks: TaskTable::default(),
@@ -128,6 +135,7 @@ impl Pool {
             renewed: BTreeSet::new(),
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
+            broods: Broods::default(),
             unanswered: 0,
             counts: Counts::default(),
             seen: Moment::ZERO,
@@ -146,11 +154,20 @@ impl Pool {
     /// [`Refused`] when the pool takes no new work.
     pub fn open_call(&mut self, weight: u32, chunk: Option<u32>) -> Result<CallId, Refused> {
         self.check_open()?;
-        self.last_call += 1;
-        let call = CallId(self.last_call);
         let chunk = chunk.map_or_else(|| Chunk::measured(self.seen), Chunk::fixed);
-        self.calls.insert(call, Call { open: true, unfinished: 0, weight, chunk });
-        Ok(call)
+        Ok(self.new_call(0, Call { open: true, unfinished: 0, weight, chunk, asker: None }))
+    }
+
+    /// Gives a call a number that no other has, of this kind.
+    fn new_call(&mut self, kind: u32, entry: Call) -> CallId {
+        loop {
+            self.last_call = self.last_call.wrapping_add(1) & (CallId::NESTED - 1);
+            let call = CallId(self.last_call | kind);
+            if ![CallId::SINGLES, CallId::SUSPECTS].contains(&call) && !self.calls.contains_key(&call) {
+                self.calls.insert(call, entry);
+                return call;
+            }
+        }
     }
 
     /// No more tasks will be submitted to this call.
@@ -226,7 +243,8 @@ impl Pool {
     /// Ends every task and every worker now. Workers get the grace to leave, then they are killed.
     pub fn terminate(&mut self, now: Moment) {
         if matches!(self.mode, Mode::Open | Mode::Closing) {
-            let wanted = self.tasks.iter().filter(|(_, task)| task.wish == Wish::Run).count();
+            let is_wanted = |task: &Task| task.wish == Wish::Run && !task.brief.call.is_nested();
+            let wanted = self.tasks.iter().filter(|(_, task)| is_wanted(task)).count();
             if wanted > 0 {
                 self.outputs.push_back(Output::Report(Report::Terminated(wanted)));
             }
@@ -314,13 +332,20 @@ impl Pool {
     }
 
     /// A task returned in a worker: the same as [`Input::Outcome`] with a value, for many in a row. Gives the call and the
-    /// token of the caller who is to be told, if there is one. Call [`Self::returned_all`] after the last.
+    /// token of the caller who is to be told, if there is one. Call [`Self::returned_all`] after the last. Where the call
+    /// is a nested one, go on with [`Self::returned_nested`].
     pub fn returned(&mut self, worker: WorkerId, id: TaskId) -> Option<(CallId, u64)> {
         if !self.may_come_from(worker, id) {
             return None;
         }
+        if !self.broods.is_empty() {
+            self.release(id);
+        }
         let (call, token) = self.take_out(id)?;
         self.counts.done += 1;
+        if call.is_nested() {
+            return Some((call, token));
+        }
         self.answered(call);
         Some((call, token))
     }
@@ -359,6 +384,8 @@ impl Pool {
         if let Some(task) = self.tasks.get_mut(id).filter(|task| task.is_judged(&outcome)) {
             task.state = TaskState::Judged;
             self.outputs.push_back(Output::Judge { task: id, call: task.brief.call, token: task.token, outcome });
+            self.forsake(id);
+            self.cancel_forsaken(now);
         } else {
             self.finish(now, id, outcome);
         }
@@ -403,6 +430,11 @@ impl Pool {
 
     /// Ends a task. Whoever calls this asks afterwards whether the pool is done.
     fn end(&mut self, id: TaskId, outcome: Outcome) {
+        match outcome {
+            _ if self.broods.is_empty() => (),
+            Outcome::Value(_) | Outcome::Raised(_) => self.release(id),
+            _ => self.forsake(id),
+        }
         if let Some((call, token)) = self.take_out(id) {
             self.counts.ended(&outcome);
             self.answer(id, call, token, outcome);
@@ -419,6 +451,9 @@ impl Pool {
     }
 
     fn answer(&mut self, task: TaskId, call: CallId, token: u64, outcome: Outcome) {
+        if call.is_nested() {
+            return self.answer_nested(call, NestedId(token as u32), outcome);
+        }
         self.answered(call);
         self.outputs.push_back(Output::Deliver { task, call, token, outcome });
     }

@@ -159,6 +159,8 @@ impl Task {
     /// Whether the host has a say in whether it ends so.
     pub(crate) fn is_judged(&self, outcome: &Outcome) -> bool {
         let has_say = match outcome {
+            // A worker judges the calls of its tasks by itself.
+            _ if self.brief.call.is_nested() => false,
             Outcome::Rejected(_) => true,
             Outcome::Raised(_) | Outcome::TimedOut => self.brief.judged && self.retries > 0,
             _ => false,

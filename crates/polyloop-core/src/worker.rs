@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::id::{NestedId, TaskId};
+use crate::nested::{Nest, TooMany};
+
 /// How long a worker leaves an item to an idle peer before it takes the item itself.
 pub const DEFER: Duration = Duration::from_micros(500);
 
@@ -80,6 +83,8 @@ pub struct Worker {
     watches: Vec<Watch>,
     /// Items left to peers since this worker last took one.
     deferred_in_a_row: u32,
+    /// What its items have called the pool for.
+    nest: Nest,
 }
 
 impl Worker {
@@ -97,19 +102,61 @@ impl Worker {
             retired: false,
             watches: Vec::new(),
             deferred_in_a_row: 0,
+            nest: Nest::default(),
         }
     }
 
     /// How many more items it would start now.
     pub fn room(&self) -> u32 {
+        if self.nest.waiting() > 0 {
+            return self.room_beside_waiting();
+        }
         if self.stop.is_some() || self.retired || self.alone || self.unpublished > 0 {
             return 0;
         }
-        let free = self.config.concurrency - self.in_flight;
+        // Those that went on when they had what they waited for may be too many.
+        let free = self.config.concurrency.saturating_sub(self.in_flight);
         match self.config.max_tasks {
             0 => free,
-            max => u32::try_from(max - self.claimed).map_or(free, |left| left.min(free)),
+            max => u32::try_from(max.saturating_sub(self.claimed)).map_or(free, |left| left.min(free)),
         }
+    }
+
+    /// The same while items wait for calls of their own: also if it is to leave, as nobody else may be there to run what
+    /// they wait for.
+    #[cold]
+    fn room_beside_waiting(&self) -> u32 {
+        if self.stop == Some(Stop::Now) || self.alone || self.unpublished > 0 {
+            return 0;
+        }
+        self.config.concurrency.saturating_sub(self.running())
+    }
+
+    /// Whether items wait for calls of their own.
+    pub fn has_waiting(&self) -> bool {
+        self.nest.waiting() > 0
+    }
+
+    /// Items that have their place: those that wait for calls of their own have given it to others.
+    fn running(&self) -> u32 {
+        self.in_flight - self.nest.waiting()
+    }
+
+    /// One of these items, which run here, calls the pool. Until that is answered they may wait for it, and do not take a
+    /// place. All of such calls that are unanswered have `bytes_max` bytes at most.
+    ///
+    /// # Errors
+    /// [`TooMany`]: nothing has changed.
+    pub fn ask(&mut self, callers: &[TaskId], bytes: u64, bytes_max: u64) -> Result<NestedId, TooMany> {
+        let number = self.nest.ask(callers, bytes, bytes_max)?;
+        // Others are to run beside it, or it would wait for ever.
+        self.alone = false;
+        Ok(number)
+    }
+
+    /// A call of the pool was answered. Says whether it was made, and not answered before.
+    pub fn answered(&mut self, number: NestedId) -> bool {
+        self.nest.answered(number)
     }
 
     /// Items started and not finished.
@@ -122,19 +169,22 @@ impl Worker {
         self.in_flight == 0
     }
 
-    /// It has claimed an item and starts it. Says whether it was the last it may.
+    /// It has claimed an item and starts it. Says whether it was the last it may, if that is news.
     pub fn claimed(&mut self, alone: bool) -> bool {
         self.alone = alone;
         self.in_flight += 1;
         self.claimed += 1;
         self.deferred_in_a_row = 0;
-        self.claimed == self.config.max_tasks
+        self.claimed == self.config.max_tasks && !self.retired
     }
 
     /// An item ended.
-    pub fn finished(&mut self) {
+    pub fn finished(&mut self, task: TaskId) {
         self.in_flight -= 1;
         self.alone = false;
+        if !self.nest.is_empty() {
+            self.nest.ended(task);
+        }
     }
 
     /// So many outcomes wait for room in the result ring.
@@ -165,7 +215,7 @@ impl Worker {
     /// done something lately runs fewer, and there are no more items than such peers have room for. The peers are always
     /// given in the same order; `waiting` counts items up to a limit.
     pub fn defers(&mut self, peers: impl IntoIterator<Item = PeerView>, waiting: impl FnOnce(usize) -> usize) -> bool {
-        let mine = self.in_flight;
+        let mine = self.running();
         if mine == 0 || self.deferred_in_a_row == IN_A_ROW_MAX {
             return false;
         }
@@ -191,7 +241,7 @@ impl Worker {
     }
 
     fn is_retired(&self) -> bool {
-        self.retired || self.config.max_tasks != 0 && self.claimed == self.config.max_tasks
+        self.retired || self.config.max_tasks != 0 && self.claimed >= self.config.max_tasks
     }
 
     /// Whether it is time to leave.
@@ -205,6 +255,8 @@ impl Worker {
 mod tests {
     use super::*;
 
+    const ITEM: TaskId = TaskId { index: 0, generation: 1 };
+
     fn worker(concurrency: u32, max_tasks: u64) -> Worker {
         Worker::new(WorkerConfig { concurrency, max_tasks })
     }
@@ -216,7 +268,7 @@ mod tests {
         worker.claimed(false);
         worker.claimed(false);
         assert_eq!(worker.room(), 0);
-        worker.finished();
+        worker.finished(ITEM);
         assert_eq!(worker.room(), 1);
     }
 
@@ -226,7 +278,7 @@ mod tests {
         assert_eq!(worker.room(), 3);
         assert!(!worker.claimed(false) && !worker.claimed(false) && worker.claimed(false));
         assert_eq!((worker.room(), worker.leave()), (0, Leave::Stay));
-        (0..3).for_each(|_| worker.finished());
+        (0..3).for_each(|_| worker.finished(ITEM));
         assert_eq!(worker.leave(), Leave::Leave);
     }
 
@@ -236,7 +288,7 @@ mod tests {
         worker.claimed(false);
         assert!(worker.retire() && !worker.retire());
         assert_eq!((worker.room(), worker.leave()), (0, Leave::Stay));
-        worker.finished();
+        worker.finished(ITEM);
         assert_eq!(worker.leave(), Leave::Leave);
     }
 
@@ -294,5 +346,56 @@ mod tests {
         }
         assert!(!worker.defers([peer(1, 56)], |_| 1));
         assert!(worker.defers([peer(1, 55)], |_| 1));
+    }
+
+    fn item(index: u32) -> TaskId {
+        TaskId { index, generation: 1 }
+    }
+
+    #[test]
+    fn an_item_that_waits_for_a_call_of_its_own_gives_its_place_back() {
+        let mut worker = worker(1, 0);
+        worker.claimed(true);
+        assert_eq!(worker.room(), 0);
+        let first = worker.ask(&[item(1)], 0, 0).unwrap();
+        assert_eq!((worker.room(), worker.is_idle()), (1, false));
+        worker.claimed(false);
+        assert_eq!(worker.room(), 0);
+        worker.ask(&[item(2)], 0, 0).unwrap();
+        assert_eq!(worker.room(), 1);
+        assert!(worker.answered(first));
+        assert_eq!(worker.room(), 0, "it goes on");
+        worker.finished(item(1));
+        assert_eq!(worker.room(), 1);
+        worker.finished(item(2));
+        assert_eq!((worker.room(), worker.is_idle()), (1, true));
+    }
+
+    #[test]
+    fn a_worker_that_is_to_leave_takes_items_as_long_as_others_wait() {
+        let mut worker = worker(1, 1);
+        worker.claimed(false);
+        worker.stop(Stop::WhenDone);
+        assert_eq!((worker.room(), worker.leave()), (0, Leave::Stay));
+        let call = worker.ask(&[item(1)], 0, 0).unwrap();
+        assert_eq!(worker.room(), 1);
+        assert!(!worker.claimed(false), "said before");
+        worker.finished(item(2));
+        assert_eq!((worker.room(), worker.leave()), (1, Leave::Stay));
+        worker.answered(call);
+        assert_eq!((worker.room(), worker.leave()), (0, Leave::Stay));
+        worker.finished(item(1));
+        assert_eq!(worker.leave(), Leave::Leave);
+        worker.stop(Stop::Now);
+        assert_eq!(worker.room(), 0);
+    }
+
+    #[test]
+    fn a_worker_that_retired_before_and_goes_on_for_those_who_wait_does_not_say_it_again() {
+        let mut worker = worker(1, 2);
+        worker.claimed(false);
+        worker.ask(&[item(1)], 0, 0).unwrap();
+        assert!(worker.retire());
+        assert!(!worker.claimed(false), "its last, and no news");
     }
 }

@@ -140,6 +140,11 @@ pub(crate) fn refused(py: Python<'_>, codec: &Codec, refused: &Refused) -> PyErr
     error.map_or_else(|error| error, PyErr::from_value)
 }
 
+/// The exception for a call that a task may not make now.
+pub(crate) fn pool_full(reason: &str) -> PyErr {
+    Python::attach(|py| new_error(py, "PoolFull", Some(reason), None).map_or_else(|error| error, PyErr::from_value))
+}
+
 pub(crate) fn driver(error: DriverError) -> PyErr {
     match error {
         DriverError::Config(message) => PyValueError::new_err(message),

@@ -3,6 +3,7 @@
 mod apart;
 mod apply;
 mod budget;
+mod call_port;
 mod codec;
 mod errors;
 mod lazy;
@@ -15,6 +16,7 @@ mod queue;
 mod reference;
 mod select;
 mod stream;
+mod submitter;
 mod task;
 mod thread;
 mod worker;
@@ -45,6 +47,8 @@ mod _core {
 
     #[pymodule_export]
     use crate::apply::ApplyCall;
+    #[pymodule_export]
+    use crate::call_port::CallPort;
     #[pymodule_export]
     use crate::errors::die_with_parent;
     #[pymodule_export]

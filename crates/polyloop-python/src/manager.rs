@@ -20,13 +20,15 @@ use crate::map::{MapCall, Opening};
 use crate::options::{TaskOptions, Verb};
 use crate::pending::{Pending, PendingTable, Target};
 use crate::stream::StreamCall;
+use crate::submitter::Submitter;
 
 mod deliver;
 mod functions;
 mod orders;
 mod submit;
 
-pub(crate) use self::deliver::{ItemResult, cancelled, complete};
+pub(crate) use self::deliver::{ItemResult, as_result, cancelled, complete};
+pub(crate) use self::functions::name_of;
 pub(crate) use self::submit::Prepared;
 
 /// How long one drain may spend on completing what has come back.
@@ -285,7 +287,7 @@ impl Manager {
         let call = lock(&this.driver).open_call(chunk).map_err(|error| errors::refused(py, &this.codec, &error))?;
         let function = func.clone().unbind();
         let opening = Opening { function, reference, scope, call, options, context, star, window, keeps_errors };
-        Py::new(py, MapCall::new(slf.clone().unbind(), opening, source))
+        Py::new(py, MapCall::new(Submitter::Manager(slf.clone().unbind()), opening, source))
     }
 
     /// Cancel a task; `ended` is set once it has ended. False if it has ended already.

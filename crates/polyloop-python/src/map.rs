@@ -14,8 +14,9 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::budget::TimeBudget;
 use crate::errors;
-use crate::manager::{ItemResult, Manager, Prepared, cancelled, complete};
+use crate::manager::{ItemResult, Prepared, cancelled, complete};
 use crate::options::TaskOptions;
+use crate::submitter::Submitter;
 
 /// How long one look at the input may keep the loop.
 const DRAW_BUDGET: Duration = Duration::from_millis(1);
@@ -67,7 +68,7 @@ pub(crate) struct Opening {
 /// A `map` under way. `polyloop.PoolResult` is its public face.
 #[pyclass(frozen, module = "polyloop._core")]
 pub(crate) struct MapCall {
-    manager: Py<Manager>,
+    submitter: Submitter,
     function: Py<PyAny>,
     /// By name at first, where that can be; by value once a worker could not import it.
     reference: Mutex<Arc<[u8]>>,
@@ -85,7 +86,7 @@ pub(crate) struct MapCall {
 }
 
 impl MapCall {
-    pub(crate) fn new(manager: Py<Manager>, opening: Opening, source: Option<Py<PyAny>>) -> Self {
+    pub(crate) fn new(submitter: Submitter, opening: Opening, source: Option<Py<PyAny>>) -> Self {
         let Opening { function, reference, scope, call, options, context, star, window, keeps_errors } = opening;
         let state = State {
             results: MapResults::new(window, keeps_errors),
@@ -100,7 +101,7 @@ impl MapCall {
         };
         let (reference, state) = (Mutex::new(reference), Mutex::new(state));
         let scheduled = Mutex::default();
-        Self { manager, function, reference, scope, call, options, context, star, keeps_errors, scheduled, state }
+        Self { submitter, function, reference, scope, call, options, context, star, keeps_errors, scheduled, state }
     }
 
     pub(crate) fn function<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
@@ -193,7 +194,7 @@ impl MapCall {
             Self::submit(slf, run)?;
             match stop {
                 Stop::Full => (),
-                Stop::Late => return this.manager.get().go_on_later(slf.clone().unbind()),
+                Stop::Late => return this.submitter.go_on_later(slf),
                 Stop::Unsendable(error) => Self::fail_item(slf, error),
                 Stop::Ended(error) => this.end_drawn(source, error)?,
             }
@@ -208,13 +209,13 @@ impl MapCall {
         budget: &mut TimeBudget,
         buffer: &mut Vec<u8>,
     ) -> (Vec<Prepared>, Stop) {
-        let (py, manager) = (source.py(), self.manager.get());
+        let py = source.py();
         let mut run = Vec::with_capacity(most);
         while run.len() < most {
             // SAFETY: an iterator, as `iter()` gave it; a new reference, or null with or without an exception.
             let next = unsafe { Bound::from_owned_ptr_or_opt(py, pyo3::ffi::PyIter_Next(source.as_ptr())) };
             let Some(item) = next else { return (run, Stop::Ended(PyErr::take(py))) };
-            match manager.prepare_item(self, &item, buffer, &mut run) {
+            match self.submitter.prepare_item(self, &item, buffer, &mut run) {
                 Ok(is_large) if is_large && self.look_for_memory() => return (run, Stop::Full),
                 Ok(_) => (),
                 Err(error) => return (run, Stop::Unsendable(error)),
@@ -239,7 +240,7 @@ impl MapCall {
     fn submit(slf: &Bound<'_, Self>, run: Vec<Prepared>) -> PyResult<()> {
         let (this, count) = (slf.get(), run.len());
         let Some(first) = this.begin(count) else { return Ok(()) };
-        if let Err(refused) = this.manager.get().submit_items(slf, first, run) {
+        if let Err(refused) = this.submitter.submit_items(slf, first, run) {
             this.with(|state| state.results.withdraw(count));
             Self::break_off(slf, refused)?;
         }
@@ -248,7 +249,7 @@ impl MapCall {
 
     /// Draws no further than there is memory for what is large. Says whether that is scarce.
     fn look_for_memory(&self) -> bool {
-        let window = self.manager.get().scarce_window();
+        let window = self.submitter.scarce_window();
         self.with(|state| state.results.set_scarce(window));
         window.is_some()
     }
@@ -290,7 +291,7 @@ impl MapCall {
         });
         drop(input);
         if !was_ended {
-            self.manager.get().end_call(self.call)?;
+            self.submitter.end_call(self.call)?;
         }
         Ok(copy.filter(|_| !heard))
     }
@@ -311,12 +312,11 @@ impl MapCall {
         let (this, py) = (slf.get(), slf.py());
         let Some(cut) = this.with(|state| state.results.take_cut()) else { return Ok(()) };
         let input = this.give_up_input();
-        let manager = this.manager.get();
         this.with(|state| state.ended = true);
         // Before the input is closed, which is the caller's code.
         let cancelled = match cut {
-            Cut::All => manager.cancel_call(this.call),
-            Cut::After(index) => manager.cancel_after(this.call, index),
+            Cut::All => this.submitter.cancel_map(slf),
+            Cut::After(index) => this.submitter.cancel_after(slf, index),
         };
         input.close(py);
         cancelled
@@ -410,13 +410,13 @@ impl MapCall {
     #[pyo3(name = "draw")]
     fn py_draw(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::go_on(slf)?;
-        slf.get().manager.get().schedule_flush(slf.py())
+        slf.get().submitter.schedule_flush(slf.py())
     }
 
     /// Submit one item of an input that the caller draws.
     fn push(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
         let mut run = Vec::new();
-        match slf.get().manager.get().prepare_item(slf.get(), item, &mut Vec::new(), &mut run) {
+        match slf.get().submitter.prepare_item(slf.get(), item, &mut Vec::new(), &mut run) {
             Ok(is_large) => {
                 Self::submit(slf, run)?;
                 if is_large {
@@ -427,7 +427,7 @@ impl MapCall {
         }
         Self::cut(slf)?;
         slf.get().wake(slf.py());
-        slf.get().manager.get().schedule_flush(slf.py())
+        slf.get().submitter.schedule_flush(slf.py())
     }
 
     /// Say that an input that the caller draws has ended, with the exception it raised or None. Gives that back if
@@ -531,7 +531,7 @@ impl MapCall {
         }) {
             this.wake(slf.py());
         }
-        this.manager.get().schedule_flush(slf.py())?;
+        this.submitter.schedule_flush(slf.py())?;
         Ok((kind, index, Some(value)))
     }
 

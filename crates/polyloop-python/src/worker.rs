@@ -10,12 +10,16 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use self::calls::Calls;
+pub(crate) use self::calls::Errand;
 use self::functions::Function;
+use crate::call_port::CallPort;
 use crate::codec::Codec;
 use crate::errors;
 use crate::port::StreamPort;
 use crate::task::TaskStarter;
 
+mod calls;
 mod functions;
 mod replies;
 mod time;
@@ -41,6 +45,8 @@ struct Host {
     run_in_thread: Py<PyAny>,
     produce: Py<PyAny>,
     contextvars: Vec<Py<PyAny>>,
+    /// Where items have their numbers, once they are marked.
+    caller: Py<PyAny>,
     cancelled_error: Py<PyAny>,
 }
 
@@ -64,6 +70,8 @@ pub(crate) struct Worker {
     /// The function of the item that runs its first step, or ran it last.
     function_at_hand: Mutex<Option<Arc<Function>>>,
     running: Mutex<HashMap<TaskId, Running>>,
+    /// What items have called the pool for.
+    calls: Calls,
     /// The item whose function or first step runs, as bits; 0 for none.
     current: AtomicU64,
     /// What is said of items that are not like most: named, or run again.
@@ -127,6 +135,7 @@ impl Worker {
             functions: Mutex::default(),
             function_at_hand: Mutex::default(),
             running: Mutex::default(),
+            calls: Calls::default(),
             current: AtomicU64::new(NO_TASK),
             remarks: Mutex::default(),
             any_remarks: AtomicBool::new(false),
@@ -159,6 +168,7 @@ impl Worker {
     ///     produce: a coroutine function that calls a function and gives what it yields to a port; its last argument is
     ///         whether that is done on a thread.
     ///     contextvars: the context variables that travel with items, in the pool's order.
+    ///     caller: the context variable in which what an item starts finds the item's number.
     ///     exception_handler: called with each exception that an item raises, or None.
     ///     tasks: "lazy", "eager" or "plain": how items get their Tasks, if loop and interpreter allow it.
     ///
@@ -173,6 +183,7 @@ impl Worker {
         run_in_thread: Py<PyAny>,
         produce: Py<PyAny>,
         contextvars: Vec<Py<PyAny>>,
+        caller: Py<PyAny>,
         exception_handler: Option<Py<PyAny>>,
         tasks: &str,
     ) -> PyResult<()> {
@@ -186,6 +197,7 @@ impl Worker {
             run_in_thread,
             produce,
             contextvars,
+            caller,
             cancelled_error: py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.unbind(),
         };
         if self.host.set(host).is_err() {
@@ -236,7 +248,7 @@ impl Worker {
 
     /// Whether this process is the worker, not one that it forked.
     #[getter]
-    fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.generation == polyloop::forked_generation()
     }
 
@@ -306,10 +318,25 @@ impl Worker {
         Ok(Some((task.to_bits(), name.or(function).unwrap_or_default(), attempt)))
     }
 
+    /// Where the calls leave that the item with this number makes of the pool; or, where it is None, whichever item it is.
+    /// `capture_context` gives the bytes of what travels with a call, or None.
+    ///
+    /// Raises:
+    ///     RuntimeError: it can't be an item's code that runs.
+    #[pyo3(signature = (caller, capture_context=None))]
+    fn call_port(slf: &Bound<'_, Self>, caller: Option<u64>, capture_context: Option<Py<PyAny>>) -> PyResult<CallPort> {
+        Self::port_for(slf, caller, capture_context)
+    }
+
     /// Items that run now.
     #[getter]
     fn in_flight(&self) -> u32 {
         lock(&self.link).in_flight()
+    }
+
+    /// The loop takes no more turns: have whatever waits for a call of the pool go on, as cancelled.
+    fn end_calls(&self, py: Python<'_>) -> PyResult<()> {
+        self.cancel_calls(py)
     }
 
     /// Cancel every item that runs.
@@ -350,9 +377,13 @@ impl Worker {
 
     /// An item's task has ended.
     pub(crate) fn ended(&self, job: Job, task: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = task.py();
         lock(&self.running).remove(&job.task);
         self.report(job, task)?;
+        self.schedule_turn(task.py())
+    }
+
+    /// Has a turn taken soon.
+    pub(crate) fn schedule_turn(&self, py: Python<'_>) -> PyResult<()> {
         let host = self.host()?;
         if !self.scheduled.swap(true, Ordering::Relaxed)
             && let Some(take_turn) = &host.take_turn

@@ -56,11 +56,6 @@ impl LeaseReader {
         Self { table }
     }
 
-    /// Leases that the table has room for.
-    pub fn capacity(&self) -> usize {
-        self.table.len()
-    }
-
     /// The tasks held, as the worker last wrote them; to be read before the ring, into which a task goes before its
     /// lease is cleared. Untrusted: the caller checks each against what it knows.
     pub fn held(&self) -> Vec<u64> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use polyloop_core::{Exit, Loss, Moment, OVERDUE_EXITCODE, Outcome, Report, TaskId, WorkerId};
 
-use crate::scenario::{Behaviour, Scenario};
+use crate::scenario::{Behaviour, Plan, Scenario};
 
 /// Workers that a task may kill while alone.
 const POISON_DEATHS: u32 = 3;
@@ -37,12 +37,24 @@ struct Entry {
     /// A value of it has come: it is not run again.
     has_given: bool,
     queue: usize,
+    /// Of a call: the task that made it, and the process in which it did.
+    caller: Option<usize>,
+    asker: Option<usize>,
+    /// Its asker is gone, and nobody is told what comes of it.
+    orphaned: bool,
+    /// It calls the pool.
+    calls: bool,
 }
 
 impl Entry {
+    /// Whether each death of its worker counts, and it need not be alone.
+    fn is_involved(&self) -> bool {
+        self.calls || self.caller.is_some()
+    }
+
     /// A worker died while running it.
     fn is_suspect(&self) -> bool {
-        self.deaths_alone + self.deaths_in_company > 0
+        self.deaths_alone + self.deaths_in_company > 0 && !self.is_involved()
     }
 
     fn runs_ended(&self) -> u32 {
@@ -84,15 +96,8 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new(scenario: &Scenario) -> Self {
-        let entry = |plan: &crate::scenario::Plan| Entry {
-            retries: plan.retries,
-            retry_deaths: plan.retry_deaths,
-            has_timeout: plan.timeout.is_some(),
-            queue: plan.queue.into(),
-            ..Entry::default()
-        };
         Self {
-            entries: scenario.tasks.iter().map(entry).collect(),
+            entries: scenario.tasks.iter().map(entry_of).collect(),
             behaviours: scenario.tasks.iter().map(|plan| plan.behaviour).collect(),
             max_tasks: scenario.worker.max_tasks,
             tokens: BTreeMap::new(),
@@ -106,6 +111,25 @@ impl Ledger {
             violation: None,
             tally: BTreeMap::new(),
         }
+    }
+
+    /// A task calls for another.
+    pub(crate) fn calls(&mut self, plan: &Plan, caller: usize, asker: usize) {
+        self.entries.push(Entry { caller: Some(caller), asker: Some(asker), ..entry_of(plan) });
+        self.behaviours.push(plan.behaviour);
+        self.count("calls made by tasks");
+    }
+
+    pub(crate) fn call_accepted(&mut self, token: usize, id: TaskId, asker: usize) {
+        self.accepted(token, id);
+        self.entries[token].orphaned = !self.lives[asker].alive;
+    }
+
+    /// Whether a call may have been cancelled because of a task that it was made for.
+    fn is_forsaken(&self, token: usize) -> bool {
+        let mut callers = std::iter::successors(self.entries[token].caller, |caller| self.entries[*caller].caller);
+        let forsakes = |entry: &Entry| entry.cancelled || entry.has_timeout || entry.orphaned || entry.runs_ended() > 0;
+        callers.any(|caller| forsakes(&self.entries[caller]))
     }
 
     pub(crate) fn count(&mut self, what: &'static str) {
@@ -157,7 +181,7 @@ impl Ledger {
     }
 
     pub(crate) fn is_unfinished(&self, token: usize) -> bool {
-        self.entries[token].accepted && !self.entries[token].delivered
+        self.entries[token].accepted && !self.entries[token].delivered && !self.entries[token].orphaned
     }
 
     pub(crate) fn is_accepted(&self, token: usize) -> bool {
@@ -170,7 +194,8 @@ impl Ledger {
 
     /// Tasks that their callers still want.
     fn wanted(&self) -> usize {
-        self.entries.iter().filter(|entry| entry.accepted && !entry.delivered && !entry.cancelled).count()
+        let wanted = |entry: &&Entry| entry.accepted && !entry.delivered && !entry.cancelled && entry.caller.is_none();
+        self.entries.iter().filter(wanted).count()
     }
 
     /// The task that these bits from shared memory name.
@@ -185,11 +210,13 @@ impl Ledger {
     }
 
     /// A worker has marked a task as started.
-    pub(crate) fn taken(&mut self, token: usize, process: usize) {
+    pub(crate) fn taken(&mut self, token: usize, process: usize, others_wait: bool) {
         let life = &mut self.lives[process];
         life.takes += 1;
         let (worker, takes, max) = (life.worker, life.takes, self.max_tasks);
-        self.demand(max == 0 || takes <= max, || format!("worker {worker} took its task {takes} of at most {max}"));
+        self.demand(max == 0 || takes <= max || others_wait, || {
+            format!("worker {worker} took its task {takes} of at most {max}")
+        });
         let entry = &mut self.entries[token];
         entry.takes += 1;
         self.starts[entry.queue] += 1;
@@ -204,7 +231,7 @@ impl Ledger {
         let retracted = self.entries[token].retracted;
         self.demand(!retracted, || format!("task {token} started although it was taken back"));
         let retiring = self.lives[process].retiring;
-        self.demand(!retiring, || format!("worker {worker} took a task after it said that it retires"));
+        self.demand(!retiring || others_wait, || format!("worker {worker} took a task after it said that it retires"));
         self.demand(!published, || format!("task {token} started again although its outcome was in a ring"));
     }
 
@@ -246,6 +273,7 @@ impl Ledger {
     pub(crate) fn died(&mut self, process: usize, exit: Exit) {
         self.lives[process].alive = false;
         self.count("processes ended");
+        self.entries.iter_mut().filter(|entry| entry.asker == Some(process)).for_each(|entry| entry.orphaned = true);
         let running = self.running_in(process);
         for token in &running {
             let entry = &mut self.entries[*token];
@@ -274,7 +302,7 @@ impl Ledger {
         life.left = true;
         let (worker, takes, max) = (life.worker, life.takes, self.max_tasks);
         let told = told || life.retiring;
-        self.demand(told || takes == max, || format!("worker {worker} left after {takes} tasks, not {max}"));
+        self.demand(told || takes >= max, || format!("worker {worker} left after {takes} tasks, not {max}"));
     }
 
     /// The manager has been told of a death that it must report.
@@ -312,7 +340,7 @@ impl Ledger {
                 entry.published && is_outcome_of(token, self.behaviours[token], outcome)
             }
             Outcome::TimedOut => entry.published && entry.has_timeout,
-            Outcome::Cancelled => entry.cancelled,
+            Outcome::Cancelled => entry.cancelled || self.is_forsaken(token),
             Outcome::Terminated => self.terminated,
             Outcome::NoWorkers(_) => true,
             Outcome::Lost(loss) => self.is_due(&entry, loss),
@@ -325,6 +353,7 @@ impl Ledger {
         self.bereaving.insert(loss.worker);
         let used_up = !entry.retry_deaths
             || entry.has_given
+            || entry.is_involved()
             || entry.retries == entry.runs_again
             || entry.deaths_alone + entry.runs_again > entry.retries;
         let poison = entry.deaths_alone == POISON_DEATHS;
@@ -339,6 +368,17 @@ impl Ledger {
         let due = self.expected.union(&self.bereaving);
         let missing: Vec<_> = due.filter(|worker| !self.reported.contains(worker)).copied().collect();
         self.demand(missing.is_empty(), || format!("the death of {missing:?} was never reported"));
+    }
+}
+
+fn entry_of(plan: &Plan) -> Entry {
+    Entry {
+        retries: plan.retries,
+        retry_deaths: plan.retry_deaths,
+        has_timeout: plan.timeout.is_some(),
+        queue: plan.queue.into(),
+        calls: matches!(plan.behaviour, Behaviour::Call(_)),
+        ..Entry::default()
     }
 }
 

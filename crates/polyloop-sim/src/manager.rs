@@ -8,7 +8,7 @@ mod seat;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use polyloop_core::{Exit, Input, Moment, Pool, QueueIndex, RING_AGAIN, Resting, WorkerId};
+use polyloop_core::{Exit, Input, Moment, NestedId, Pool, QueueIndex, RING_AGAIN, Resting, WorkerId};
 use polyloop_shm::{BoardWriter, Sleeper};
 
 use crate::client::Client;
@@ -81,6 +81,8 @@ pub(crate) struct Manager {
     client: Client,
     pub(crate) boards: Vec<BoardWriter>,
     pub(crate) seats: BTreeMap<u16, Seat>,
+    /// Calls of tasks that were accepted and not answered, by token.
+    asked: BTreeMap<(WorkerId, NestedId), usize>,
     sleeper: Sleeper,
     ops: VecDeque<Op>,
     notices: VecDeque<Notice>,
@@ -107,6 +109,7 @@ impl Manager {
             posted: vec![0; boards.len()],
             boards,
             seats: BTreeMap::new(),
+            asked: BTreeMap::new(),
             sleeper: Sleeper::new(site.shared.manager_epoch.clone()),
             ops: VecDeque::new(),
             notices: VecDeque::new(),

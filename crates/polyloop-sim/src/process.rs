@@ -1,13 +1,14 @@
 //! A worker process: the core's worker over its side of the shared memory, and an event loop that runs items. A turn is
 //! a list of steps, each with at most one effect that another can see.
 
+mod calls;
 mod items;
 mod link;
 mod streams;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use polyloop_core::{Exit, Leave, Moment, QueueIndex, ResultFrame, TaskId, Worker, WorkerId};
+use polyloop_core::{Exit, Leave, Moment, NestedId, QueueIndex, ResultFrame, TaskId, Worker, WorkerId};
 use polyloop_shm::{
     BoardReader, Claim, LeaseIndex, LeaseWriter, Peer, RingReader, RingWriter, Ringer, Sleeper, Status, StatusWriter,
 };
@@ -109,6 +110,8 @@ pub(crate) struct Process {
     /// SIGTERM has come, and the loop has not seen it.
     term: bool,
     last_reply: Option<(u32, Vec<u8>)>,
+    /// Unanswered calls: their tokens, and what has come of their answers.
+    asked: BTreeMap<NestedId, (usize, Vec<u8>)>,
 }
 
 impl Process {
@@ -140,6 +143,7 @@ impl Process {
             defers_until: None,
             term: false,
             last_reply: None,
+            asked: BTreeMap::new(),
         }
     }
 

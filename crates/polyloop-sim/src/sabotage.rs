@@ -53,11 +53,15 @@ pub enum Sabotage {
     CreditIgnored,
     /// A value of a stream is lost where the ring is full.
     ValueLost,
+    /// The manager does not tell a worker what came of a call that one of its tasks made.
+    AnswerUntold,
+    /// A task that waits for calls of its own keeps its place.
+    CallerKeepsPlace,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::BoardUnscanned,
         Self::LastWordsUnread,
         Self::ClaimedCountsAsStarted,
@@ -82,6 +86,8 @@ impl Sabotage {
         Self::CreditUntold,
         Self::CreditIgnored,
         Self::ValueLost,
+        Self::AnswerUntold,
+        Self::CallerKeepsPlace,
     ];
 }
 

@@ -27,6 +27,8 @@ pub(crate) enum Behaviour {
     Hang,
     /// Ends its process.
     Exit,
+    /// Calls the pool so many times, waits for all answers, and returns.
+    Call(u64),
 }
 
 impl Behaviour {
@@ -34,6 +36,15 @@ impl Behaviour {
         matches!(self, Self::Forever | Self::Stubborn | Self::Hang)
     }
 }
+
+/// One seed in so many has tasks that call the pool.
+const CALLING_SEEDS: u64 = 5;
+/// How deep calls of tasks by tasks go.
+const DEPTH_MAX: u32 = 2;
+/// Calls of one task.
+const CALLS_MAX: u64 = 4;
+/// Tasks that wait for calls of their own in one worker: more than ever do here.
+const WAITING_PLACES: u32 = 256;
 
 /// A task to be; its token is its place in the list.
 #[derive(Clone, Debug)]
@@ -49,6 +60,8 @@ pub(crate) struct Plan {
     pub(crate) arguments: Vec<u8>,
     /// What it gives before its behaviour, if it is a stream.
     pub(crate) stream: Option<StreamPlan>,
+    /// How many tasks called for it, one for the other.
+    pub(crate) depth: u32,
 }
 
 /// A call that submits its tasks as earlier ones end.
@@ -133,8 +146,7 @@ impl Scenario {
         let end = end(&mut rng, horizon);
         let calls: Vec<_> = (0..rng.below(3)).map(|_| call(&mut rng)).collect();
         let most = rng.pick(&[8, 24, 24, 24, 24, 24, 24, 60, 60, 200]);
-        let mut tasks: Vec<_> =
-            (0..rng.within(1..=most)).map(|token| task(&mut rng, token, &pool, calls.len())).collect();
+        let tasks: Vec<_> = (0..rng.within(1..=most)).map(|token| task(&mut rng, token, &pool, calls.len())).collect();
         let mut actions = end;
         for (token, _) in tasks.iter().enumerate().filter(|(_, task)| task.call.is_none()) {
             actions.push((rng.micros(0..=horizon), Action::Submit(token)));
@@ -156,8 +168,42 @@ impl Scenario {
         let pool = PoolConfig { max_age, overlap: !rng.once_in(3), ..pool };
         actions.extend(changes(&mut rng, horizon, &pool));
         actions.sort_by_key(|(at, _)| *at);
+        let (mut tasks, mut pool) = (tasks, pool);
+        // By a generator of their own, so that all other seeds stand for what they have stood for.
+        if seed % CALLING_SEEDS == 1 {
+            let mut rng = Rng::new(seed.rotate_left(32));
+            // With one alone, what is to run alone could fill the board, and wait for those who wait for what is not on it.
+            pool.slots = pool.slots.max(2);
+            for task in &mut tasks {
+                if rng.once_in(3) {
+                    task.behaviour = Behaviour::Call(rng.within(1..=CALLS_MAX));
+                }
+            }
+        }
         plan_streams(seed, &mut tasks);
         Self { pool, worker, result_words, control_words, tasks, calls, actions, faults, habits }
+    }
+}
+
+impl Scenario {
+    /// Items that a worker may hold.
+    pub(crate) fn leases(&self) -> u32 {
+        self.worker.concurrency + WAITING_PLACES
+    }
+
+    /// A task that another calls for, and its token.
+    pub(crate) fn call(&mut self, rng: &mut Rng, caller: usize) -> usize {
+        let (token, depth) = (self.tasks.len(), self.tasks[caller].depth + 1);
+        let mut plan = task(rng, token as u64, &self.pool, 0);
+        // Beside its caller, who alone would withdraw it, it would hang for ever.
+        if plan.behaviour == Behaviour::Hang {
+            plan.behaviour = Behaviour::Stubborn;
+        }
+        if depth < DEPTH_MAX && rng.once_in(3) {
+            plan.behaviour = Behaviour::Call(rng.within(1..=CALLS_MAX));
+        }
+        self.tasks.push(Plan { depth, queue: self.tasks[caller].queue, ..plan });
+        token
     }
 }
 
@@ -233,6 +279,7 @@ fn task(rng: &mut Rng, token: u64, pool: &PoolConfig, calls: usize) -> Plan {
         function: vec![b'f'; rng.pick(&[1, 1, 8, 15])],
         arguments,
         stream: None,
+        depth: 0,
     }
 }
 

@@ -145,12 +145,19 @@ impl Site {
 
     /// Fresh memory for one worker.
     pub(crate) fn own(&self) -> Own {
-        let Scenario { worker, result_words, control_words, .. } = &*self.scenario;
+        let Scenario { result_words, control_words, .. } = &*self.scenario;
         Own {
-            leases: Words::heap(worker.concurrency as usize),
+            leases: Words::heap(self.scenario.leases() as usize),
             results: Words::heap(ring_words(*result_words)),
             control: Words::heap(ring_words(*control_words)),
         }
+    }
+
+    /// A task that another calls for: its token.
+    pub(crate) fn new_call(&mut self, caller: usize, process: usize) -> usize {
+        let token = Arc::make_mut(&mut self.scenario).call(&mut self.rng, caller);
+        self.ledger.calls(&self.scenario.tasks[token], caller, process);
+        token
     }
 
     /// The number of the next process.

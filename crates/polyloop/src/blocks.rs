@@ -378,6 +378,38 @@ impl Memory {
         Luggage::new(Arc::new(self))
     }
 
+    /// How many bytes it has. None where it was lost.
+    pub(crate) fn len(&self) -> usize {
+        match &self.0 {
+            Place::Loan(loan) => loan.len,
+            Place::Heap(bytes) => bytes.len(),
+            Place::Lost(_) => 0,
+        }
+    }
+
+    /// Does something with its bytes. Until it is given back its sender leaves it alone.
+    fn with_bytes<R>(&self, act: impl FnOnce(&[u8]) -> R) -> R {
+        match self.part(0..self.len()) {
+            // SAFETY: the part is there, and as long as `self`. A sender that writes it all the same makes what is read
+            // another mixture of bytes, which whoever gets it checks.
+            Ok(start) => act(unsafe { std::slice::from_raw_parts(start, self.len()) }),
+            Err(_) => act(&[]),
+        }
+    }
+
+    /// A copy of it.
+    pub(crate) fn read(&self) -> Vec<u8> {
+        self.with_bytes(<[u8]>::to_vec)
+    }
+
+    /// A copy of it in a block of this process's own.
+    ///
+    /// # Errors
+    /// When the system has no memory for it.
+    pub(crate) fn copy_to(&self, lease: &Lease) -> io::Result<()> {
+        self.with_bytes(|bytes| lease.fill([(0, bytes)]))
+    }
+
     /// Where a part begins. It may be read and written; that nobody else does is agreed on, not enforced.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod blocks;
 mod change;
 mod event;
 mod logs;
+mod nested;
 mod processes;
 mod rest;
 mod rings;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use polyloop_core::{
     CallId, Input, Moment, Payload, Pool, PoolConfig, QueueIndex, RING_AGAIN, Refused, Resting, State, Submission,
-    TaskId, WorkerId, WorkerView,
+    TaskId, WAITING_MAX, WorkerId, WorkerView,
 };
 use polyloop_shm::Geometry;
 
@@ -40,7 +41,7 @@ pub use self::event::{DriverConfig, DriverError, Event, StartOrder};
 pub use self::rings::Values;
 
 /// Version of everything that manager and worker must agree on.
-pub(crate) const PROTOCOL: u64 = 2;
+pub(crate) const PROTOCOL: u64 = 3;
 
 const SLOTS: u32 = 64;
 const SLOT_ITEMS: u32 = 256;
@@ -133,11 +134,13 @@ impl Driver {
             seats,
             queues: config.queues,
             geometry,
-            leases: config.concurrency,
+            // Those that wait for calls of their own hold theirs too.
+            leases: config.concurrency.saturating_add(WAITING_MAX),
             result_words: RESULT_WORDS,
             control_words: CONTROL_WORDS,
         };
-        let (link, poller, timer) = (Link::new(layout, config.max_reply)?, Poller::new()?, Timer::new()?);
+        let (link, poller, timer) =
+            (Link::new(layout, config.concurrency, config.max_reply)?, Poller::new()?, Timer::new()?);
         poller.add(&*link.bell, BELL << KIND_SHIFT)?;
         poller.add(&timer, TIMER << KIND_SHIFT)?;
         let returns = Returns::new(&link.bell);

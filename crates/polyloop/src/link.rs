@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use polyloop_core::{
     BlockId, Breach, CONTROL_WAITING_MAX, Conduct, ControlFrame, FrameError, Heard, HearingWatch, Load, Look,
-    LoopWatch, Moment, Place, Pool, QueueIndex, ResultFrame, Standing, TaskId, Terms, WorkerId,
+    LoopWatch, Moment, NestedId, Place, Pool, QueueIndex, ResultFrame, Standing, TaskId, Terms, WorkerId,
 };
 use polyloop_shm::{
     BoardWriter, Corrupt, Doorbell, Entry, LeaseReader, Peer, Phase, Reclaimed, Region, Retract, RingReader,
@@ -36,7 +36,7 @@ pub(crate) enum WorkerGarbage {
     Deaf(usize),
 }
 
-/// Bytes of a large task on their way to the worker that fetched them.
+/// Bytes of a large task on their way to the worker that fetched them, or of the answer to a call.
 struct Stream {
     task: TaskId,
     bytes: Arc<[u8]>,
@@ -159,7 +159,7 @@ impl Seat {
     /// Whether it reads what it is told.
     pub(crate) fn listens(&self) -> Result<(), WorkerGarbage> {
         let frames = self.outgoing.iter().filter(|outgoing| matches!(outgoing, Outgoing::Frame(..))).count();
-        let most = CONTROL_WAITING_MAX.saturating_mul(self.leases.capacity());
+        let most = CONTROL_WAITING_MAX.saturating_mul(self.conduct.held_max());
         if frames > most { Err(WorkerGarbage::Deaf(frames)) } else { Ok(()) }
     }
 
@@ -198,7 +198,13 @@ impl Seat {
         while let Some(outgoing) = self.outgoing.front_mut() {
             let done = match outgoing {
                 Outgoing::Frame(kind, bytes) | Outgoing::Note(kind, bytes) => self.control.push(*kind, bytes).is_ok(),
-                Outgoing::Stream(stream) => push_stream(&mut self.control, stream, &mut wrote),
+                Outgoing::Stream(stream) => {
+                    let done = push_stream(&mut self.control, stream, &mut wrote);
+                    if done && let Some(number) = NestedId::from_task(stream.task) {
+                        self.conduct.answered(number);
+                    }
+                    done
+                }
             };
             if !done {
                 break;
@@ -275,6 +281,7 @@ fn push_stream(control: &mut RingWriter, stream: &mut Stream, wrote: &mut bool) 
 /// All shared memory of a pool, from its manager's side.
 pub(crate) struct Link {
     pub(crate) layout: Layout,
+    concurrency: u32,
     max_reply: u64,
     pub(crate) region: Region,
     pub(crate) bell: Arc<Doorbell>,
@@ -284,13 +291,13 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(layout: Layout, max_reply: u64) -> io::Result<Self> {
+    pub(crate) fn new(layout: Layout, concurrency: u32, max_reply: u64) -> io::Result<Self> {
         let region = Region::create(layout.pool_words())?;
         let words = region.words();
         let boards = (0..layout.queues).map(|queue| BoardWriter::new(layout.board(words, queue))).collect();
         let sleeper = Sleeper::new(layout.manager_epoch(words));
         let (bell, seats) = (Arc::new(Doorbell::new()?), BTreeMap::new());
-        Ok(Self { layout, max_reply, bell, sleeper, boards, seats, region })
+        Ok(Self { layout, concurrency, max_reply, bell, sleeper, boards, seats, region })
     }
 
     /// Makes the memory and the descriptors of a new worker.
@@ -322,7 +329,7 @@ impl Link {
             hearing: HearingWatch::default(),
             heard: self.layout.heard(words),
             status,
-            conduct: Conduct::new(worker, self.layout.leases, self.max_reply),
+            conduct: Conduct::new(worker, self.concurrency, self.max_reply),
             borrower: Borrower::new(lender_of(worker), Arc::clone(returns)),
             mute: false,
             gone: false,

@@ -5,6 +5,7 @@
 
 mod blocks;
 mod control;
+mod nested;
 mod publish;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,7 +16,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use polyloop_core::{
-    Cause, DEFER, FrameError, Leave, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker, WorkerConfig,
+    Cause, DEFER, FrameError, Leave, NestedId, Outcome, PeerView, Reply, ResultFrame, Stop, TaskId, Terms, Worker,
+    WorkerConfig,
 };
 use polyloop_shm::{
     AttachError, BoardReader, Claim, Corrupt, Doorbell, Item, LeaseIndex, LeaseWriter, Peer, Region, RingReader,
@@ -26,6 +28,8 @@ use thiserror::Error;
 pub use self::blocks::CannotPass;
 use self::blocks::{BLOCKS_MAX, MANAGER};
 use self::control::Said;
+use self::nested::Answering;
+pub use self::nested::AskError;
 use self::publish::Unpublished;
 use crate::blocks::{BlockError, Borrower, Lender, Memory, Returns};
 use crate::driver::PROTOCOL;
@@ -104,6 +108,8 @@ pub enum Control {
     Stop(Stop),
     /// So many values of this item's stream have been taken.
     Credit(TaskId, u32),
+    /// What came of this call, and the large parts of its value.
+    Answer(NestedId, Box<Outcome>, Option<Arc<Memory>>),
     /// Start this item: a large one, whose function and arguments have arrived in the buffer, and the arguments' large
     /// parts in this memory.
     Start(Job, Option<Arc<Memory>>),
@@ -154,6 +160,8 @@ pub struct WorkerLink {
     unpublished: VecDeque<Unpublished>,
     /// Large items that were claimed and whose bytes are on their way.
     fetching: BTreeMap<TaskId, Fetching>,
+    /// Calls of items, as far as their answers have come.
+    answers: BTreeMap<NestedId, Answering>,
     /// The blocks that results are in.
     lender: Lender<()>,
     /// The manager's, that arguments are in.
@@ -235,6 +243,7 @@ impl WorkerLink {
             defers_until: None,
             unpublished: VecDeque::new(),
             fetching: BTreeMap::new(),
+            answers: BTreeMap::new(),
             lender: Lender::new(BLOCKS_MAX, Arc::clone(&returns)),
             borrower: Borrower::new(MANAGER, Arc::clone(&returns)),
             returns,

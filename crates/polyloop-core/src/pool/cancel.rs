@@ -94,6 +94,7 @@ impl Pool {
             _ => {
                 task.wish = Wish::Forget { until };
                 let (call, token) = (task.brief.call, task.token);
+                self.forsake(id);
                 self.timers.insert((until, Timer::CancelGrace(id)));
                 self.answer(id, call, token, Outcome::Cancelled);
                 self.finish_if_done(now);

@@ -1,5 +1,6 @@
 //! The staff: when workers start, how they are sent away, and when the pool is over.
 
+use super::nested::Broods;
 use super::{Mode, Pool, Timer};
 use crate::event::{Output, Report};
 use crate::id::{CallId, Moment, QueueIndex, WorkerId};
@@ -96,6 +97,7 @@ impl Pool {
             }
         }
         self.calls.retain(|call, _| *call == CallId::SINGLES);
+        self.broods = Broods::default();
         self.timers.clear();
         for worker in self.stop_workers(Stop::Now) {
             self.outputs.push_back(Output::Kill { worker, gently: true });
@@ -117,6 +119,7 @@ impl Pool {
 
     /// Sends the workers away once nothing is left to do, and ends the pool once they are gone.
     pub(super) fn finish_if_done(&mut self, now: Moment) {
+        self.cancel_forsaken(now);
         let ending = self.mode != Mode::Open && !self.has_work();
         if !ending || self.over {
             return;

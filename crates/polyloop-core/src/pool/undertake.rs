@@ -36,6 +36,7 @@ impl Pool {
             }
         }
         let loss = Loss { worker: dead.worker, pid: worker.pid, exit: dead.exit, attempt: 1, poison: false };
+        self.forget_asker(dead.worker);
         let (mut retried, mut lost) = (0, 0);
         let running = self.running_in(dead);
         // One that left because of a task took others with it that are not to blame.
@@ -74,6 +75,10 @@ impl Pool {
             self.end(id, Outcome::Cancelled);
             return Bereaved::Cancelled;
         }
+        // Whoever has called the pool, or is such a call, is never alone for sure. Each death counts against it, or it
+        // might be run again for ever.
+        let is_nested = task.brief.call.is_nested();
+        let counts = alone || is_nested || self.broods.has(id);
         task.deaths_alone += u32::from(alone);
         let poison = task.deaths_alone == POISON_DEATHS;
         if poison || !task.brief.retry_deaths || task.retries == 0 {
@@ -81,9 +86,11 @@ impl Pool {
             self.end(id, Outcome::Lost(Loss { attempt, poison, ..loss }));
             return Bereaved::Lost;
         }
-        task.retries -= u32::from(alone);
+        task.retries -= u32::from(counts);
         task.attempt += 1;
-        task.suspect = true;
+        // Alone it might wait for workers that never are: tasks that wait for it keep them.
+        task.suspect = !is_nested;
+        self.forsake(id);
         self.give_back(id);
         Bereaved::Retried
     }

@@ -2,6 +2,7 @@
 
 mod changes;
 mod ends;
+mod nested;
 mod stage;
 mod streams;
 mod tasks;

@@ -211,7 +211,7 @@ fn touch(maps: &mut Vec<Py<MapCall>>, map: Py<MapCall>) {
 }
 
 /// An exception as it can be raised from a coroutine; where it could not be made, why not.
-fn as_result(py: Python<'_>, error: PyResult<Bound<'_, PyAny>>) -> Py<PyAny> {
+pub(crate) fn as_result(py: Python<'_>, error: PyResult<Bound<'_, PyAny>>) -> Py<PyAny> {
     let error = match error {
         Ok(error) if is_stop_iteration(&error) => stop_iteration(py, error),
         other => other,

@@ -79,13 +79,17 @@ impl Manager {
             return Some(name.clone());
         }
         let function = pending.function(py)?;
-        if let Ok(reference) = self.reference(&function, 0, pending.target.verb())
-            && let Some((b'n', name)) = reference.split_first()
-        {
-            return Some(String::from_utf8_lossy(name).into_owned());
-        }
-        let name =
-            function.getattr(intern!(py, "__qualname__")).or_else(|_| Ok::<_, PyErr>(function.repr()?.into_any()));
-        name.and_then(|name| name.extract()).ok()
+        let reference = self.reference(&function, 0, pending.target.verb());
+        name_of(&function, reference.as_deref().unwrap_or_default())
     }
+}
+
+/// What a person calls a function with this reference: "module:name" where it travels by name.
+pub(crate) fn name_of(function: &Bound<'_, PyAny>, reference: &[u8]) -> Option<String> {
+    let py = function.py();
+    if let Some((b'n', name)) = reference.split_first() {
+        return Some(String::from_utf8_lossy(name).into_owned());
+    }
+    let name = function.getattr(intern!(py, "__qualname__")).or_else(|_| Ok::<_, PyErr>(function.repr()?.into_any()));
+    name.and_then(|name| name.extract()).ok()
 }

@@ -28,6 +28,17 @@ pub(crate) struct Prepared {
     scheduled_as: u64,
 }
 
+impl Prepared {
+    /// One that no scheduler knows of.
+    pub(crate) fn new(arguments: Payload) -> Self {
+        Self { arguments, queue: QueueIndex(0), scheduled_as: 0 }
+    }
+
+    pub(crate) fn into_arguments(self) -> Payload {
+        self.arguments
+    }
+}
+
 impl Manager {
     /// Has the workers get what was submitted: at once where waiting for more gains nothing, else with what else is
     /// submitted before the loop waits again, but in portions, so that they need not wait for the last of thousands.

@@ -16,6 +16,7 @@ use crate::apart::Inbox;
 use crate::budget::TimeBudget;
 use crate::codec::{Arguments, context_of};
 use crate::errors;
+use crate::map::MapCall;
 use crate::port::StreamPort;
 use crate::reference;
 use crate::task::{Done, Level, Started, in_own_context, is_coroutine};
@@ -56,10 +57,14 @@ impl Worker {
 
     fn obey(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<()> {
         let py = slf.py();
+        let mut maps = self.calls.take_late();
         loop {
             let control = lock(&self.link).next_control(&mut desk.item).map_err(errors::worker)?;
             match control {
-                None => return Ok(()),
+                None => break,
+                Some(Control::Answer(number, outcome, apart)) => {
+                    self.answered(py, number, *outcome, apart.as_ref(), &mut maps);
+                }
                 Some(Control::Start(job, apart)) => {
                     desk.apart = apart;
                     self.run(slf, host, job, desk, level)?;
@@ -84,6 +89,7 @@ impl Worker {
                 }
             }
         }
+        maps.iter().try_for_each(|map| MapCall::go_on(map.bind(py)))
     }
 
     fn start_items(&self, slf: &Bound<'_, Self>, host: &Host, desk: &mut Desk, level: Level) -> PyResult<u8> {
@@ -120,8 +126,9 @@ impl Worker {
         self.current.store(job.task.to_bits(), Ordering::Relaxed);
         let context = context_of(&desk.item.arguments).map(|context| self.codec.loads(slf.py(), context));
         let begun = match context {
-            None => self.begin(slf, host, job, desk, level),
-            Some(Ok(values)) => self.begin_in(slf, host, job, desk, level, &values),
+            None if !self.calls.marks() => self.begin(slf, host, job, desk, level),
+            None => self.begin_in(slf, host, job, desk, level, None),
+            Some(Ok(values)) => self.begin_in(slf, host, job, desk, level, Some(&values)),
             Some(Err(error)) => self.reply_error(slf.py(), job, &error),
         };
         self.current.store(NO_TASK, Ordering::Relaxed);
@@ -130,7 +137,7 @@ impl Worker {
         if self.is_ours() { Ok(()) } else { Err(PyRuntimeError::new_err("this process is not the worker")) }
     }
 
-    /// Begins an item in a context in which the variables that came with it are set.
+    /// Begins an item in a context in which the variables that came with it are set, and its number where items are marked.
     fn begin_in(
         &self,
         slf: &Bound<'_, Self>,
@@ -138,11 +145,13 @@ impl Worker {
         job: Job,
         desk: &mut Desk,
         level: Level,
-        values: &Bound<'_, PyAny>,
+        values: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let (begun, _) = in_own_context(slf.py(), |_| match enter(host, values) {
+        let py = slf.py();
+        let caller = self.calls.marks().then(|| job.task.to_bits());
+        let (begun, _) = in_own_context(py, |_| match enter(py, host, values, caller) {
             Ok(()) => self.begin(slf, host, job, desk, level),
-            Err(error) => self.reply_error(slf.py(), job, &error),
+            Err(error) => self.reply_error(py, job, &error),
         })?;
         begun
     }
@@ -271,12 +280,16 @@ impl Worker {
     }
 }
 
-/// Sets the variables that came with an item, in the current context.
-fn enter(host: &Host, values: &Bound<'_, PyAny>) -> PyResult<()> {
-    let py = values.py();
-    for (at, value) in values.extract::<HashMap<usize, Py<PyAny>>>()? {
+/// Sets the variables that came with an item in the current context, and the one that says which item it is.
+fn enter(py: Python<'_>, host: &Host, values: Option<&Bound<'_, PyAny>>, caller: Option<u64>) -> PyResult<()> {
+    let set = intern!(py, "set");
+    if let Some(caller) = caller {
+        host.caller.call_method1(py, set, (caller,))?;
+    }
+    let values = values.map_or_else(|| Ok(HashMap::new()), |values| values.extract::<HashMap<usize, Py<PyAny>>>())?;
+    for (at, value) in values {
         if let Some(variable) = host.contextvars.get(at) {
-            variable.call_method1(py, intern!(py, "set"), (value,))?;
+            variable.call_method1(py, set, (value,))?;
         }
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! Moving bytes and ringing bells: the manager's effects on shared memory.
 
 use polyloop_core::{
-    CONTROL_WAITING_MAX, ControlFrame, Dead, Exit, Heard, Input, Large, OVERDUE_EXITCODE, Outcome, Payload, Place,
-    QueueIndex, Rest, ResultFrame, State, TaskId, WorkerId, whom_to_ring, write_large,
+    Ask, CONTROL_WAITING_MAX, ControlFrame, Dead, Exit, Heard, Input, Large, NestedId, OVERDUE_EXITCODE, Outcome,
+    Payload, Place, QueueIndex, Rest, ResultFrame, State, TaskId, WorkerId, whom_to_ring, write_answer, write_large,
 };
 use polyloop_shm::{Phase, Reclaimed, SlotIndex};
 
@@ -54,6 +54,11 @@ impl Manager {
                 site.ledger.count("large tasks fetched");
                 return self.fetch(worker, task);
             }
+            Ok(Heard::Submit { task, number, ask }) => return self.asked(site, worker, task, number, &ask),
+            Ok(Heard::Withdraw(number)) => {
+                site.trace("pool", || format!("{worker} withdraws {number:?}"));
+                return self.pool.withdraw(site.now, worker, number);
+            }
             Ok(Heard::Piece) => return,
             Ok(Heard::Block(frame)) => {
                 return site.ledger.violate(format!("{worker} has no blocks, and says {frame:?}"));
@@ -86,12 +91,44 @@ impl Manager {
     fn returned(&mut self, site: &mut Site, worker: WorkerId, task: TaskId, outcome: &Outcome) {
         site.trace("pool", || format!("{task} returned in {worker}"));
         let told = self.pool.returned(worker, task);
+        let is_nested = told.is_some_and(|(call, _)| call.is_nested());
+        let asker = told.filter(|_| is_nested).and_then(|(call, token)| self.pool.returned_nested(call, token));
         self.pool.returned_all(site.now);
-        if let Some((_, token)) = told {
+        if let Some((worker, number)) = asker {
+            self.answer(site, worker, number, outcome);
+        }
+        if let Some((_, token)) = told.filter(|_| !is_nested) {
             // What the client submits from its callback is flushed with the rest of this turn: a slot is never freed between
             // a flush and what the pool says then, or what it says of the slot before would be done to the next.
             self.client.delivered(&mut self.pool, site, token as usize, outcome);
         }
+    }
+
+    /// A task calls the pool.
+    fn asked(&mut self, site: &mut Site, worker: WorkerId, caller: TaskId, number: NestedId, ask: &Payload) {
+        let Some(process) = self.seat(worker).map(|seat| seat.process) else { return };
+        let id = self.pool.ask(worker, caller, number, ask);
+        site.trace("pool", || format!("{caller} in {worker} calls for {id:?}"));
+        if let (Some(id), Some(ask)) = (id, Ask::parse(ask)) {
+            let token = ask.arguments.first_chunk().map_or(0, |token| u32::from_le_bytes(*token) as usize);
+            self.asked.insert((worker, number), token);
+            site.ledger.call_accepted(token, id, process);
+        }
+    }
+
+    /// What came of a call, to the worker that asked.
+    pub(super) fn answer(&mut self, site: &mut Site, worker: WorkerId, number: NestedId, outcome: &Outcome) {
+        if let Some(token) = self.asked.remove(&(worker, number)) {
+            site.ledger.delivered(token, outcome);
+        }
+        if site.sabotages(Sabotage::AnswerUntold) && site.rng.once_in(4) {
+            return;
+        }
+        let Some(seat) = self.seat(worker) else { return };
+        seat.send_large(number.to_task(), &write_answer(outcome, &[]));
+        seat.conduct.answered(number);
+        let seat = worker.seat;
+        self.next([Op::Pump { seat }]);
     }
 
     fn fetch(&mut self, worker: WorkerId, task: TaskId) {
@@ -168,10 +205,9 @@ impl Manager {
     /// Puts one waiting control frame into the ring; the worker is told after the last that fits. It rings back when
     /// it has made room for the others.
     pub(super) fn pump(&mut self, site: &mut Site, index: u16) {
-        let concurrency = site.scenario.worker.concurrency as usize;
         let Some(seat) = self.seats.get_mut(&index) else { return };
         let waiting = seat.outgoing.iter().filter(|(_, bytes)| bytes.len() <= size_of::<u64>()).count();
-        let bounded = waiting <= CONTROL_WAITING_MAX * concurrency;
+        let bounded = waiting <= CONTROL_WAITING_MAX * seat.conduct.held_max();
         site.ledger.demand(bounded, || format!("{waiting} control frames wait for one worker"));
         let sent = seat.outgoing.front().is_some_and(|(kind, bytes)| seat.control.push(*kind, bytes).is_ok());
         if sent {

@@ -48,6 +48,7 @@ impl Manager {
             Output::Yield { token, value, .. } => self.client.value(site, token as usize, &value),
             Output::Credit { .. } if site.sabotages(Sabotage::CreditUntold) => (),
             Output::Credit { worker, task, values } => self.send(worker, ControlFrame::Credit { task, values }),
+            Output::Answer { worker, number, outcome } => self.answer(site, worker, number, &outcome),
             Output::Deliver { token, mut outcome, .. } => {
                 if let (true, Outcome::Lost(loss)) = (site.sabotages(Sabotage::PoisonUntold), &mut outcome) {
                     loss.poison = false;

@@ -7,6 +7,7 @@ use polyloop_core::{
 };
 use polyloop_shm::LeaseIndex;
 
+use super::calls::Calling;
 use super::streams::Giving;
 use super::{Op, Pause, Process};
 use crate::ledger::reply_bytes;
@@ -55,6 +56,8 @@ pub(super) enum JobState {
     Giving { next: Moment, expires: Moment },
     /// It ends by itself then.
     Running(Moment),
+    /// It waits for answers.
+    Calling(Calling),
     /// It ends then, cancelled.
     Cancelled(Moment),
     /// It runs out of time then, and gives in.
@@ -71,6 +74,7 @@ impl Job {
         match self.state {
             JobState::Fetching(_) | JobState::Loaded => None,
             JobState::Giving { next, expires } => Some(next.min(expires)),
+            JobState::Calling(ref calling) => Some(calling.due()),
             JobState::Running(at)
             | JobState::Cancelled(at)
             | JobState::Expires(at)
@@ -150,16 +154,20 @@ impl Process {
     /// Has an item do what it is there for.
     pub(super) fn proceed(&mut self, site: &mut Site, task: TaskId) {
         let Some(job) = self.jobs.iter_mut().find(|job| job.task == task) else { return };
-        let (ends, pause) = match site.scenario.tasks[job.token].behaviour {
+        let behaviour = site.scenario.tasks[job.token].behaviour;
+        let (ends, pause) = match behaviour {
             Behaviour::Return | Behaviour::Raise | Behaviour::Reject | Behaviour::ReturnLarge(_) => (site.now, None),
             Behaviour::Sleep(time) => (site.now + time, None),
-            Behaviour::Forever | Behaviour::Stubborn => (Moment::MAX, None),
+            Behaviour::Call(_) | Behaviour::Forever | Behaviour::Stubborn => (Moment::MAX, None),
             Behaviour::Block(time) => (site.now + time, Some(Pause::Busy(site.now + time))),
             Behaviour::Hang => (Moment::MAX, Some(Pause::Busy(Moment::MAX))),
             Behaviour::Exit => return self.exit(site, EXIT),
         };
         let expires = job.expires(site);
-        let stubborn = site.scenario.tasks[job.token].behaviour == Behaviour::Stubborn;
+        if let Behaviour::Call(count) = behaviour {
+            return self.call(site, task, count, expires);
+        }
+        let stubborn = behaviour == Behaviour::Stubborn;
         job.state = match expires < ends {
             true if stubborn => JobState::Ignores(expires + site.scenario.pool.grace),
             true => JobState::Expires(expires),
@@ -179,6 +187,9 @@ impl Process {
             JobState::Giving { expires, .. } if expires > site.now => return self.give(site, at),
             JobState::Giving { expires, .. } => self.jobs[at].state = JobState::Expires(expires),
             _ => (),
+        }
+        if !self.withdraws(site, at) {
+            return;
         }
         let leaves = matches!(self.jobs[at].state, JobState::Ignores(_));
         if leaves {
@@ -220,7 +231,7 @@ impl Process {
                     JobState::Cancelled(site.now + site.rng.micros(0..=CANCEL_MICROS_MAX))
                 };
             }
-            JobState::Giving { .. } => {
+            JobState::Giving { .. } | JobState::Calling(_) => {
                 job.state = JobState::Cancelled(site.now + site.rng.micros(0..=CANCEL_MICROS_MAX));
             }
             JobState::Expires(ends) if ends > site.now => {
@@ -274,7 +285,7 @@ impl Process {
             _ => Reply::Value(&bytes),
         };
         self.reply(site, task, token, lease, reply);
-        self.core.finished();
+        self.core.finished(task);
         if site.rng.once_in(site.scenario.habits.grows) {
             self.outgrow(site);
         }

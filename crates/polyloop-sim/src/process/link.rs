@@ -1,6 +1,6 @@
 //! A worker's effects on shared memory: claiming, publishing, reading what it is told.
 
-use polyloop_core::{Cause, ControlFrame, DEFER, PeerView, Reply, ResultFrame, Stop, TaskId, Terms};
+use polyloop_core::{Cause, ControlFrame, DEFER, NestedId, PeerView, Reply, ResultFrame, Stop, TaskId, Terms};
 use polyloop_shm::{Claim, Item, LeaseIndex, Peer};
 
 use super::items::Claimed;
@@ -35,6 +35,9 @@ impl Process {
             Ok(ControlFrame::Cancel(task)) => self.cancel(site, task),
             Ok(ControlFrame::Stop(stop)) => self.stop(site, stop),
             Ok(ControlFrame::Credit { task, values }) => self.credited(site, task, values),
+            Ok(ControlFrame::Bytes { task, bytes, last }) if NestedId::from_task(task).is_some() => {
+                self.answer_bytes(site, task, bytes, last);
+            }
             Ok(ControlFrame::Bytes { task, bytes, last }) => self.fetched(site, task, bytes, last),
             Ok(frame @ (ControlFrame::Block(_) | ControlFrame::GiveBack)) => {
                 site.ledger.violate(format!("{} has no blocks, and is told {frame:?}", self.worker));
@@ -78,7 +81,7 @@ impl Process {
         let mut payload = Vec::new();
         self.last_reply = Some((frame.write(&mut payload), payload));
         let waiting = self.unpublished.iter().filter(|frame| frame.ends.is_some()).count();
-        let bounded = waiting <= REPLIES_WAITING_MAX * site.scenario.worker.concurrency as usize;
+        let bounded = waiting <= REPLIES_WAITING_MAX * site.scenario.leases() as usize;
         site.ledger.demand(bounded, || format!("{waiting} replies wait in {}", self.worker));
     }
 
@@ -161,7 +164,7 @@ impl Process {
 
     pub(super) fn take(&mut self, site: &mut Site, claim: Claim, claimed: Claimed) {
         let empties = self.board.take(claim);
-        site.ledger.taken(claimed.token, self.index);
+        site.ledger.taken(claimed.token, self.index, self.core.has_waiting());
         let alone = claimed.terms.alone && !site.sabotages(Sabotage::OthersBesideSuspect);
         if self.core.claimed(alone) {
             self.retires(site, Cause::Recycled);

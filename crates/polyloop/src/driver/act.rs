@@ -74,6 +74,7 @@ impl Driver {
             Output::Deliver { task, call, token, outcome } => {
                 self.events.push_back(Event::Deliver { task, call, token, outcome });
             }
+            Output::Answer { worker, number, outcome } => self.answer(worker, number, &outcome)?,
             Output::Yield { task, token, value } => self.events.push_back(Event::Yield { task, token, value }),
             Output::Judge { task, call, token, outcome } => {
                 self.events.push_back(Event::Judge { task, call, token, outcome });

@@ -3,12 +3,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use std::os::fd::AsFd;
+use std::sync::Arc;
 
-use polyloop_core::{CallId, ControlFrame, Heard, Large, Parcel, TaskId, WorkerId, write_large};
+use polyloop_core::{CallId, ControlFrame, Heard, Large, Parcel, Payload, TaskId, WorkerId, write_large};
 
+use super::nested::{copied, pass_on};
 use super::{Driver, Event};
-use crate::blocks::Lease;
+use crate::blocks::{Lease, Memory};
 use crate::link::Said;
 
 /// Room that is made for each value.
@@ -54,8 +55,13 @@ impl Driver {
                 read += usize::from(!matches!(said, Ok(None)));
                 match said {
                     Ok(Some(Said::Value(task, bytes))) => {
-                        if let Some((call, token)) = self.pool.returned(worker, task) {
-                            values.push(call, token, bytes);
+                        match self.pool.returned(worker, task) {
+                            Some((call, token)) if call.is_nested() => {
+                                let value = Payload::from_slice(bytes);
+                                self.answer_value(call, token, value)?;
+                            }
+                            Some((call, token)) => values.push(call, token, bytes),
+                            None => (),
                         }
                         if read >= limit || values.bytes.len() >= VALUES_BYTES {
                             break Ok(Some(Heard::Piece));
@@ -82,6 +88,14 @@ impl Driver {
                     }
                     self.carry_out_all()?;
                 }
+                Ok(Some(Heard::Submit { task, number, ask })) => {
+                    self.pool.ask(worker, task, number, &ask);
+                    self.carry_out_all()?;
+                }
+                Ok(Some(Heard::Withdraw(number))) => {
+                    self.pool.withdraw(now, worker, number);
+                    self.carry_out_all()?;
+                }
                 Ok(Some(Heard::Log { dropped, record })) => self.log(worker, dropped, record),
                 Ok(Some(Heard::Fetch(task))) => self.fetch(worker, task)?,
                 Ok(Some(Heard::Block(frame))) => self.block_frame(worker, frame)?,
@@ -106,10 +120,14 @@ impl Driver {
             return self.urge(worker, ControlFrame::Cancel(task));
         };
         let mut apart = Vec::new();
-        if let Some(lease) = arguments.luggage().and_then(|luggage| luggage.get::<Lease>()) {
-            match self.lender.pass(lease, worker, seat.socket.as_fd()) {
-                Ok(()) => seat.send(ControlFrame::Block(lease.frame(task)))?,
-                Err(_) => apart = lease.read(),
+        if let Some(luggage) = arguments.luggage() {
+            let now = self.origin.elapsed();
+            if let Some(memory) = luggage.get::<Arc<Memory>>() {
+                // Another worker's, who called the pool: what it has lent is lent to no third.
+                let lease = copied(memory, |bytes| self.lender.take(now, bytes));
+                apart = pass_on(&mut self.lender, seat, task, lease.as_ref())?.unwrap_or_else(|| memory.read());
+            } else if let Some(lease) = luggage.get::<Lease>() {
+                apart = pass_on(&mut self.lender, seat, task, Some(lease))?.unwrap_or_else(|| lease.read());
             }
         }
         seat.send_large(task, write_large(Large { function, arguments, apart: &apart }).into())

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use polyloop_core::{BlockFrame, Discarded, Moment, Reply, ResultFrame};
+use polyloop_core::{BlockFrame, Discarded, Moment, NestedId, Reply, ResultFrame};
 use thiserror::Error;
 
 use super::{Job, WorkerLink};
@@ -27,6 +27,11 @@ impl WorkerLink {
         self.settle_blocks();
         let now = self.now();
         self.is_ours().then(|| self.lender.take(now, bytes)).flatten()
+    }
+
+    /// While this holds, whoever can wait should do so before it asks for more.
+    pub fn is_scarce(&self) -> bool {
+        self.lender.is_scarce()
     }
 
     /// Publishes that an item returned a value whose large parts are in this memory.
@@ -55,7 +60,9 @@ impl WorkerLink {
                 let memory = self.borrower.borrow(self.socket.as_fd(), block, bytes)?;
                 step("borrowed");
                 // One that was cancelled meanwhile has no use for it.
-                if let Some(fetching) = self.fetching.get_mut(&task) {
+                if let Some(number) = NestedId::from_task(task) {
+                    self.answer_apart(number, memory);
+                } else if let Some(fetching) = self.fetching.get_mut(&task) {
                     fetching.apart = Some(Arc::new(memory));
                 }
             }

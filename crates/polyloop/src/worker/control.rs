@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use polyloop_core::{ControlFrame, Reply, Stop, TaskId, split_large};
+use polyloop_core::{ControlFrame, NestedId, Outcome, Reply, Stop, TaskId, split_large};
 use polyloop_shm::Item;
 
 use super::{Control, Fetching, Job, WorkerError, WorkerLink};
@@ -16,6 +16,7 @@ pub(super) enum Said {
     Stop(Stop),
     Credit(TaskId, u32),
     Start(Job, Item, Option<Arc<Memory>>),
+    Answer(NestedId, Box<Outcome>, Option<Arc<Memory>>),
 }
 
 impl Fetching {
@@ -55,6 +56,7 @@ impl WorkerLink {
                 Control::Stop(stop)
             }
             Some(Said::Credit(task, values)) => Control::Credit(task, values),
+            Some(Said::Answer(number, outcome, apart)) => Control::Answer(number, outcome, apart),
             Some(Said::Start(job, large, apart)) => {
                 *item = large;
                 // What was published must not wait for this item, which may block.
@@ -104,6 +106,13 @@ impl WorkerLink {
                 ControlFrame::Block(frame) => self.block_frame(frame)?,
                 ControlFrame::GiveBack => self.give_back_free(),
                 ControlFrame::Bytes { task, bytes, last } => {
+                    if let Some(number) = NestedId::from_task(task) {
+                        self.answers.get_mut(&number).ok_or(WorkerError::Task)?.extend(bytes);
+                        match last {
+                            true => return self.whole_answer(number).map(Some),
+                            false => continue,
+                        }
+                    }
                     let Some(fetching) = self.fetching.get_mut(&task) else { continue };
                     fetching.bytes.extend_from_slice(bytes);
                     step("bytes");

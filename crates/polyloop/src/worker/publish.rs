@@ -32,7 +32,7 @@ impl WorkerLink {
         };
         self.publish_reply(job, reply);
         // Its load is told by what comes next: the next item, or the end of the turn.
-        self.core.finished();
+        self.core.finished(task);
     }
 
     /// Publishes a value of an item that is a stream, and has the manager look; in a process that this worker forked,

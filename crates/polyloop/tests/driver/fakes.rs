@@ -10,7 +10,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::grip::{
-    FAILED, FETCH, FORGOTTEN, Grip, LENT, PASS, PIECE, PROTOCOL, READY, REPLIES, RETIRING, RETURNED, say_hello,
+    FAILED, FETCH, FORGOTTEN, Grip, LENT, PASS, PIECE, PROTOCOL, READY, REPLIES, RETIRING, RETURNED, SUBMIT, say_hello,
 };
 use crate::rig::worker::{PARENT, serve, socket, tie_to_parent};
 use crate::rig::{SHAPE, process_handle};
@@ -103,7 +103,8 @@ fn forge(forgery: &str) {
 }
 
 fn forge_with_a_task(grip: &mut Grip, forgery: &str) {
-    let takes = !matches!(forgery, "piece of a task not taken" | "outcome of a task not taken");
+    let takes =
+        !matches!(forgery, "piece of a task not taken" | "outcome of a task not taken" | "call of a task not taken");
     let task = loop {
         grip.claim(takes, takes);
         if let Some(task) = grip.held() {
@@ -121,6 +122,7 @@ fn forge_with_a_task(grip: &mut Grip, forgery: &str) {
         "pieces without end" => loop {
             say(PIECE);
         },
+        "call of a task not taken" | "a call that can't be read" => say(SUBMIT),
         "fetched again" => (0..2).for_each(|_| say(FETCH)),
         other => panic!("no such role: {other}"),
     }

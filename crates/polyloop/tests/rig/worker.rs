@@ -91,7 +91,7 @@ impl Server {
             match control {
                 Control::Cancel(task) => self.cancel(|job| job.task == task),
                 Control::Stop(Stop::Now) => self.cancel(|_| true),
-                Control::Stop(Stop::WhenDone) => (),
+                Control::Stop(Stop::WhenDone) | Control::Answer(..) => (),
                 Control::Credit(task, values) => {
                     self.streams
                         .iter_mut()

@@ -216,8 +216,8 @@ impl Host {
                     self.stopping = true;
                     self.items.cancel_all();
                 }
-                // Nothing here is a stream.
-                Some(Control::Stop(Stop::WhenDone) | Control::Credit(..)) => (),
+                // Nothing here is a stream, nor calls its pool.
+                Some(Control::Stop(Stop::WhenDone) | Control::Credit(..) | Control::Answer(..)) => (),
             }
         }
     }
