@@ -146,7 +146,7 @@ soak: build ## SECONDS of everything at once on each start method; fails if the 
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 	-Cllvm-args=-sanitizer-coverage-trace-compares
-FUZZ_TARGETS := frames ring board rogue
+FUZZ_TARGETS := frames ring board queue rogue
 FUZZ_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 
 .PHONY: fuzz

@@ -51,7 +51,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"parent"}),
     frozenset({"_worker"}),
     frozenset({"_roster", "_rust_worker", "process", "queue"}),
-    frozenset({"_staff"}),
+    frozenset({"_news", "_staff"}),
     frozenset({"pool"}),
     frozenset({"executor", "_frozen"}),
     frozenset({"__init__"}),

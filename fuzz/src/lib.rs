@@ -4,4 +4,5 @@
 pub mod frames;
 pub mod grip;
 pub mod memory;
+pub mod queue;
 pub mod rogue;

@@ -18,12 +18,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ._codec import as_pickling_error
 from .errors import PoisonTask, PolyloopError, WorkerDied, WorkerStartError
 
 if TYPE_CHECKING:
     from ._verbs import Verbs
 
-__all__ = ["Bridge", "BridgedExecutor", "PoolExecutor", "as_broken"]
+__all__ = ["Bridge", "BridgedExecutor", "PoolExecutor", "as_standard"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -152,7 +153,7 @@ class Bridge:
         self._cross()
 
     def _fail(self, future: Future[Any], error: BaseException) -> None:
-        broken = as_broken(error)
+        broken = as_standard(error)
         future.set_exception(broken)
         if self._on_broken is not None and isinstance(broken, BrokenProcessPool):
             self._on_broken(broken)
@@ -279,7 +280,7 @@ class _LoopsFuture(Future[R]):
             self._refuse(what, "`await asyncio.wrap_future(future)`, or `await pool.apply(...)`")
 
 
-# ----------------------------------------------------------------------------------------------------------- brokenness
+# ------------------------------------------------------------------------------------------------ the standard's errors
 
 
 class BrokenByDeath(WorkerDied, BrokenProcessPool):
@@ -301,8 +302,11 @@ _BROKEN: tuple[tuple[type[PolyloopError], type[PolyloopError]], ...] = (
 )
 
 
-def as_broken(error: BaseException) -> BaseException:
-    """The same error as a `BrokenProcessPool`, if it says that a worker was lost or could not start."""
+def as_standard(error: BaseException) -> BaseException:
+    """The same error as one that the standard executor would raise too.
+
+    That is a `BrokenProcessPool` if it says that a worker was lost or could not start.
+    """
     if isinstance(error, BrokenProcessPool):
         return error
     for kind, broken_kind in _BROKEN:
@@ -311,7 +315,7 @@ def as_broken(error: BaseException) -> BaseException:
             broken.__dict__.update(error.__dict__)
             broken.__cause__, broken.__traceback__ = error.__cause__, error.__traceback__
             return broken
-    return error
+    return as_pickling_error(error)
 
 
 # --------------------------------------------------------------------------------------------------------------- chunks

@@ -246,7 +246,7 @@ def _blame(func: Any) -> str:
         for name, value in _captured(func).items():
             try:
                 _cloud_dumps(value)
-            except Exception:
+            except Exception:  # why, is what the caller says: this one is to blame
                 return f"it captures {name} of type {type_name(value)}: "
     except Exception:  # an empty closure cell, a strange __getattr__: the reason alone must do
         pass
@@ -270,6 +270,19 @@ def dumps(value: Any, apart: list[memoryview] | None = None) -> bytes:
         return _dumps_any(value, apart)
     except Exception as error:
         raise TypeError(f"cannot send a value of type {type_name(value)}: {_reason(error)}") from error
+
+
+class Unpicklable(TypeError, pickle.PicklingError):
+    """What `dumps` raises, for programs that expect what pickle does."""
+
+
+def as_pickling_error(error: BaseException) -> BaseException:
+    """The same error as a `PicklingError` too, if that is why `dumps` has raised it."""
+    if not (isinstance(error, TypeError) and isinstance(error.__cause__, pickle.PicklingError)):
+        return error
+    unpicklable = Unpicklable(*error.args).with_traceback(error.__traceback__)
+    unpicklable.__cause__ = error.__cause__
+    return unpicklable
 
 
 def loads(data: bytes | memoryview, apart: Sequence[memoryview] = ()) -> Any:
@@ -492,9 +505,17 @@ def load_exception(data: bytes | memoryview) -> BaseException:
         exc = RemoteError(name, shown, text, _reason(error))
     try:
         hang_at_end(exc, text)
-    except BaseException:  # a class may refuse to be linked
-        pass
+    except BaseException:  # a class with a `__cause__` of its own, which may do anything
+        _note(exc, text)
     return exc
+
+
+def _note(exc: BaseException, text: str) -> None:
+    """Tell of a traceback that can't hang at the end of the chain."""
+    try:
+        BaseException.add_note(exc, text)
+    except BaseException:  # it takes no note either: its type and message must do
+        pass
 
 
 def _dump_chain(exc: BaseException, text: str) -> bytes:
@@ -503,12 +524,12 @@ def _dump_chain(exc: BaseException, text: str) -> bytes:
         data = _checked_chain(_ExceptionPickler, exc)
         if not _needs_cloud(data):
             return data
-    except Exception:
+    except Exception:  # cloudpickle may know how
         pass
     pickler = _cloud_exception_pickler()
     try:
         return _checked_chain(pickler, exc)
-    except Exception:
+    except Exception:  # the stand-ins say why
         return _write_chain(pickler, exc, _stand_ins(pickler, exc, text), honour=False)[0]
 
 
@@ -519,7 +540,7 @@ def _checked_chain(pickler_type: Any, exc: BaseException) -> bytes:
         return data
     try:
         _load_chain(data, strict=True)
-    except Exception:
+    except Exception:  # so the classes do not have their way; if that can't be undone either, the client says why
         return _write_chain(pickler_type, exc, {}, honour=False)[0]
     return data
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextvars import Context, ContextVar
 from typing import Any, NoReturn, final
 
@@ -200,7 +201,7 @@ class MapCall:
 class StreamCall:
     def take(self) -> tuple[int, Any]: ...
     def wait(self, future: asyncio.Future[None]) -> None: ...
-    def wait_for_end(self, future: asyncio.Future[None]) -> None: ...
+    def wait_for_end(self, future: asyncio.Future[None] | Future[None]) -> None: ...
     def leave(self) -> None: ...
 
 @final

@@ -153,7 +153,7 @@ def format_traceback(exc: BaseException, skip_frames: int = 0) -> str:
     try:
         start = _first_foreign(exc.__traceback__, skip_frames)
         text = "".join(traceback.format_exception(type(exc), exc, start))
-    except Exception:  # its __str__, __notes__ or __cause__ may do anything
+    except BaseException:  # its __str__, __notes__ or __cause__ may do anything
         return f"{type_name(exc)}: {safe_repr(exc)}\n"
     return text if len(text) <= MAX_TRACEBACK_CHARS else "[...]\n" + text[-MAX_TRACEBACK_CHARS:]
 
@@ -188,5 +188,5 @@ def describe(failure: BaseException) -> str:
 def _guarded(render: Callable[[object], str], value: object) -> str | None:
     try:
         return str(render(value))
-    except Exception:
+    except BaseException:  # whatever a user's repr raises while an error is told: callers show that it failed
         return None

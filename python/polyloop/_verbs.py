@@ -122,6 +122,7 @@ class Verbs:
 
         Raises:
             PoolClosed: the pool takes no new work.
+            PoolFull: it has `max_pending` unfinished calls.
             TypeError: the function or an argument can't be sent.
 
         >>> from polyloop import Pool
@@ -152,6 +153,7 @@ class Verbs:
 
         Raises:
             PoolClosed: the pool takes no new work.
+            PoolFull: it has `max_pending` unfinished calls.
             TypeError: the function or an argument can't be sent.
 
         Raises, when iterated over:

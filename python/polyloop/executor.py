@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
 from typing import Any, ClassVar
 
-from ._bridge import AFTER_SHUTDOWN, OF_ANOTHER_PROCESS, Bridge, BridgedExecutor
+from ._bridge import AFTER_SHUTDOWN, OF_ANOTHER_PROCESS, Bridge, BridgedExecutor, as_standard
 from ._roster import usable_cpus
 from .errors import WorkerStartError
 from .pool import Pool
@@ -24,6 +24,8 @@ __all__ = ["ProcessPoolExecutor"]
 
 # A worker has one call to run and one to go on with; what waits here can be cancelled.
 CALLS_PER_WORKER = 2
+
+AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
 
 
 class ProcessPoolExecutor(BridgedExecutor):
@@ -106,6 +108,8 @@ class ProcessPoolExecutor(BridgedExecutor):
         with self._lock:
             if self._shut:
                 raise RuntimeError(AFTER_SHUTDOWN)
+            if _Stage.all_finish:
+                raise RuntimeError(AFTER_EXIT)
             if self._stage is None:
                 self._stage = _Stage(self._pool_arguments, strict=self._strict)
                 # An executor that nobody has any more is shut down: what it was given is finished first.
@@ -118,6 +122,7 @@ class _Stage:
 
     _all: ClassVar[weakref.WeakSet[_Stage]] = weakref.WeakSet()
     _ends_at_exit: ClassVar[bool] = False
+    all_finish: ClassVar[bool] = False
 
     bridge: Bridge
 
@@ -137,9 +142,11 @@ class _Stage:
         """From any thread: end when the calls that were taken have ended."""
         if os.getpid() != self._pid:
             return
-        if cancel_futures:
-            self.bridge.drop_waiting()
         try:
+            if (
+                cancel_futures
+            ):  # on the loop, after what it was told of before: workers have as many calls as they can run
+                self._loop.call_soon_threadsafe(self.bridge.drop_waiting)
             self._loop.call_soon_threadsafe(self._closing.set)
         except RuntimeError:  # it has ended
             pass
@@ -163,11 +170,14 @@ class _Stage:
             await self._closing.wait()
             await self.bridge.settled()
             if self.bridge.over is None:
+                self.bridge.end(RuntimeError(AFTER_SHUTDOWN))  # whatever a thread puts from now on
                 await pool.aclose()
 
-    def _worker_died(self) -> None:
+    def _worker_died(self, error: BaseException | None) -> None:
+        """Of what it was running, or idle; or, by this error, before it was ready."""
         if self._strict:
-            self._break(BrokenProcessPool("a worker died, and the executor is strict: it is not usable anymore"))
+            broken = BrokenProcessPool("a worker died, and the executor is strict: it is not usable anymore")
+            self._break(broken if error is None else as_standard(error))
 
     def _call_broke(self, error: BaseException) -> None:
         if isinstance(error, WorkerStartError):
@@ -181,11 +191,15 @@ class _Stage:
     def _finish_at_exit(cls) -> None:
         """As the standard executor: what was taken is finished before the program ends."""
         if not cls._ends_at_exit:
-            threading._register_atexit(cls._finish_all)  # type: ignore[attr-defined]
+            try:
+                threading._register_atexit(cls._finish_all)  # type: ignore[attr-defined]
+            except RuntimeError:
+                raise RuntimeError(AFTER_EXIT) from None
             cls._ends_at_exit = True
 
     @classmethod
     def _finish_all(cls) -> None:
+        cls.all_finish = True
         stages = list(cls._all)
         for stage in stages:
             stage.close()

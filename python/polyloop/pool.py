@@ -14,16 +14,18 @@ import operator
 import warnings
 import weakref
 from collections.abc import AsyncIterable, Callable, Sequence, Sized
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _core, _worker
+from . import _core
 from ._checks import check_lifespan, check_positive, check_synchronous
 from ._contextvars import Travelling
 from ._limits import check_descriptors, explain_file_size
-from ._logs import levels, load_record
+from ._logs import levels
+from ._news import log_of_worker, warn_blocked, warn_died
 from ._room import Room
 from ._roster import Roster, WorkerProcess, forget_ends, usable_cpus
 from ._staff import Staff
@@ -94,9 +96,9 @@ class Pool(Verbs):
             outcome of the task that logged; what finds no room is counted in a warning. Not from workers whose root
             logger has a handler once they are initialised, as under fork it may. Loggers that have no level there get
             the one that they have here when the pool is made.
-        max_pending: how many calls by `submit` and `apply` may be unfinished. One more by `submit` raises `PoolFull` at
-            once; one more by `apply` waits for its turn. What a `map` draws ahead is limited by its `buffersize`. None
-            for any number.
+        max_pending: how many calls by `submit`, `stream` and `apply` may be unfinished; a stream is until its generator
+            has ended. One more by `submit` or `stream` raises `PoolFull` at once; one more by `apply` waits for its
+            turn. What a `map` draws ahead is limited by its `buffersize`. None for any number.
         mp_context: how worker processes are started, whatever `set_start_method` says: "spawn", "fork", "forkserver",
             or a multiprocessing context.
         preload: names of modules that the forkserver imports once, so that workers have them from their start and
@@ -178,7 +180,7 @@ class Pool(Verbs):
         self._ended = self._loop.create_future()
         self._maps: set[PoolResult[Any]] = set()
         self._room = None if max_pending is None else Room(max_pending)
-        self._on_death: Callable[[], None] | None = None
+        self._on_death: Callable[[BaseException | None], None] | None = None
         check_descriptors(self.process_count)
         try:
             self._manager = _core.Manager(
@@ -436,7 +438,19 @@ class Pool(Verbs):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
     ) -> Stream[Any]:
         self._check_usable()
-        return Stream(self._manager.open_stream(func, args, kwargs or None, options.core), self)
+        if self._room is not None:
+            self._room.enter()
+        try:
+            call = self._manager.open_stream(func, args, kwargs or None, options.core)
+        except BaseException:
+            if self._room is not None:
+                self._room.leave()
+            raise
+        if self._room is not None:
+            ended: Future[None] = Future()  # whose callbacks run at once: whoever saw the end finds its place free
+            ended.add_done_callback(self._room.leave)
+            call.wait_for_end(ended)
+        return Stream(call, self)
 
     def _map(
         self,
@@ -515,13 +529,12 @@ class Pool(Verbs):
 
     def _on_died(self, key: int, pid: int | None, exitcode: int | None, retried: int, lost: int) -> None:
         if self._on_death is not None:
-            self._on_death()
-        fates = [f"{retried} to be run again"] if retried else []
-        fates += [f"{lost} lost"] if lost else []
-        running = f"; of its tasks {' and '.join(fates)}" if fates else ""
-        _log.warning("worker %s died (%s)%s", pid, _describe_exit(exitcode), running)
+            self._on_death(None)
+        warn_died(pid, exitcode, retried, lost)
 
     def _on_degraded(self, error: BaseException) -> None:
+        if self._on_death is not None:
+            self._on_death(error)
         _log.warning("workers fail to start, trying again: %s", error)
 
     def _on_recovered(self) -> None:
@@ -541,20 +554,10 @@ class Pool(Verbs):
 
     def _on_blocked(self, _key: int, pid: int | None, blocked_s: float) -> None:
         if pid is not None:
-            self._roster.stacks.ask(pid, functools.partial(_warn_blocked, pid, blocked_s))
+            self._roster.stacks.ask(pid, functools.partial(warn_blocked, pid, blocked_s))
 
     def _on_log(self, pid: int | None, dropped: int, data: bytes) -> None:
-        try:
-            if dropped:
-                _log.warning("worker %s logged more than there was room for: %d records were dropped", pid, dropped)
-            if data:
-                record = load_record(data)
-                logger = logging.getLogger(record.name)
-                if logger.isEnabledFor(record.levelno):
-                    logger.handle(record)
-        except Exception as error:  # of a filter here, or of what a record carries: nobody's task must suffer from it
-            message = f"a record of worker {pid} can't be logged"
-            self._loop.call_exception_handler({"message": message, "exception": error})
+        log_of_worker(self._loop, pid, dropped, data)
 
     def _on_closed(self) -> None:
         self._end_maps()
@@ -622,23 +625,8 @@ def _abandon(manager: _core.Manager, loop: asyncio.AbstractEventLoop, fd: int, o
         loop.remove_reader(fd)
 
 
-def _warn_blocked(pid: int, blocked_s: float, stack: str) -> None:
-    own_frames = f'  File "{_worker.__file__}"'
-    where = stack.partition(own_frames)[0].rstrip() or "it does not say where"
-    _log.warning("worker %d has been blocked for %.1f s by one call: %s", pid, blocked_s, where)
-
-
 def _running_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise RuntimeError("a Pool needs a running event loop: make it within a coroutine") from None
-
-
-def _describe_exit(exitcode: int | None) -> str:
-    from .errors import WorkerDied
-
-    death = WorkerDied(exitcode=exitcode)
-    if death.signal is not None:
-        return death.signal
-    return "exit status unknown" if exitcode is None else f"exit code {exitcode}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pickle import PicklingError
 from typing import NoReturn
 
 from rendezvous import block_at, ring
@@ -28,6 +29,21 @@ def stop_at(bell: str, gate: str) -> int:
 
 def fail_to_start() -> NoReturn:
     raise LookupError("no luck")
+
+
+def die_but_for_the_first(gate: str) -> None:
+    fd = os.open(gate, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        os.read(fd, 1)
+    except BlockingIOError:
+        kill_self()
+    finally:
+        os.close(fd)
+
+
+class Unpicklable:
+    def __reduce__(self) -> NoReturn:
+        raise PicklingError("not me")
 
 
 def add(a: int, b: int, *, c: int = 0) -> int:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import anyio
 import anyio.lowlevel
+from pydantic import BaseModel
 
 from polyloop import current_worker
 from rendezvous import ring
@@ -22,6 +23,24 @@ async def square(n: int) -> int:
 
 def fail(name: str) -> None:
     raise LookupError(f"no such user: {name}")
+
+
+def die() -> str:
+    os._exit(1)
+
+
+class Order(BaseModel):
+    customer: str
+    prices: list[int]
+
+
+class Bill(BaseModel):
+    customer: str
+    total: int
+
+
+async def add_up(order: Order) -> Bill:
+    return Bill(customer=order.customer, total=sum(order.prices))
 
 
 async def wait_for_cancel(bell: str) -> None:

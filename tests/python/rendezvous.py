@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 from pathlib import Path
 
 
@@ -17,6 +18,13 @@ async def readable(fd: int) -> None:
         await ready.wait()
     finally:
         loop.remove_reader(fd)
+
+
+def wait_and_close(fds: list[int]) -> None:
+    """Wait until the processes of these descriptors are gone."""
+    for fd in fds:
+        select.select([fd], [], [])
+        os.close(fd)
 
 
 class Bell:

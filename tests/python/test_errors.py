@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from polyloop import errors
+from polyloop import _codec, errors
 from polyloop.errors import (
     PoisonTask,
     PolyloopError,
@@ -109,3 +109,25 @@ def test_a_message_given_replaces_the_one_made() -> None:
     error = WorkerDied("gone", pid=1)
     assert str(error) == "gone"
     assert error.pid == 1
+
+
+class HasItsOwnCause(Exception):
+    """Its class says what its cause is."""
+
+    @property
+    def __cause__(self) -> None:  # type: ignore[override]
+        return None
+
+
+class HasItsOwnNotes(HasItsOwnCause):
+    @property
+    def __notes__(self) -> list[str]:
+        raise SystemExit("no notes")
+
+
+def test_a_remote_traceback_that_cannot_be_a_cause_is_a_note() -> None:
+    arrived = _codec.load_exception(_codec.dump_exception(HasItsOwnCause("ada")))
+    assert (type(arrived), arrived.args) == (HasItsOwnCause, ("ada",))
+    assert any("HasItsOwnCause: ada" in note for note in arrived.__notes__)
+    bare = _codec.load_exception(_codec.dump_exception(HasItsOwnNotes("ada")))
+    assert (type(bare), bare.args) == (HasItsOwnNotes, ("ada",))

@@ -171,6 +171,24 @@ def test_a_strict_executor_breaks_also_when_an_idle_worker_dies() -> None:
                 executor.submit(targets.add, 1, 2).result()
 
 
+def test_a_strict_executor_breaks_also_when_a_worker_dies_before_it_is_ready(gate: Gate) -> None:
+    with ProcessPoolExecutor(
+        2, initializer=targets.die_but_for_the_first, initargs=(gate.path,), strict=True
+    ) as executor:
+        gate.open()
+        with pytest.raises(BrokenProcessPool) as caught:
+            while True:
+                executor.submit(targets.add, 1, 2).result()
+        assert "SIGKILL" in str(caught.value) or "signal 9" in str(caught.value)
+
+
+def test_what_pickle_refuses_is_a_pickling_error_too(executor: ProcessPoolExecutor) -> None:
+    with pytest.raises(pickle.PicklingError, match="cannot send") as caught:
+        executor.submit(targets.add, targets.Unpicklable(), 1).result()
+    assert isinstance(caught.value, TypeError)
+    assert executor.submit(targets.add, 1, 2).result() == 3
+
+
 def test_workers_that_cannot_start_break_it(start_method: str) -> None:
     with ProcessPoolExecutor(2, initializer=targets.fail_to_start) as executor:
         call = executor.submit(targets.add, 1, 2)
@@ -270,6 +288,34 @@ def test_a_program_that_ends_finishes_what_it_has_submitted(tmp_path: Path, end:
     program.write_text(textwrap.dedent(PROGRAM).format(end=end))
     ran = subprocess.run([sys.executable, str(program)], check=False, capture_output=True, text=True, timeout=50)
     assert (ran.stdout, ran.stderr, ran.returncode) == ("".join(f"{n}\n" for n in range(5)), "", code)
+
+
+LATE_PROGRAM = """
+import atexit
+
+@atexit.register
+def submit_late():
+    for executor in executors:
+        try:
+            executor.submit(int)
+        except RuntimeError as error:
+            print(error)
+
+from polyloop import ProcessPoolExecutor
+
+if __name__ == "__main__":
+    executors = [ProcessPoolExecutor(1) for _ in range(2)]
+    print(*(executor.submit(int, "42").result() for executor in executors[:{used}]))
+"""
+
+
+@pytest.mark.parametrize("used", [0, 1])
+def test_a_call_after_the_end_of_the_program_is_refused(tmp_path: Path, used: int) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(LATE_PROGRAM.format(used=used))
+    ran = subprocess.run([sys.executable, str(program)], check=False, capture_output=True, text=True, timeout=50)
+    refused = "cannot schedule new futures after interpreter shutdown\n"
+    assert (ran.stdout, ran.stderr) == ("42\n" * used + "\n" * (1 - used) + 2 * refused, "")
 
 
 def test_a_forked_child_is_told_to_make_one_of_its_own(executor: ProcessPoolExecutor) -> None:

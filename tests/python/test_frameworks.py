@@ -9,20 +9,21 @@ import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import httpx
 import pytest
 import uvloop
 from aiohttp import web
+from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 import framework_targets as targets
-from polyloop import Pool
+from polyloop import Pool, WorkerDied
 from rendezvous import Bell
 
 Run = Callable[..., Any]
@@ -113,6 +114,68 @@ def test_a_request_that_is_cancelled_cancels_its_task(run: Run, bell: Bell) -> N
             assert await bell.hear() == "cancelled"
             with pytest.raises(asyncio.CancelledError):
                 await request
+
+    run(main())
+
+
+# ------------------------------------------------------------------------------------------------------------- FastAPI
+
+
+def pool_of_the_app(request: Request) -> Pool:
+    pool: Pool = request.state.pool
+    return pool
+
+
+OwnPool = Annotated[Pool, Depends(pool_of_the_app)]
+
+
+async def answer_square(n: int, pool: OwnPool) -> int:
+    return await pool.apply(targets.square, (n,))
+
+
+async def bill(order: targets.Order, pool: OwnPool) -> targets.Bill:
+    return await pool.submit(targets.add_up, order)
+
+
+async def answer_nobody(pool: OwnPool) -> int:
+    await pool.apply(targets.fail, ("ada",))
+    raise AssertionError("it has not raised")
+
+
+async def answer_after_a_death(pool: OwnPool) -> str:
+    try:
+        return await pool.apply(targets.die)
+    except WorkerDied as error:
+        return f"{type(error).__name__}, then {await pool.apply(targets.square, (3,))}"
+
+
+def fastapi_app() -> FastAPI:
+    app = FastAPI(lifespan=owns_a_pool, exception_handlers={LookupError: not_found})
+    app.get("/square/{n}")(answer_square)
+    app.post("/bill")(bill)
+    app.get("/nobody")(answer_nobody)
+    app.get("/death")(answer_after_a_death)
+    return app
+
+
+def test_a_fastapi_lifespan_owns_the_pool_that_endpoints_depend_on(run: Run) -> None:
+    async def main() -> None:
+        async with served(fastapi_app()) as (client, pool):
+            answers = await asyncio.gather(*(client.get(f"/square/{n}") for n in range(50)))
+            assert [answer.json() for answer in answers] == [n * n for n in range(50)]
+            assert (await client.get("/square/three")).status_code == 422
+            assert (await client.get("/nobody")).json() == "no such user: ada"
+            assert (await client.get("/death")).json() == "WorkerDied, then 9"
+        assert pool.stats().state == "closed"
+
+    run(main())
+
+
+def test_the_models_of_a_fastapi_endpoint_travel_to_workers_and_back(run: Run) -> None:
+    async def main() -> None:
+        async with served(fastapi_app()) as (client, _):
+            answer = await client.post("/bill", json={"customer": "ada", "prices": [3, 4]})
+        assert (answer.status_code, answer.json()) == (200, {"customer": "ada", "total": 7})
 
     run(main())
 

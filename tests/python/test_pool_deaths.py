@@ -15,6 +15,7 @@ import pytest
 import uvloop
 
 import pool_targets as targets
+import signal_targets
 from polyloop import Pool, WorkerDied, WorkerStartError
 from rendezvous import Bell, Gate, Journal
 
@@ -148,7 +149,7 @@ def test_sigterm_ends_a_worker_whose_loop_it_does_not_interrupt(start_method: st
     async def main() -> None:
         loop_initializer = uvloop.new_event_loop if loop == "uvloop" else None
         async with Pool(1, loop_initializer=loop_initializer) as pool:
-            call = asyncio.ensure_future(pool.apply(targets.leave_sigterm_to_a_thread, (bell.path,)))
+            call = asyncio.ensure_future(pool.apply(signal_targets.leave_sigterm_to_a_thread, (bell.path,)))
             assert await bell.hear() == "started"
             (process,) = pool.processes
             process.terminate()
@@ -170,9 +171,9 @@ def test_sigterm_ends_a_worker_wherever_it_interrupts_a_task(
         loop_initializer = uvloop.new_event_loop if loop == "uvloop" else None
         async with Pool(1, loop_initializer=loop_initializer) as pool:
             if suspend is None:
-                call = pool.apply(targets.sigterm_itself_plainly, (bell.path,), {"swallow": swallow})
+                call = pool.apply(signal_targets.sigterm_itself_plainly, (bell.path,), {"swallow": swallow})
             else:
-                call = pool.apply(targets.sigterm_itself, (bell.path,), {"suspend": suspend, "swallow": swallow})
+                call = pool.apply(signal_targets.sigterm_itself, (bell.path,), {"suspend": suspend, "swallow": swallow})
             with pytest.raises(WorkerDied) as caught:
                 await call
             assert caught.value.signal == "SIGTERM"
@@ -573,18 +574,18 @@ def test_a_retiring_worker_finishes_what_it_runs(bell: Bell, gate: Gate) -> None
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("fork", [targets.fork, targets.fork_plainly, targets.fork_later])
+@pytest.mark.parametrize("fork", [signal_targets.fork, signal_targets.fork_plainly, signal_targets.fork_later])
 def test_a_task_that_forks_does_not_make_a_second_worker(start_method: str, loop: str, fork: Any, bell: Bell) -> None:
     async def main() -> None:
         loop_initializer = uvloop.new_event_loop if loop == "uvloop" else None
         async with Pool(1, loop_initializer=loop_initializer) as pool:
             worker = await pool.apply(targets.pid)
-            pid, child = await pool.apply(fork, (bell.path,) if fork is targets.fork_later else ())
+            pid, child = await pool.apply(fork, (bell.path,) if fork is signal_targets.fork_later else ())
             assert pid == worker
             assert child > 0
             assert set(await pool.map(targets.pid_of, range(500))) == {worker}
-            assert await pool.apply(targets.collect, (child,)) == 70  # it noticed that it is no worker
-            assert len(bell.heard()) == (8 if fork is targets.fork_later else 0)
+            assert await pool.apply(signal_targets.collect, (child,)) == 70  # it noticed that it is no worker
+            assert len(bell.heard()) == (8 if fork is signal_targets.fork_later else 0)
             assert await pool.apply(targets.pid) == worker
 
     asyncio.run(main())

@@ -13,6 +13,7 @@ import pytest
 
 import lifespan_targets
 import pool_targets as targets
+import stream_targets
 from polyloop import Pool, PoolClosed, PoolFull, WorkerStartError
 from rendezvous import Bell, Gate
 
@@ -225,6 +226,29 @@ def test_whatever_becomes_of_a_call_it_gives_its_place_back() -> None:
                 handle.cancel()
                 await asyncio.wait([handle])
             assert await pool.submit(targets.later, 1) == 1
+
+    asyncio.run(main())
+
+
+def test_a_stream_has_a_place_until_its_generator_has_ended() -> None:
+    async def main() -> None:
+        async with Pool(1, max_pending=1) as pool:
+            async with pool.stream(stream_targets.numbers, 10**9) as numbers:
+                assert await anext(numbers) == 0
+                for refused in (pool.stream, pool.submit):
+                    with pytest.raises(PoolFull, match="1 unfinished calls"):
+                        refused(stream_targets.numbers, 1)
+                waiting = asyncio.ensure_future(pool.apply(targets.later, (1,)))
+            assert await waiting == 1
+            assert [n async for n in pool.stream(stream_targets.numbers, 100)] == list(range(100))
+            with pytest.raises(TypeError):
+                pool.stream(stream_targets.numbers, (each for each in ()))
+            pool.stream(stream_targets.numbers, 10**9)  # dropped at once, and left by that
+            assert await pool.apply(targets.later, (2,)) == 2
+            # All its values have come, and none was taken: it has ended all the same.
+            stream = pool.stream(stream_targets.numbers, 3)
+            assert await pool.apply(targets.later, (3,)) == 3
+            assert [n async for n in stream] == [0, 1, 2]
 
     asyncio.run(main())
 

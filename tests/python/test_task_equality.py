@@ -16,6 +16,7 @@ import task_scenarios_cancel
 import task_scenarios_errors
 import task_scenarios_groups
 import task_scenarios_identity
+import task_scenarios_introspection
 import task_scenarios_libraries
 import task_scenarios_loop
 import task_scenarios_time
@@ -36,6 +37,7 @@ MODULES = (
     task_scenarios_errors,
     task_scenarios_groups,
     task_scenarios_identity,
+    task_scenarios_introspection,
     task_scenarios_libraries,
     task_scenarios_loop,
     task_scenarios_time,

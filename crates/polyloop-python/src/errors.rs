@@ -192,7 +192,7 @@ pub(crate) fn queue(error: QueueError) -> PyErr {
         QueueError::Os(error) => error.into(),
         QueueError::Closed | QueueError::TooLarge(_) => PyValueError::new_err(error.to_string()),
         QueueError::Forked => PyRuntimeError::new_err(error.to_string()),
-        QueueError::Crowded | QueueError::Attach(_) => PyOSError::new_err(error.to_string()),
+        QueueError::Crowded | QueueError::Corrupt | QueueError::Attach(_) => PyOSError::new_err(error.to_string()),
     }
 }
 

@@ -25,8 +25,8 @@ pub use board::{
 };
 pub use lease::{LeaseIndex, LeaseReader, LeaseWriter};
 pub use queue::{
-    Act, First, INLINE_BYTES, Line, Naps, NodeRef, Nodes, Position, QUEUE_HEADER_WORDS, SEAT_BYTES, SEAT_NODE_WORDS,
-    SEATS, Seat, Shelf, Side, Spot, Trim,
+    Act, First, INLINE_BYTES, Line, LineError, Naps, NodeRef, Nodes, Position, QUEUE_HEADER_WORDS, SEAT_BYTES,
+    SEAT_NODE_WORDS, SEATS, Seat, Shelf, Side, Spot, Trim,
 };
 pub use ring::{Corrupt, Full, Record, RingReader, RingWriter, ring_words};
 pub use wake::{Peer, Ringer, Sleeper, Status, StatusWriter};

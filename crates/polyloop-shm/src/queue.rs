@@ -17,7 +17,7 @@ mod shelf;
 #[cfg(not(loom))]
 mod file;
 
-pub use line::{First, Line, Nodes};
+pub use line::{First, Line, LineError, Nodes};
 pub use naps::{Act, Naps, Side};
 pub use shelf::{Shelf, Spot, Trim};
 

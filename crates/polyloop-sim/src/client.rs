@@ -7,6 +7,7 @@ use polyloop_core::{CallId, Outcome, Payload, Pool, QueueIndex, Submission, Task
 use crate::sabotage::Sabotage;
 use crate::scenario::{Action, CallPlan};
 use crate::site::{Event, Site};
+use crate::streams::{Look, Readings};
 
 #[derive(Debug, Default)]
 struct OpenCall {
@@ -20,6 +21,7 @@ struct OpenCall {
 pub(crate) struct Client {
     calls: Vec<OpenCall>,
     ids: BTreeMap<usize, TaskId>,
+    readings: Readings,
 }
 
 impl Client {
@@ -29,7 +31,11 @@ impl Client {
             let tokens = (0..plans.len()).rev().filter(|token| plans[*token].call == Some(call));
             OpenCall { waiting: tokens.collect(), ..OpenCall::default() }
         };
-        Self { calls: (0..site.scenario.calls.len()).map(of).collect(), ids: BTreeMap::new() }
+        Self {
+            calls: (0..site.scenario.calls.len()).map(of).collect(),
+            ids: BTreeMap::new(),
+            readings: Readings::default(),
+        }
     }
 
     pub(crate) fn act(&mut self, pool: &mut Pool, site: &mut Site, action: Action) {
@@ -46,6 +52,7 @@ impl Client {
             }
             Action::Cancel(token) => self.cancel(pool, site, token),
             Action::CancelCall(call) => self.cancel_call(pool, site, call),
+            Action::Take(token) => self.take(pool, site, token),
             Action::Close => pool.close(site.now),
             Action::Terminate => {
                 site.ledger.terminated();
@@ -75,6 +82,7 @@ impl Client {
     pub(crate) fn delivered(&mut self, pool: &mut Pool, site: &mut Site, token: usize, outcome: &Outcome) {
         site.trace("client", || format!("task {token} ended: {outcome:?}"));
         site.ledger.delivered(token, outcome);
+        self.readings.ended(site, token, outcome);
         let Some(call) = site.scenario.tasks[token].call else { return };
         self.calls[call].unfinished -= 1;
         let failed = matches!(outcome, Outcome::Raised(_) | Outcome::Lost(_));
@@ -82,6 +90,22 @@ impl Client {
             self.cancel_call(pool, site, call);
         } else {
             self.refill(pool, site, call);
+        }
+    }
+
+    /// A value of a stream has come.
+    pub(crate) fn value(&mut self, site: &mut Site, token: usize, value: &[u8]) {
+        self.readings.arrived(site, token, value);
+    }
+
+    fn take(&mut self, pool: &mut Pool, site: &mut Site, token: usize) {
+        let look = self.readings.look(site, token);
+        let (Look::Took(values) | Look::Left(values)) = look;
+        for id in self.ids.get(&token).into_iter().cycle().take(values) {
+            pool.taken(*id);
+        }
+        if matches!(look, Look::Left(_)) {
+            self.cancel(pool, site, token);
         }
     }
 
@@ -112,7 +136,7 @@ impl Client {
             arguments: Payload::from_slice(&plan.arguments),
             retries: plan.retries,
             retry_deaths: plan.retry_deaths,
-            is_stream: false,
+            is_stream: plan.stream.is_some(),
             judged: true,
             attempt: 1,
             timeout: plan.timeout,

@@ -34,6 +34,8 @@ struct Entry {
     /// Runs it was given for having raised, and for having been rejected.
     runs_again: u32,
     runs_free: u32,
+    /// A value of it has come: it is not run again.
+    has_given: bool,
     queue: usize,
     /// Of a call: the task that made it, and the process in which it did.
     caller: Option<usize>,
@@ -160,6 +162,15 @@ impl Ledger {
 
     pub(crate) fn was_cancelled_before(&self, token: usize, at: Moment) -> bool {
         self.entries[token].cancelled && self.entries[token].cancelled_at < at
+    }
+
+    pub(crate) fn is_cancelled(&self, token: usize) -> bool {
+        self.entries[token].cancelled
+    }
+
+    /// A value of a stream has come from its worker.
+    pub(crate) fn gave(&mut self, token: usize) {
+        self.entries[token].has_given = true;
     }
 
     /// The manager has a task back from the board: it never starts.
@@ -341,6 +352,7 @@ impl Ledger {
     fn is_due(&mut self, entry: &Entry, loss: &Loss) -> bool {
         self.bereaving.insert(loss.worker);
         let used_up = !entry.retry_deaths
+            || entry.has_given
             || entry.is_involved()
             || entry.retries == entry.runs_again
             || entry.deaths_alone + entry.runs_again > entry.retries;

@@ -18,6 +18,7 @@ mod rng;
 mod sabotage;
 mod scenario;
 mod site;
+mod streams;
 mod sweep;
 mod vigil;
 mod world;

@@ -4,6 +4,7 @@
 mod calls;
 mod items;
 mod link;
+mod streams;
 
 use std::collections::{BTreeMap, VecDeque};
 

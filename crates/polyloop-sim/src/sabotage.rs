@@ -47,6 +47,12 @@ pub enum Sabotage {
     RetiredTakesMore,
     /// The manager does not tell a worker to leave that has its successor.
     StopUntold,
+    /// The manager does not tell a worker that values of its stream were taken.
+    CreditUntold,
+    /// Workers give values of a stream without credit.
+    CreditIgnored,
+    /// A value of a stream is lost where the ring is full.
+    ValueLost,
     /// The manager does not tell a worker what came of a call that one of its tasks made.
     AnswerUntold,
     /// A task that waits for calls of its own keeps its place.
@@ -55,7 +61,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 26] = [
         Self::BoardUnscanned,
         Self::LastWordsUnread,
         Self::ClaimedCountsAsStarted,
@@ -77,6 +83,9 @@ impl Sabotage {
         Self::RetractedAnyway,
         Self::RetiredTakesMore,
         Self::StopUntold,
+        Self::CreditUntold,
+        Self::CreditIgnored,
+        Self::ValueLost,
         Self::AnswerUntold,
         Self::CallerKeepsPlace,
     ];

@@ -6,6 +6,7 @@ use std::time::Duration;
 use polyloop_core::{Moment, PoolConfig, WorkerConfig};
 
 use crate::rng::Rng;
+use crate::streams::{StreamPlan, plan_streams};
 
 /// What a task does once it has started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub(crate) struct Plan {
     pub(crate) call: Option<usize>,
     pub(crate) function: Vec<u8>,
     pub(crate) arguments: Vec<u8>,
+    /// What it gives before its behaviour, if it is a stream.
+    pub(crate) stream: Option<StreamPlan>,
     /// How many tasks called for it, one for the other.
     pub(crate) depth: u32,
 }
@@ -76,6 +79,8 @@ pub(crate) enum Action {
     Open(usize),
     Cancel(usize),
     CancelCall(usize),
+    /// To look at what has come of a stream.
+    Take(usize),
     Close,
     Terminate,
     Resize(u16),
@@ -175,6 +180,7 @@ impl Scenario {
                 }
             }
         }
+        plan_streams(seed, &mut tasks);
         Self { pool, worker, result_words, control_words, tasks, calls, actions, faults, habits }
     }
 }
@@ -272,6 +278,7 @@ fn task(rng: &mut Rng, token: u64, pool: &PoolConfig, calls: usize) -> Plan {
         call: (calls > 0 && rng.once_in(2)).then(|| rng.below(calls as u64) as usize),
         function: vec![b'f'; rng.pick(&[1, 1, 8, 15])],
         arguments,
+        stream: None,
         depth: 0,
     }
 }

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use polyloop_shm::{
-    Act, AttachError, Doorbell, First, Line, Naps, QueueFile, SEAT_BYTES, SEATS, Seat, Shelf, Side, Spot, Trim,
+    Act, AttachError, Doorbell, First, Line, LineError, Naps, QueueFile, SEAT_BYTES, SEATS, Seat, Shelf, Side, Spot,
+    Trim,
 };
 use thiserror::Error;
 
@@ -20,6 +21,9 @@ use crate::inject::step;
 use crate::os::{Poller, forked_generation};
 
 pub use watch::{Nap, Watch};
+
+/// Bytes that an item may say it has without a doubt. A larger one takes as much memory as it says.
+const UNDOUBTED_BYTES: usize = 1 << 20;
 
 /// Why nothing could be put or taken.
 #[derive(Debug, Error)]
@@ -39,9 +43,21 @@ pub enum QueueError {
     /// The memory is not a queue's.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// What it holds was overwritten: of no use to anybody any more.
+    #[error("a queue's memory holds what no correct process writes")]
+    Corrupt,
     /// The operating system refused.
     #[error(transparent)]
     Os(#[from] io::Error),
+}
+
+impl From<LineError<io::Error>> for QueueError {
+    fn from(error: LineError<io::Error>) -> Self {
+        match error {
+            LineError::Corrupt => Self::Corrupt,
+            LineError::Node(error) => Self::Os(error),
+        }
+    }
 }
 
 /// A queue, as one process sees it.
@@ -182,6 +198,9 @@ impl SharedQueue {
         loop {
             let Some(first) = self.first()? else { return Ok(None) };
             step("take-found");
+            if !self.can_be(&first)? {
+                continue;
+            }
             let made = make(first.size, &mut |bytes| self.read(&first, bytes))?;
             step("take-read");
             if self.pass(taker, &first)? {
@@ -210,6 +229,14 @@ impl SharedQueue {
 
     fn first(&self) -> Result<Option<First>, QueueError> {
         Ok(self.line.first(&self.file)?)
+    }
+
+    /// Whether there is memory enough for this to be an item. If not, another process has taken it meanwhile.
+    fn can_be(&self, first: &First) -> Result<bool, QueueError> {
+        if first.size <= UNDOUBTED_BYTES || first.size as u64 <= self.file.memory()? {
+            return Ok(true);
+        }
+        if self.line.is_first(first) { Err(QueueError::Corrupt) } else { Ok(false) }
     }
 
     fn read(&self, first: &First, bytes: &mut [u8]) -> Result<(), QueueError> {
@@ -373,4 +400,37 @@ impl Drop for SharedQueue {
 /// A mutex of this process. Whoever panicked with it has left nothing half-done that others rely on.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use polyloop_shm::{NodeRef, Nodes};
+
+    /// A queue with one item, and its memory in the hands of somebody else.
+    fn queue_and_rogue() -> (SharedQueue, QueueFile) {
+        let queue = SharedQueue::create(Some(4)).unwrap();
+        assert!(queue.put(b"item").unwrap());
+        let rogue = QueueFile::attach(queue.fds().0.try_clone_to_owned().unwrap()).unwrap();
+        (queue, rogue)
+    }
+
+    #[test]
+    fn a_queue_whose_ends_make_no_sense_keeps_nobody() {
+        let (queue, rogue) = queue_and_rogue();
+        for end in [0, 8] {
+            let before = rogue.header()[end].fetch_add(100 << 28, Ordering::Relaxed); // a hundred positions further
+            assert!(matches!(queue.len(), Err(QueueError::Corrupt)));
+            assert!(matches!(queue.put(b"more"), Err(QueueError::Corrupt)));
+            rogue.header()[end].store(before, Ordering::Relaxed);
+        }
+        assert_eq!(queue.take().unwrap().unwrap(), b"item");
+    }
+
+    #[test]
+    fn an_item_that_says_it_is_larger_than_its_memory_is_not_believed() {
+        let (queue, rogue) = queue_and_rogue();
+        rogue.node(NodeRef { seat: Seat(1), index: 0 }).unwrap()[1].store(SEAT_BYTES, Ordering::Relaxed);
+        assert!(matches!(queue.take(), Err(QueueError::Corrupt)));
+    }
 }

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!  head (7, a) ──> a: next (7, b) ──> b: next (8, c) ──> c: next (9, nothing)
-//!                  passed             item 8             item 9      ^ tail (9, c), or one behind
+//!                  passed             item 8             item 9      ^ tail (9, c), or (8, b) until the next push
 //! ```
 //! Every word carries the position of the node that it stands in or points to, so that a process that slept through a
 //! reuse compares in vain. A node may be filled again once the head has passed it; whoever reads one meanwhile reads
 //! nonsense, and finds out when it moves the head.
+
+use thiserror::Error;
 
 use super::{
     HEAD, INLINE_BYTES, LAST, LIMIT, NEXT, NODE_BITS, NodeRef, PLACE, Position, SEAT_BITS, SEAT_BYTES, SEAT_TABLE,
@@ -14,6 +16,21 @@ use super::{
 };
 use crate::sync::{AtomicU64, Ordering, spin_loop};
 use crate::words::{Words, load_bytes, store_bytes};
+
+/// Attempts at a line of which neither end moves meanwhile, until nobody can be at work on it. A correct process makes
+/// two at most.
+const UNMOVED_MAX: u32 = 10_000;
+
+/// Why nothing can be put into a line, or taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum LineError<E> {
+    /// Its words make no sense.
+    #[error("a queue's memory holds what no correct process writes")]
+    Corrupt,
+    /// A node can't be reached.
+    #[error(transparent)]
+    Node(#[from] E),
+}
 
 /// Where the nodes of seats are.
 pub trait Nodes {
@@ -110,8 +127,11 @@ impl Line {
 
     /// Appends a node that is filled, and says where it stands; `None` where the line is full. Whatever becomes of this
     /// process, the item is put or it is not.
-    pub fn push<N: Nodes>(&self, nodes: &N, node: NodeRef) -> Result<Option<Position>, N::Error> {
-        retry(|| self.try_push(nodes, node))
+    ///
+    /// # Errors
+    /// [`LineError`], as all that looks at the line.
+    pub fn push<N: Nodes>(&self, nodes: &N, node: NodeRef) -> Result<Option<Position>, LineError<N::Error>> {
+        self.retry(|| self.try_push(nodes, node))
     }
 
     fn try_push<N: Nodes>(&self, nodes: &N, node: NodeRef) -> Result<Option<Option<Position>>, N::Error> {
@@ -137,13 +157,13 @@ impl Line {
     }
 
     /// The first item, or `None` where there is none.
-    pub fn first<N: Nodes>(&self, nodes: &N) -> Result<Option<First>, N::Error> {
-        retry(|| self.try_first(nodes))
+    pub fn first<N: Nodes>(&self, nodes: &N) -> Result<Option<First>, LineError<N::Error>> {
+        self.retry(|| self.try_first(nodes))
     }
 
     fn try_first<N: Nodes>(&self, nodes: &N) -> Result<Option<Option<First>>, N::Error> {
-        // Pairs with the Release of `pass`: the node that it names is linked, and its words are there.
-        let head = Link(self.header[HEAD].load(Ordering::Acquire));
+        // An old head names a node whose link is of another position, or an item that `pass` will not take.
+        let head = Link(self.header[HEAD].load(Ordering::Relaxed));
         let Some(passed) = head.node() else { return Ok(None) };
         let next = next_of(nodes.node(passed)?);
         if next.position() != head.position() {
@@ -166,15 +186,17 @@ impl Line {
 
     /// Takes an item that has been read, and says whether it is this process that took it: only then was it read well.
     pub fn pass(&self, first: &First) -> bool {
-        // Pairs with the Release of `follow`.
-        let tail = Link(self.header[TAIL].load(Ordering::Acquire));
-        if tail.position() == first.head.position() {
-            self.follow(tail, first.node); // the tail must not stay on a node that is about to be free
-        }
         let past = Link::new(first.head.position().next(), first.node);
-        // Release: whoever fills the node again, or takes from it on, does so after we have read it. Pairs with the
-        // Acquire loads of the head.
+        // The tail may stay on a node that is free by this, but not when that is linked again: who does so has seen that the
+        // head is past it, so he sees its link too, and moves the tail on first.
+        // Release: whoever fills a node again does so after everyone has read it, as each takes by the same word. Pairs with
+        // the Acquire of `head`.
         self.header[HEAD].compare_exchange(first.head.0, past.0, Ordering::Release, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether nobody has taken this item yet.
+    pub fn is_first(&self, first: &First) -> bool {
+        self.header[HEAD].load(Ordering::Relaxed) == first.head.0
     }
 
     /// Where the head is: nodes of earlier positions can be filled again.
@@ -184,10 +206,11 @@ impl Line {
     }
 
     /// How many items are in line.
-    pub fn len<N: Nodes>(&self, nodes: &N) -> Result<u64, N::Error> {
-        retry(|| {
-            let head = Link(self.header[HEAD].load(Ordering::Acquire));
-            let tail = Link(self.header[TAIL].load(Ordering::Acquire));
+    pub fn len<N: Nodes>(&self, nodes: &N) -> Result<u64, LineError<N::Error>> {
+        self.retry(|| {
+            // What others do meanwhile, nobody can know: a number that was true lately needs no ordering.
+            let head = Link(self.header[HEAD].load(Ordering::Relaxed));
+            let tail = Link(self.header[TAIL].load(Ordering::Relaxed));
             let is_last = self.last_of(nodes, tail)?.is_some();
             let unmoved = self.header[HEAD].load(Ordering::Relaxed) == head.0;
             Ok(tail.position().since(head.position()).filter(|_| is_last && unmoved))
@@ -221,20 +244,27 @@ impl Line {
         }
     }
 
+    /// Tries until it works out. Each time that it does not, another process has come further, and an end has moved.
+    fn retry<T, E>(&self, mut attempt: impl FnMut() -> Result<Option<T>, E>) -> Result<T, LineError<E>> {
+        let (mut ends, mut unmoved) = ([0; 2], 0);
+        loop {
+            if let Some(done) = attempt()? {
+                return Ok(done);
+            }
+            let now = [HEAD, TAIL].map(|end| self.header[end].load(Ordering::Relaxed));
+            unmoved = if now == ends { unmoved + 1 } else { 0 };
+            ends = now;
+            if unmoved == UNMOVED_MAX {
+                return Err(LineError::Corrupt);
+            }
+            spin_loop();
+        }
+    }
+
     /// Moves the tail on to `node`, unless someone else has.
     fn follow(&self, tail: Link, node: NodeRef) {
         let next = Link::new(tail.position().next(), node);
-        let _ = self.header[TAIL].compare_exchange(tail.0, next.0, Ordering::Release, Ordering::Relaxed);
-    }
-}
-
-/// Tries until it works out. Each time that it does not, another process has come further.
-fn retry<T, E>(mut attempt: impl FnMut() -> Result<Option<T>, E>) -> Result<T, E> {
-    loop {
-        if let Some(done) = attempt()? {
-            return Ok(done);
-        }
-        spin_loop();
+        let _ = self.header[TAIL].compare_exchange(tail.0, next.0, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 

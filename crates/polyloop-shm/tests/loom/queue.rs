@@ -4,9 +4,12 @@
 
 use std::convert::Infallible;
 
+use loom::sync::atomic::Ordering;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 use polyloop_shm::{Act, INLINE_BYTES, Line, Naps, NodeRef, Nodes, QUEUE_HEADER_WORDS, Seat, Shelf, Side, Words};
+
+use super::Witness;
 
 /// Words of a node, and nodes of a seat in these models.
 const NODE: usize = 16;
@@ -56,7 +59,7 @@ impl Peer {
         let bytes = bytes_of(item);
         let spot = self.shelf.place(bytes.len()).unwrap();
         let Ok(()) = self.line.fill(&self.nodes, &spot, &bytes);
-        let Ok(pushed) = self.line.push(&self.nodes, spot.node);
+        let pushed = self.line.push(&self.nodes, spot.node).unwrap();
         match pushed {
             Some(position) => self.shelf.keep(spot, position),
             None => self.shelf.give_back(spot),
@@ -65,10 +68,16 @@ impl Peer {
     }
 
     fn take(&self) -> Option<u64> {
+        self.take_after(|| ())
+    }
+
+    /// Takes an item; `read` is called each time when one has been read.
+    fn take_after(&self, read: impl Fn()) -> Option<u64> {
         loop {
-            let Ok(first) = self.line.first(&self.nodes);
+            let first = self.line.first(&self.nodes).unwrap();
             let first = first?;
             let Ok(bytes) = self.line.read(&self.nodes, &first);
+            read();
             if self.line.pass(&first) {
                 let item = u64::from_le_bytes(*bytes.first_chunk().unwrap());
                 assert_eq!(bytes, bytes_of(item), "a torn item");
@@ -78,7 +87,7 @@ impl Peer {
     }
 
     fn is_empty(&self) -> bool {
-        let Ok(first) = self.line.first(&self.nodes);
+        let first = self.line.first(&self.nodes).unwrap();
         first.is_none()
     }
 }
@@ -147,9 +156,59 @@ fn a_queue_never_holds_more_than_it_may_and_says_that_it_is_full_only_then() {
         let here = other.put(20);
         let there = putter.join().unwrap();
         assert!(here ^ there, "exactly one has room");
-        let Ok(len) = other.line.len(&other.nodes);
-        assert_eq!(len, 1);
+        assert_eq!(other.line.len(&other.nodes), Ok(1));
         assert!(other.take().is_some() && other.take().is_none() && other.put(30));
+    });
+}
+
+/// Searched from both sides: see `both_ways`.
+fn room_is_used_again(by_the_spawned: bool) {
+    model(10, move |header, nodes| {
+        let (mut one, other) = (Peer::of(&header, &nodes, 1), Peer::of(&header, &nodes, 2));
+        assert!(one.put(10));
+        let before = one.line.head();
+        let was_read = Witness::new();
+        let reading = was_read.clone();
+        let get = move || assert_eq!(other.take_after(|| reading.mark()), Some(10));
+        let put = move || {
+            if before.is_before(one.line.head()) {
+                was_read.check();
+            }
+        };
+        if by_the_spawned {
+            let putter = thread::spawn(put);
+            get();
+            putter.join().unwrap();
+        } else {
+            let getter = thread::spawn(get);
+            put();
+            getter.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn room_is_used_again_only_after_it_was_read() {
+    room_is_used_again(true);
+    room_is_used_again(false);
+}
+
+#[test]
+fn one_that_died_before_it_moved_the_tail_on_keeps_nobody_from_putting() {
+    const TAIL: usize = 8;
+    model(10, |header, nodes| {
+        let (mut one, mut other) = (Peer::of(&header, &nodes, 1), Peer::of(&header, &nodes, 2));
+        let tail = header[TAIL].load(Ordering::Relaxed);
+        assert!(one.put(10));
+        assert_ne!(header[TAIL].swap(tail, Ordering::Relaxed), tail, "this word is not the tail");
+        // Its node is passed, and the tail is still on the one before it.
+        assert_eq!(other.take(), Some(10));
+        let putter = thread::spawn(move || assert!(one.put(11)));
+        assert!(other.put(20));
+        putter.join().unwrap();
+        let mut got: Vec<u64> = std::iter::from_fn(|| other.take()).collect();
+        got.sort_unstable();
+        assert_eq!(got, [11, 20]);
     });
 }
 
@@ -256,6 +315,26 @@ fn nobody_sleeps_over_an_item_whose_putter_died_while_it_acted() {
 #[test]
 fn nobody_sleeps_over_an_item() {
     a_putter_that_dies_after(4);
+}
+
+/// Whoever finds the seat of a dead process says there that nobody acts, and rings for nobody.
+#[test]
+fn nobody_sleeps_over_an_item_of_a_process_whose_seat_was_settled() {
+    model(10, move |header, nodes| {
+        let (putter, getter) = (Peer::of(&header, &nodes, 1), Peer::of(&header, &nodes, 2));
+        let bell = Bell::new();
+        let settling = {
+            let bell = bell.clone();
+            thread::spawn(move || {
+                let seat = putter.seat;
+                put_and_die(putter, &bell, 10, 2);
+                drop(Act::new(header, Side::Items, seat));
+            })
+        };
+        let got = get_or_see_somebody_act(&getter, &bell);
+        settling.join().unwrap();
+        assert_eq!(got.or_else(|| getter.take()), Some(10));
+    });
 }
 
 #[test]

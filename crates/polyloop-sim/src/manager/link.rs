@@ -48,9 +48,8 @@ impl Manager {
         let taken_by = |place: Place| boards[usize::from(place.queue.0)].taken_by(SlotIndex(place.slot), place.index);
         let input = match seat.conduct.hear(frame, |task| pool.standing(worker, task, taken_by)) {
             Ok(Heard::Input(input)) => input,
-            Ok(Heard::Yield { .. } | Heard::Log { .. }) => {
-                return site.ledger.violate(format!("{worker} has no stream and no log"));
-            }
+            Ok(Heard::Yield { task, value }) => return self.yielded(site, worker, task, value),
+            Ok(Heard::Log { .. }) => return site.ledger.violate(format!("{worker} has no log")),
             Ok(Heard::Fetch(task)) => {
                 site.ledger.count("large tasks fetched");
                 return self.fetch(worker, task);
@@ -67,7 +66,8 @@ impl Manager {
             Err(breach) => return site.ledger.violate(format!("{worker}: {breach}")),
         };
         match input {
-            Input::Outcome { task, outcome: outcome @ Outcome::Value(_), .. } => {
+            // That of a stream keeps its place behind the values.
+            Input::Outcome { task, outcome: outcome @ Outcome::Value(_), .. } if !is_stream(site, task) => {
                 self.outcomes += 1;
                 return self.returned(site, worker, task, &outcome);
             }
@@ -77,6 +77,15 @@ impl Manager {
             _ => (),
         }
         self.handle(site, input);
+    }
+
+    fn yielded(&mut self, site: &mut Site, worker: WorkerId, task: TaskId, value: Payload) {
+        site.trace("pool", || format!("{task} gave {} bytes in {worker}", value.len()));
+        let token = site.ledger.token_of(task.to_bits());
+        site.ledger.gave(token);
+        if let Err(unasked) = self.pool.yielded(worker, task, value) {
+            site.ledger.violate(format!("{worker}: {unasked}"));
+        }
     }
 
     fn returned(&mut self, site: &mut Site, worker: WorkerId, task: TaskId, outcome: &Outcome) {
@@ -284,4 +293,9 @@ impl Manager {
         }
         self.set_look_again(site, wanted);
     }
+}
+
+fn is_stream(site: &mut Site, task: TaskId) -> bool {
+    let token = site.ledger.token_of(task.to_bits());
+    site.scenario.tasks[token].stream.is_some()
 }

@@ -45,10 +45,10 @@ impl Manager {
                     site.orders.push(Order::Signal { process, gently });
                 }
             }
+            Output::Yield { token, value, .. } => self.client.value(site, token as usize, &value),
+            Output::Credit { .. } if site.sabotages(Sabotage::CreditUntold) => (),
+            Output::Credit { worker, task, values } => self.send(worker, ControlFrame::Credit { task, values }),
             Output::Answer { worker, number, outcome } => self.answer(site, worker, number, &outcome),
-            Output::Yield { .. } | Output::Credit { .. } => {
-                site.ledger.violate("a stream that nobody has asked for".into());
-            }
             Output::Deliver { token, mut outcome, .. } => {
                 if let (true, Outcome::Lost(loss)) = (site.sabotages(Sabotage::PoisonUntold), &mut outcome) {
                     loss.poison = false;

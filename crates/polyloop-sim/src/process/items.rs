@@ -8,6 +8,7 @@ use polyloop_core::{
 use polyloop_shm::LeaseIndex;
 
 use super::calls::Calling;
+use super::streams::Giving;
 use super::{Op, Pause, Process};
 use crate::ledger::reply_bytes;
 use crate::sabotage::Sabotage;
@@ -42,6 +43,7 @@ pub(super) struct Job {
     /// When it began to run.
     since: Moment,
     pub(super) state: JobState,
+    pub(super) giving: Giving,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub(super) enum JobState {
     Fetching(Vec<u8>),
     /// It has its bytes; its turn comes.
     Loaded,
+    /// It gives its next value, and runs out of time.
+    Giving { next: Moment, expires: Moment },
     /// It ends by itself then.
     Running(Moment),
     /// It waits for answers.
@@ -69,6 +73,7 @@ impl Job {
     pub(super) fn due(&self) -> Option<Moment> {
         match self.state {
             JobState::Fetching(_) | JobState::Loaded => None,
+            JobState::Giving { next, expires } => Some(next.min(expires)),
             JobState::Calling(ref calling) => Some(calling.due()),
             JobState::Running(at)
             | JobState::Cancelled(at)
@@ -79,12 +84,32 @@ impl Job {
     }
 }
 
+impl Job {
+    /// When it runs out of time.
+    fn expires(&self, site: &Site) -> Moment {
+        match self.timeout {
+            Some(_) if site.sabotages(Sabotage::DeadlineNotKept) => Moment::MAX,
+            Some(timeout) if site.sabotages(Sabotage::DeadlineTooEarly) => self.since + timeout / 2,
+            Some(timeout) => self.since + timeout,
+            None => Moment::MAX,
+        }
+    }
+}
+
 impl Process {
     /// Begins an item, or fetches what it needs.
     pub(super) fn start(&mut self, claimed: Claimed, lease: LeaseIndex) {
         let Claimed { task, token, terms } = claimed;
         let state = if terms.large { JobState::Fetching(Vec::new()) } else { JobState::Loaded };
-        self.jobs.push(Job { task, token, lease, timeout: terms.timeout, since: Moment::MAX, state });
+        self.jobs.push(Job {
+            task,
+            token,
+            lease,
+            timeout: terms.timeout,
+            since: Moment::MAX,
+            state,
+            giving: Giving::default(),
+        });
         if terms.large {
             self.send(&ResultFrame::Fetch(task), None);
             self.next([Op::Publish, Op::Tell]);
@@ -118,6 +143,17 @@ impl Process {
     pub(super) fn run(&mut self, site: &mut Site, task: TaskId) {
         let Some(job) = self.jobs.iter_mut().find(|job| job.task == task) else { return };
         site.ledger.runs(job.token, self.index);
+        job.since = site.now;
+        if site.scenario.tasks[job.token].stream.is_some() {
+            job.state = JobState::Giving { next: site.now, expires: job.expires(site) };
+            return self.next([Op::EndDue]);
+        }
+        self.proceed(site, task);
+    }
+
+    /// Has an item do what it is there for.
+    pub(super) fn proceed(&mut self, site: &mut Site, task: TaskId) {
+        let Some(job) = self.jobs.iter_mut().find(|job| job.task == task) else { return };
         let behaviour = site.scenario.tasks[job.token].behaviour;
         let (ends, pause) = match behaviour {
             Behaviour::Return | Behaviour::Raise | Behaviour::Reject | Behaviour::ReturnLarge(_) => (site.now, None),
@@ -127,13 +163,7 @@ impl Process {
             Behaviour::Hang => (Moment::MAX, Some(Pause::Busy(Moment::MAX))),
             Behaviour::Exit => return self.exit(site, EXIT),
         };
-        job.since = site.now;
-        let expires = match job.timeout {
-            Some(_) if site.sabotages(Sabotage::DeadlineNotKept) => Moment::MAX,
-            Some(timeout) if site.sabotages(Sabotage::DeadlineTooEarly) => site.now + timeout / 2,
-            Some(timeout) => site.now + timeout,
-            None => Moment::MAX,
-        };
+        let expires = job.expires(site);
         if let Behaviour::Call(count) = behaviour {
             return self.call(site, task, count, expires);
         }
@@ -152,8 +182,11 @@ impl Process {
     pub(super) fn end_due(&mut self, site: &mut Site) {
         let due = |job: &Job| job.due().is_some_and(|at| at <= site.now);
         let Some(at) = self.jobs.iter().position(due) else { return };
-        if matches!(self.jobs[at].state, JobState::Stubborn(_)) {
-            return self.exit(site, GRACE_EXIT);
+        match self.jobs[at].state {
+            JobState::Stubborn(_) => return self.exit(site, GRACE_EXIT),
+            JobState::Giving { expires, .. } if expires > site.now => return self.give(site, at),
+            JobState::Giving { expires, .. } => self.jobs[at].state = JobState::Expires(expires),
+            _ => (),
         }
         if !self.withdraws(site, at) {
             return;
@@ -198,7 +231,7 @@ impl Process {
                     JobState::Cancelled(site.now + site.rng.micros(0..=CANCEL_MICROS_MAX))
                 };
             }
-            JobState::Calling(_) => {
+            JobState::Giving { .. } | JobState::Calling(_) => {
                 job.state = JobState::Cancelled(site.now + site.rng.micros(0..=CANCEL_MICROS_MAX));
             }
             JobState::Expires(ends) if ends > site.now => {
@@ -227,7 +260,7 @@ impl Process {
         let grace = site.scenario.pool.grace;
         let overstays = |job: &&Job| {
             let overdue = job.timeout.is_some_and(|timeout| job.since.saturating_add(timeout + grace) < site.now);
-            let goes_on = matches!(job.state, JobState::Running(_));
+            let goes_on = matches!(job.state, JobState::Running(_) | JobState::Giving { .. });
             overdue || goes_on && site.ledger.was_cancelled_before(job.token, site.now.saturating_sub(CANCEL_MAX))
         };
         self.jobs.iter().find(overstays).map(|job| job.token)
@@ -235,7 +268,7 @@ impl Process {
 
     /// Replies for an item and forgets it.
     fn end(&mut self, site: &mut Site, at: usize) {
-        let Job { task, token, lease, state, timeout, since } = self.jobs.remove(at);
+        let Job { task, token, lease, state, timeout, since, .. } = self.jobs.remove(at);
         site.ledger.ended(token);
         if matches!(state, JobState::Expires(_) | JobState::Ignores(_)) {
             let ran = site.now.saturating_sub(since);

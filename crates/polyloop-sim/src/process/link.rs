@@ -34,7 +34,7 @@ impl Process {
         match ControlFrame::parse(record.kind, &payload) {
             Ok(ControlFrame::Cancel(task)) => self.cancel(site, task),
             Ok(ControlFrame::Stop(stop)) => self.stop(site, stop),
-            Ok(ControlFrame::Credit { .. }) => site.ledger.violate("credit for a stream that there is not".into()),
+            Ok(ControlFrame::Credit { task, values }) => self.credited(site, task, values),
             Ok(ControlFrame::Bytes { task, bytes, last }) if NestedId::from_task(task).is_some() => {
                 self.answer_bytes(site, task, bytes, last);
             }

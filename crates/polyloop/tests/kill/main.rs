@@ -17,6 +17,7 @@
 //! | a worker does not look again after announcing sleep | stuck after a stop at "ring" |
 //! | the manager does not ring another sleeper after a while | stuck beside a worker stopped at "announced" |
 //! | a ring takes the sleeper's flag (swap instead of epochs) | stuck beside a worker stopped at "ring" |
+//! | a stream is run again though values of it have come | "value 10 of stream 3 is another", at "given" |
 //! | no ring once there is room in the result ring, or control ring | stuck on large answers; on large arguments |
 //!
 //! Not caught, since each is recorded twice: leases alone, or the started items on the board alone, may be ignored.
@@ -32,6 +33,7 @@ mod killed;
 mod queue;
 mod steps;
 mod stopped;
+mod streams;
 
 /// What a worker process runs instead of tests.
 #[test]

@@ -100,9 +100,14 @@ impl Step {
 
     /// The roles of a pool whose first process gets `signal` at the nth pass.
     pub(crate) fn roles(self, nth: u64, signal: i32) -> impl FnMut(usize) -> Role {
-        let plan = format!("{}:{nth}:{signal}", self.name);
-        move |start| Role { inject: (start == 0).then(|| plan.clone()), ..Role::HEALTHY }
+        roles_at(self.name, nth, signal)
     }
+}
+
+/// The roles of a pool whose first process gets `signal` at the nth pass of a step.
+pub(crate) fn roles_at(step: &str, nth: u64, signal: i32) -> impl FnMut(usize) -> Role + use<> {
+    let plan = format!("{step}:{nth}:{signal}");
+    move |start| Role { inject: (start == 0).then(|| plan.clone()), ..Role::HEALTHY }
 }
 
 /// Every step that workers of such a pool pass: under the load that tells exactly what a worker holds there, then

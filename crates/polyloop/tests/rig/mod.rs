@@ -23,7 +23,7 @@ use polyloop::{
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use journal::Journal;
-use work::{Work, arguments, content, read};
+use work::{Work, arguments, content, read, value};
 use worker::{PARENT, ROLE};
 
 /// How long anything awaited may take before the test counts as stuck.
@@ -74,6 +74,10 @@ struct Tracked {
     work: Work,
     answer: Vec<u8>,
     outcome: Option<Outcome>,
+    /// Values that have come, of a stream.
+    values: u64,
+    /// It was cancelled: more may come, or may not.
+    left: bool,
 }
 
 /// What a rig has been told, beside outcomes.
@@ -154,14 +158,14 @@ impl Rig {
             arguments: Payload::from_vec(arguments).with(luggage),
             retries,
             retry_deaths: true,
-            is_stream: false,
+            is_stream: matches!(work, Work::Stream(_)),
             judged: false,
             attempt: 1,
             timeout: None,
             token,
         };
         let id = self.driver.submit(submission).unwrap();
-        self.tasks.push(Tracked { id, work, answer, outcome: None });
+        self.tasks.push(Tracked { id, work, answer, outcome: None, values: 0, left: false });
         token
     }
 
@@ -202,6 +206,7 @@ impl Rig {
     }
 
     pub(crate) fn cancel(&mut self, token: u64) {
+        self.tasks[token as usize].left = true;
         self.driver.cancel(self.tasks[token as usize].id).unwrap();
         self.take_events();
     }
@@ -253,6 +258,16 @@ impl Rig {
 
     pub(crate) fn outcome(&self, token: u64) -> Option<&Outcome> {
         self.tasks[token as usize].outcome.as_ref()
+    }
+
+    /// Whether this task was cancelled by the test.
+    pub(crate) fn was_left(&self, token: u64) -> bool {
+        self.tasks[token as usize].left
+    }
+
+    /// Values of a stream that have come.
+    pub(crate) fn values(&self, token: u64) -> u64 {
+        self.tasks[token as usize].values
     }
 
     pub(crate) fn submitted(&self) -> usize {
@@ -317,7 +332,11 @@ impl Rig {
                         self.deliver(token, Outcome::Value(Payload::from_slice(bytes)));
                     }
                 }
-                Event::Yield { task, .. } => panic!("{}: task {task} is no stream", self.label),
+                Event::Yield { task, token, value } => {
+                    self.assert_number(task, token);
+                    self.yielded(token, &value);
+                    self.driver.taken(task).unwrap();
+                }
                 Event::Log { .. } => panic!("{}: a worker that has no log", self.label),
                 Event::Report(report) => self.news.reports.push(report),
                 Event::Up | Event::GaveUp(_) => (),
@@ -359,9 +378,23 @@ impl Rig {
         assert_eq!(task, self.tasks[token as usize].id, "{}: task {token} under another's number", self.label);
     }
 
+    /// The next value of a stream: in order, once, and before its end.
+    fn yielded(&mut self, token: u64, given: &[u8]) {
+        let label = &self.label;
+        let task = &mut self.tasks[token as usize];
+        assert!(task.outcome.is_none(), "{label}: a value of stream {token} after its end");
+        let is_next = task.left || given == value(token, task.values);
+        assert!(is_next, "{label}: value {} of stream {token} is another, or not whole", task.values);
+        task.values += 1;
+    }
+
     fn deliver(&mut self, token: u64, outcome: Outcome) {
         let label = &self.label;
         let task = &mut self.tasks[token as usize];
+        if let (Work::Stream(values), Outcome::Value(_)) = (task.work, &outcome) {
+            let whole = task.left || task.values == values;
+            assert!(whole, "{label}: stream {token} ended after {} of {values} values", task.values);
+        }
         assert!(task.outcome.is_none(), "{label}: task {token} ended twice: {:?}, {outcome:?}", task.outcome);
         if let Outcome::Value(value) = &outcome {
             assert!(value[..] == task.answer[..], "{label}: task {token} got another's answer, or not all of it");

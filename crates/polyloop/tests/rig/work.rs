@@ -19,6 +19,8 @@ pub(crate) enum Work {
     Big(usize),
     /// Gets so many bytes in a block, and answers with their complement in one.
     Mirror(usize),
+    /// Gives so many values, then answers.
+    Stream(u64),
     /// Never answers, and looks at nothing meanwhile.
     Spin,
 }
@@ -31,6 +33,7 @@ impl Work {
             Self::Nap(ms) => format!("nap {ms}"),
             Self::Big(len) => format!("big {len}"),
             Self::Mirror(len) => format!("mirror {len}"),
+            Self::Stream(values) => format!("stream {values}"),
             Self::Spin => "spin 0".to_owned(),
         }
         .into_bytes()
@@ -45,6 +48,7 @@ impl Work {
             "nap" => Self::Nap(number),
             "big" => Self::Big(number as usize),
             "mirror" => Self::Mirror(number as usize),
+            "stream" => Self::Stream(number),
             "spin" => Self::Spin,
             _ => return None,
         })
@@ -62,6 +66,14 @@ impl Work {
         let len = if let Self::Big(len) = self { len } else { size_of::<u64>() };
         sum.to_le_bytes().into_iter().cycle().take(len).collect()
     }
+}
+
+/// Bytes of a stream's value: a ring takes fewer of them than there is credit for.
+const VALUE_BYTES: usize = 5_000;
+
+/// A value of a stream.
+pub(crate) fn value(token: u64, number: u64) -> Vec<u8> {
+    [token, number].map(u64::to_le_bytes).concat().into_iter().cycle().take(VALUE_BYTES).collect()
 }
 
 /// What a task has in its block.

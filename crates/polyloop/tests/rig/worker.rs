@@ -4,11 +4,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use polyloop::{Control, Item, Job, Memory, Next, ParentDeathError, Reply, Rested, Stop, WorkerLink, die_with_parent};
+use polyloop::{
+    Control, Flow, Item, Job, Memory, Next, ParentDeathError, Reply, Rested, Stop, WorkerLink, die_with_parent,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::journal::Pen;
-use super::work::{Work, content, read, token_of};
+use super::work::{Work, content, read, token_of, value};
 
 pub(crate) const ROLE: &str = "POLYLOOP_TEST_ROLE";
 /// How a worker is tied to its parent, if not by all there is.
@@ -40,7 +42,7 @@ pub(crate) fn serve() {
     tie_to_parent();
     let mut link = WorkerLink::connect(socket()).unwrap();
     link.ready().unwrap();
-    Server { link, pen: Pen::from_env(), naps: Vec::new() }.run();
+    Server { link, pen: Pen::from_env(), naps: Vec::new(), streams: Vec::new() }.run();
 }
 
 struct Running {
@@ -49,10 +51,20 @@ struct Running {
     answer: Vec<u8>,
 }
 
+struct Stream {
+    job: Job,
+    token: u64,
+    values: u64,
+    given: u64,
+    flow: Flow,
+    answer: Vec<u8>,
+}
+
 struct Server {
     link: WorkerLink,
     pen: Pen,
     naps: Vec<Running>,
+    streams: Vec<Stream>,
 }
 
 impl Server {
@@ -63,6 +75,7 @@ impl Server {
             self.listen(&mut item);
             self.finish_naps();
             let deferred = self.take_items(&mut item);
+            self.give();
             let rest = match self.link.end_turn(deferred.is_some()).unwrap() {
                 Rested::Leave => return,
                 Rested::Again => Some(Duration::ZERO),
@@ -78,7 +91,13 @@ impl Server {
             match control {
                 Control::Cancel(task) => self.cancel(|job| job.task == task),
                 Control::Stop(Stop::Now) => self.cancel(|_| true),
-                Control::Stop(Stop::WhenDone) | Control::Credit(..) | Control::Answer(..) => (),
+                Control::Stop(Stop::WhenDone) | Control::Answer(..) => (),
+                Control::Credit(task, values) => {
+                    self.streams
+                        .iter_mut()
+                        .filter(|stream| stream.job.task == task)
+                        .for_each(|it| it.flow.credit(values));
+                }
                 Control::Start(job, memory) => self.start(job, item, memory.as_deref()),
             }
         }
@@ -87,7 +106,9 @@ impl Server {
     fn cancel(&mut self, which: impl Fn(Job) -> bool) {
         let (ended, running): (Vec<_>, _) = std::mem::take(&mut self.naps).into_iter().partition(|nap| which(nap.job));
         self.naps = running;
-        ended.into_iter().for_each(|nap| self.link.reply(nap.job, Reply::Cancelled));
+        let ended = ended.into_iter().map(|nap| nap.job);
+        let left = self.streams.extract_if(.., |stream| which(stream.job)).map(|stream| stream.job);
+        ended.chain(left).for_each(|job| self.link.reply(job, Reply::Cancelled));
     }
 
     fn take_items(&mut self, item: &mut Item) -> Option<Duration> {
@@ -121,9 +142,28 @@ impl Server {
                 lease.fill([(0, &received.iter().map(|byte| !byte).collect::<Vec<_>>()[..])]).unwrap();
                 return self.link.reply_apart(job, &answer, lease).unwrap();
             }
+            Work::Stream(values) => {
+                let token = token_of(&item.arguments);
+                return self.streams.push(Stream { job, token, values, given: 0, flow: Flow::default(), answer });
+            }
             Work::Echo | Work::Big(_) | Work::Nap(_) => (),
         }
         self.link.reply(job, Reply::Value(&answer));
+    }
+
+    /// Gives what there is credit for, and ends the streams that have given all.
+    fn give(&mut self) {
+        for stream in &mut self.streams {
+            while stream.given < stream.values && stream.flow.admits() {
+                let value = value(stream.token, stream.given);
+                stream.flow.give(value.len());
+                stream.given += 1;
+                self.link.give(stream.job, &value).unwrap();
+            }
+        }
+        for over in self.streams.extract_if(.., |stream| stream.given == stream.values) {
+            self.link.reply(over.job, Reply::Value(&over.answer));
+        }
     }
 
     fn finish_naps(&mut self) {
