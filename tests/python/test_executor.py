@@ -293,13 +293,15 @@ def test_a_program_that_ends_finishes_what_it_has_submitted(tmp_path: Path, end:
 LATE_PROGRAM = """
 import atexit
 
-@atexit.register
 def submit_late():
     for executor in executors:
         try:
             executor.submit(int)
         except RuntimeError as error:
             print(error)
+
+if __name__ == "__main__":  # before polyloop registers its own
+    atexit.register(submit_late)
 
 from polyloop import ProcessPoolExecutor
 
