@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import machine, report, results
 from harness.figures import Family, verdicts
-from harness.turns import TAKE, run_rounds, take_turn
+from harness.turns import run_rounds
 from rows import buffers, bulk, idle, latency, lifecycle, memory, waiting
 
 BENCH = "bench"
@@ -22,12 +22,9 @@ FAMILIES = [family.FAMILY for family in (bulk, latency, waiting, buffers, idle, 
 
 def main() -> int:
     options = parse_arguments()
-    if options.take:
-        take_turn(FAMILIES, options.take)
-        return 0
     families = [family for family in FAMILIES if not options.family or family.name in options.family]
     known = machine.facts()
-    samples, failures = run_rounds(__file__, families, options.rounds, options.contestant)
+    samples, failures = run_rounds(BENCH, families, options.rounds, options.contestant)
     result: dict[str, Any] = {
         "machine": known,
         "rounds": options.rounds,
@@ -86,9 +83,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--family", action="append", choices=names, help="these rows only; keeps no files")
     parser.add_argument(
         "--contestant", action="append", choices=contestants, help="leave the others out; keeps no files"
-    )
-    parser.add_argument(
-        TAKE, metavar="FAMILY/CONTESTANT", help="take one turn, as the rounds do, and print its figures"
     )
     return parser.parse_args()
 

@@ -14,21 +14,19 @@ from typing import Any
 from harness import machine, results
 from harness.figures import Samples, Spread, known, rounded
 from harness.report import table
-from harness.turns import TAKE, run_rounds, take_turn
+from harness.turns import run_rounds
 from rows.growth import CURVES
 
 BENCH = "scaling"
 ROUNDS = 5
+FAMILIES = [curve.family for curve in CURVES]
 
 
 def main() -> int:
     options = parse_arguments()
-    families = [curve.family for curve in CURVES if not options.curve or curve.family.name in options.curve]
-    if options.take:
-        take_turn([curve.family for curve in CURVES], options.take)
-        return 0
+    families = [family for family in FAMILIES if not options.curve or family.name in options.curve]
     facts = machine.facts()
-    samples, failures = run_rounds(__file__, families, options.rounds, None)
+    samples, failures = run_rounds(BENCH, families, options.rounds, None)
     drawn = [curve for curve in CURVES if curve.family in families]
     result: dict[str, Any] = {
         "machine": facts,
@@ -98,10 +96,9 @@ def keep(result: dict[str, Any], text: str) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [curve.family.name for curve in CURVES]
+    names = [family.name for family in FAMILIES]
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--curve", action="append", choices=names, help="these only; keeps no files")
-    parser.add_argument(TAKE, metavar="CURVE/CONTESTANT", help="take one turn, as the rounds do, and print its figures")
     return parser.parse_args()
 
 

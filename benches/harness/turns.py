@@ -13,12 +13,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from .figures import Family, Samples, rounded
 
 WATCHDOG_S = 120.0
-TAKE = "--take"
+PROGRAM = Path(__file__).resolve().parent.parent / "turn.py"
 MARK = "figures: "
 
 
@@ -33,8 +34,8 @@ class Turn:
         return f"{self.family}/{self.contestant}"
 
 
-def run_rounds(program: str, families: list[Family], rounds: int, only: list[str] | None) -> tuple[Samples, list[str]]:
-    """Samples of all rounds, and what failed. `program` is started with `--take family/contestant` for each turn."""
+def run_rounds(bench: str, families: list[Family], rounds: int, only: list[str] | None) -> tuple[Samples, list[str]]:
+    """Samples of all rounds, and what failed. `bench` is the module whose `FAMILIES` these are of."""
     samples: Samples = {family.name: {} for family in families}
     failures: list[str] = []
     for number in range(rounds):
@@ -43,7 +44,7 @@ def run_rounds(program: str, families: list[Family], rounds: int, only: list[str
             first = number % max(1, len(names))
             for name in names[first:] + names[:first]:
                 turn = Turn(family.name, name)
-                figures = _take(program, turn, failures)
+                figures = _take(bench, turn, failures)
                 _keep(samples[family.name], name, number, figures)
                 told = ", ".join(f"{figure} {rounded(value)}" for figure, value in figures.items())
                 print(f"round {number + 1}/{rounds} {turn}: {told or failures[-1]}", flush=True)
@@ -60,11 +61,11 @@ def _keep(
         values.append(value)
 
 
-def _take(program: str, turn: Turn, failures: list[str]) -> Mapping[str, float]:
+def _take(bench: str, turn: Turn, failures: list[str]) -> Mapping[str, float]:
     # Files, not pipes: a process that a rival leaves behind would hold a pipe open.
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        command = [sys.executable, program, TAKE, str(turn)]
-        process = subprocess.Popen(command, stdout=output, stderr=errors, start_new_session=True)
+        command = [sys.executable, PROGRAM, bench, str(turn)]
+        process = subprocess.Popen(command, env=_environment(), stdout=output, stderr=errors, start_new_session=True)
         try:
             process.wait(WATCHDOG_S)
         except subprocess.TimeoutExpired:
@@ -79,6 +80,11 @@ def _take(program: str, turn: Turn, failures: list[str]) -> Mapping[str, float]:
         return {}
     taken: dict[str, float] = json.loads(figures)
     return taken
+
+
+def _environment() -> dict[str, str]:
+    """This one, but modules are compiled once, as on any user's machine, and not by each process that imports them."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:

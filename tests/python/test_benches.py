@@ -96,7 +96,9 @@ def test_every_goal_is_against_a_contestant_of_its_family(bench: Any) -> None:
             assert {goal.against for goal in figure.goals} <= {None, *family.contestants}
 
 
-def test_a_turn_that_fails_is_told_of_and_leaves_a_hole(bench: Any, tmp_path: Path) -> None:
+def test_a_turn_that_fails_is_told_of_and_leaves_a_hole(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     turns, figures = bench("harness.turns"), bench("harness.figures")
     program = tmp_path / "program.py"
     program.write_text(
@@ -108,7 +110,8 @@ def test_a_turn_that_fails_is_told_of_and_leaves_a_hole(bench: Any, tmp_path: Pa
         "print('figures: {\"rate\": 5.0}')\n"
     )
     family = figures.Family("bulk", "Bulk", (), {"polyloop": dict, "rival": dict})
-    samples, failures = turns.run_rounds(str(program), [family], 2, None)
+    monkeypatch.setattr(turns, "PROGRAM", program)
+    samples, failures = turns.run_rounds("bench", [family], 2, None)
     assert samples == {"bulk": {"rate": {"polyloop": [5.0, 5.0], "rival": [None, 5.0]}}}
     assert failures == ["bulk/rival: no luck"]
 
