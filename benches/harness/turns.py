@@ -64,7 +64,7 @@ def _keep(
 def _take(bench: str, turn: Turn, failures: list[str]) -> Mapping[str, float]:
     # Files, not pipes: a process that a rival leaves behind would hold a pipe open.
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        command = [sys.executable, PROGRAM, bench, str(turn)]
+        command = [sys.executable, str(PROGRAM), bench, str(turn)]
         process = subprocess.Popen(command, env=_environment(), stdout=output, stderr=errors, start_new_session=True)
         try:
             process.wait(WATCHDOG_S)
