@@ -195,6 +195,12 @@ bench-queue: build ## polyloop.Queue and multiprocessing.Queue side by side; wri
 bench-rust: ## A no-op on other processes from Rust: polyloop, pipes, procspawn, rayon (minutes to build)
 	cargo run $(LOCKED) --release --manifest-path benches/pools/Cargo.toml --target-dir target/bench -- $(BENCH)
 
+.PHONY: bench-rust-python
+bench-rust-python: build ## Python called from Rust: PythonPool, and PyO3 under one GIL (minutes to build)
+	PYO3_PYTHON=$(abspath $(BIN))/python POLYLOOP_TEST_PYTHON=$(abspath $(BIN))/python \
+	LD_LIBRARY_PATH=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))') \
+		cargo run $(LOCKED) --release --manifest-path benches/python/Cargo.toml --target-dir target/bench-python -- $(BENCH)
+
 .PHONY: fault-table
 fault-table: build ## Faults on polyloop, aiomultiprocess, ProcessPoolExecutor and pebble; writes docs/faults.md (minutes)
 	$(BIN)/python benches/fault_table.py $(BENCH)
