@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import operator
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from .handle import TaskHandle
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .parent import ParentPool
     from .pool import Pool
 
-__all__ = ["MAP_WINDOW", "PoolView", "Verbs", "as_arguments", "check_chunksize", "check_window"]
+__all__ = ["MAP_WINDOW", "CallingPool", "PoolView", "Verbs", "as_arguments"]
 
 MAP_WINDOW = 2048  # items drawn ahead
 CHUNK_MAX = 256  # items that go to the workers together
@@ -322,6 +322,42 @@ class Verbs:
         return PoolView(self._pool, dataclasses.replace(self._options, **changed))
 
 
+class CallingPool(Verbs):
+    """A pool that tasks go to by a manager of its own: what `Pool` and `ParentPool` have in common."""
+
+    _manager: Any
+    _loop: asyncio.AbstractEventLoop
+    _maps: set[PoolResult[Any]]
+
+    def _check_usable(self) -> None:
+        """Raise what keeps this pool from taking a call here and now."""
+        raise NotImplementedError
+
+    def _map(
+        self,
+        func: Callable[..., Any],
+        iterable: Any,
+        options: Options,
+        star: bool,
+        return_exceptions: bool,
+        buffersize: int | None,
+        chunksize: int | None,
+    ) -> PoolResult[Any]:
+        self._check_usable()
+        window, chunk = _check_window(buffersize), _check_chunksize(chunksize)
+        asynchronous = aiter(iterable) if isinstance(iterable, AsyncIterable) else None
+        source = iter(iterable) if asynchronous is None else None
+        call = self._manager.open_map(func, source, star, options.core, window, chunk, bool(return_exceptions))
+        total = len(iterable) if isinstance(iterable, Sized) else None
+        return PoolResult(call, asynchronous, self._maps, self._pool, total)
+
+    async def _cancel(self, call: Any) -> None:
+        """Cancel a task, and wait until it has ended. Being cancelled again ends only the waiting."""
+        ended: asyncio.Future[None] = self._loop.create_future()
+        if self._manager.cancel(call, ended):
+            await ended
+
+
 class PoolView(Verbs):
     """A pool whose tasks run with other options. Made by `Pool.options`."""
 
@@ -337,12 +373,12 @@ class PoolView(Verbs):
         return f"<PoolView of {self._viewed!r} with {self._options}>"
 
 
-def check_window(buffersize: int | None) -> int:
+def _check_window(buffersize: int | None) -> int:
     """How many items a map draws ahead."""
     return MAP_WINDOW if buffersize is None else _at_least_one("buffersize", buffersize)
 
 
-def check_chunksize(chunksize: int | None) -> int | None:
+def _check_chunksize(chunksize: int | None) -> int | None:
     """How many items of a map go to the workers together."""
     return None if chunksize is None else min(_at_least_one("chunksize", chunksize), CHUNK_MAX)
 

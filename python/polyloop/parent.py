@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Sized
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _core
-from ._verbs import MAP_WINDOW, Verbs, check_chunksize, check_window
+from ._verbs import MAP_WINDOW, CallingPool
 from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
@@ -23,7 +23,7 @@ _OTHER_THREAD = (
 )
 
 
-class ParentPool(Verbs):
+class ParentPool(CallingPool):
     """The pool that runs a task, with the verbs of `Pool`. Made by `current_worker().pool` and `parent_pool`.
 
     Its calls are tasks like those of the client: they wait in the same queues, and any worker runs them, also the one
@@ -101,30 +101,6 @@ class ParentPool(Verbs):
             "a task can't take a stream from the pool that runs it: submit a function that returns a list, or map one "
             "over the parts and take the results as they come"
         )
-
-    def _map(
-        self,
-        func: Callable[..., Any],
-        iterable: Any,
-        options: Options,
-        star: bool,
-        return_exceptions: bool,
-        buffersize: int | None,
-        chunksize: int | None,
-    ) -> PoolResult[Any]:
-        self._check_usable()
-        window, chunk = check_window(buffersize), check_chunksize(chunksize)
-        asynchronous = aiter(iterable) if isinstance(iterable, AsyncIterable) else None
-        source = iter(iterable) if asynchronous is None else None
-        call = self._manager.open_map(func, source, star, options.core, window, chunk, bool(return_exceptions))
-        total = len(iterable) if isinstance(iterable, Sized) else None
-        return PoolResult(call, asynchronous, self._maps, self, total)
-
-    async def _cancel(self, call: Any) -> None:
-        """Cancel a call, and wait until it has ended. Being cancelled again ends only the waiting."""
-        ended: asyncio.Future[None] = self._loop.create_future()
-        if self._manager.cancel(call, ended):
-            await ended
 
     def _check_usable(self) -> None:
         if not self._manager.is_ours:

@@ -13,7 +13,7 @@ import multiprocessing.util
 import operator
 import warnings
 import weakref
-from collections.abc import AsyncIterable, Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from multiprocessing.context import BaseContext
@@ -30,7 +30,7 @@ from ._room import Room
 from ._roster import Roster, WorkerProcess, forget_ends, usable_cpus
 from ._staff import Staff
 from ._stats import PoolStats, pool_stats
-from ._verbs import Verbs, check_chunksize, check_window
+from ._verbs import CallingPool
 from ._worker import Plan
 from .context import check_main_guard, check_preload, get_context
 from .errors import PoolClosed, WorkerDied
@@ -59,7 +59,7 @@ T = TypeVar("T")
 _log = logging.getLogger("polyloop")
 
 
-class Pool(Verbs):
+class Pool(CallingPool):
     """Runs coroutines and functions on worker processes, each with an event loop of its own.
 
     Make it while an event loop runs; it belongs to that loop. Workers start in the background.
@@ -452,24 +452,6 @@ class Pool(Verbs):
             call.wait_for_end(ended)
         return Stream(call, self)
 
-    def _map(
-        self,
-        func: Callable[..., Any],
-        iterable: Any,
-        options: Options,
-        star: bool,
-        return_exceptions: bool,
-        buffersize: int | None,
-        chunksize: int | None,
-    ) -> PoolResult[Any]:
-        self._check_usable()
-        window, chunk = check_window(buffersize), check_chunksize(chunksize)
-        asynchronous = aiter(iterable) if isinstance(iterable, AsyncIterable) else None
-        source = iter(iterable) if asynchronous is None else None
-        call = self._manager.open_map(func, source, star, options.core, window, chunk, bool(return_exceptions))
-        total = len(iterable) if isinstance(iterable, Sized) else None
-        return PoolResult(call, asynchronous, self._maps, self, total)
-
     def _take_no_more(self) -> None:
         self.running = False
         if self._manager.is_ours:
@@ -480,12 +462,6 @@ class Pool(Verbs):
     def _end_maps(self) -> None:
         for result in list(self._maps):
             result._pool_ended()
-
-    async def _cancel(self, call: Any) -> None:
-        """Cancel a task, and wait until it has ended. Being cancelled again ends only the waiting."""
-        ended: asyncio.Future[None] = self._loop.create_future()
-        if self._manager.cancel(call, ended):
-            await ended
 
     def _check_usable(self) -> None:
         if not self.running:
