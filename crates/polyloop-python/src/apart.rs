@@ -73,6 +73,27 @@ impl Outbox {
     }
 }
 
+/// Has a value written, and what of it is large stored in a block that `take` gives for so many bytes; where there is
+/// none, all of it is written into `bytes`.
+pub(crate) fn write_apart(
+    py: Python<'_>,
+    bytes: &mut Vec<u8>,
+    take: impl FnOnce(usize) -> Option<Lease>,
+    write: impl Fn(&mut Vec<u8>, &mut Outbox) -> PyResult<()>,
+) -> PyResult<Option<Lease>> {
+    let mut apart = Outbox::default();
+    write(bytes, &mut apart)?;
+    if apart.is_empty() {
+        return Ok(None);
+    }
+    let lease = apart.store(py, take);
+    if lease.is_none() {
+        bytes.clear();
+        write(bytes, &mut Outbox::closed())?;
+    }
+    Ok(lease)
+}
+
 /// A buffer in an [`Outbox`].
 pub(crate) struct Put {
     pub(crate) start: usize,

@@ -5,7 +5,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::apart::Outbox;
+use crate::apart::write_apart;
 use crate::codec::write_context;
 use crate::manager::Prepared;
 use crate::map::{MapCall, Opening};
@@ -98,15 +98,11 @@ impl CallPort {
         kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Payload> {
         let worker = self.worker.get();
-        let mut apart = Outbox::default();
-        write_context(context, bytes);
-        worker.codec().write_arguments(args, kwargs, bytes, &mut apart)?;
-        let lease = if apart.is_empty() { None } else { apart.store(py, |len| worker.take_block(len)) };
-        if lease.is_none() && !apart.is_empty() {
-            bytes.clear();
+        let write = |bytes: &mut _, apart: &mut _| {
             write_context(context, bytes);
-            worker.codec().write_arguments(args, kwargs, bytes, &mut Outbox::closed())?;
-        }
+            worker.codec().write_arguments(args, kwargs, bytes, apart)
+        };
+        let lease = write_apart(py, bytes, |len| worker.take_block(len), write)?;
         Ok(Payload::from_vec(std::mem::take(bytes)).with(lease.map(Luggage::new)))
     }
 

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::{Manager, lock};
-use crate::apart::Outbox;
+use crate::apart::{Outbox, write_apart};
 use crate::codec::write_context;
 use crate::errors;
 use crate::map::MapCall;
@@ -197,16 +197,7 @@ impl Manager {
         bytes: &mut Vec<u8>,
         write: impl Fn(&mut Vec<u8>, &mut Outbox) -> PyResult<()>,
     ) -> PyResult<Payload> {
-        let mut apart = Outbox::default();
-        write(bytes, &mut apart)?;
-        if apart.is_empty() {
-            return Ok(payload(bytes));
-        }
-        let lease = apart.store(py, |len| lock(&self.driver).take_block(len));
-        if lease.is_none() {
-            bytes.clear();
-            write(bytes, &mut Outbox::closed())?;
-        }
+        let lease = write_apart(py, bytes, |len| lock(&self.driver).take_block(len), write)?;
         Ok(payload(bytes).with(lease.map(Luggage::new)))
     }
 
