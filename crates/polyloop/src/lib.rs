@@ -95,7 +95,7 @@ pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, pa
 #[doc(hidden)]
 pub use polyloop_core::{
     Apart, Ask, CallId, Counts, Cut, DEFER, Flow, HOPELESS_EXIT, LOG_RECORD_BYTES, Loss, Luggage, MAX_REPLY,
-    MapResults, Moment, NestedId, NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report,
+    MapResults, Moment, NestedId, NextResult, OVERDUE_EXITCODE, OnDeath, Outcome, Payload, QueueIndex, Refused, Reply, Report,
     STREAM_BYTES, STREAM_VALUES, StartError, Stop, Submission, TaskId, TooMany, Value, ValueError, ValueReader,
     ValueWriter, Want, WorkerId, WorkerView, lay_apart,
 };

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use polyloop_core::{
-    CallId, Exit, HOPELESS_EXIT, Outcome, Payload, QueueIndex, Refused, State, Submission, TaskId, WorkerId,
+    CallId, Exit, HOPELESS_EXIT, OnDeath, Outcome, Payload, QueueIndex, Refused, State, Submission, TaskId, WorkerId,
 };
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::yield_now;
@@ -449,8 +449,8 @@ impl Deliveries {
 
 fn submission(call: CallId, function: Arc<[u8]>, arguments: Payload, options: Options, token: u64) -> Submission {
     let Options { retries, timeout, .. } = options;
-    let (queue, retry_deaths, judged, is_stream, attempt) = (QueueIndex(0), true, false, false, 1);
-    Submission { call, queue, function, arguments, retries, retry_deaths, judged, is_stream, attempt, timeout, token }
+    let (queue, on_death, judged, is_stream, attempt) = (QueueIndex(0), OnDeath::Again, false, false, 1);
+    Submission { call, queue, function, arguments, retries, on_death, judged, is_stream, attempt, timeout, token }
 }
 
 /// Held by the task that drives a pool: when its runtime ends, the pool does.
