@@ -70,8 +70,8 @@ mod worker;
 pub use face::private as __private;
 #[cfg(feature = "tokio")]
 pub use face::{
-    Apply, Begun, Builder, Error, Function, Map, Pool, RemoteError, Stats, TaskHandle, TaskPanicked, Unordered,
-    WorkerDied, WorkerStats, init, kind, worker_state,
+    Apply, Begun, Builder, Error, Function, Map, Pool, RemoteError, Stats, StreamFunction, TaskHandle, TaskPanicked,
+    TaskStream, Unordered, WorkerDied, WorkerStats, init, kind, worker_state,
 };
 #[cfg(feature = "python")]
 pub use face::{Buffer, PyCall, PythonBuilder, PythonError, PythonPool};
@@ -95,8 +95,8 @@ pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, pa
 #[doc(hidden)]
 pub use polyloop_core::{
     Apart, Ask, CallId, Counts, Cut, DEFER, Flow, HOPELESS_EXIT, LOG_RECORD_BYTES, Loss, Luggage, MAX_REPLY,
-    MapResults, Moment, NestedId, NextResult, OVERDUE_EXITCODE, OnDeath, Outcome, Payload, QueueIndex, Refused, Reply, Report,
-    STREAM_BYTES, STREAM_VALUES, StartError, Stop, Submission, TaskId, TooMany, Value, ValueError, ValueReader,
+    MapResults, Moment, NestedId, NextResult, OVERDUE_EXITCODE, OnDeath, Outcome, Payload, QueueIndex, Refused, Reply,
+    Report, STREAM_BYTES, STREAM_VALUES, StartError, Stop, Submission, TaskId, TooMany, Value, ValueError, ValueReader,
     ValueWriter, Want, WorkerId, WorkerView, lay_apart,
 };
 #[doc(hidden)]

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::codec::{self, Failure};
 use super::error::RemoteError;
+use super::stream_function::StreamRole;
 
 /// A function that workers can run: `fn`, `async fn`, generic or not, or a closure that captures nothing, of up to eight
 /// arguments that serde can write and read. You never implement it, nor name its parameters: `Args` is the tuple of the
@@ -142,6 +143,7 @@ pub(crate) struct Entry {
 #[derive(Clone, Copy)]
 pub(crate) enum Role {
     Task(TaskRole),
+    Stream(StreamRole),
     Lifespan(LifespanRole),
 }
 
@@ -157,7 +159,7 @@ impl Entry {
     /// What every entry begins with, and nothing else in a program: a number drawn by lot.
     pub(crate) const MARK: [u64; 2] = [0x6d1f_83c2_a05e_97b4, 0xe92b_40d7_1c66_f385];
 
-    const fn new(role: Role) -> Self {
+    pub(crate) const fn new(role: Role) -> Self {
         Self { mark: Self::MARK, role }
     }
 
@@ -184,7 +186,7 @@ impl Entry {
 }
 
 /// A function that is no data, made out of nothing.
-fn function<F: Copy + Send + Sync + 'static>() -> &'static F {
+pub(crate) fn function<F: Copy + Send + Sync + 'static>() -> &'static F {
     const {
         assert!(
             size_of::<F>() == 0,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use polyloop_core::{Report, WorkerId};
 
+use super::error::Error;
+
 #[cfg(feature = "tracing")]
 macro_rules! warn {
     ($($told:tt)*) => { tracing::warn!(target: "polyloop", $($told)*) };
@@ -17,12 +19,18 @@ macro_rules! warn {
 
 pub(crate) fn report(report: &Report) {
     match report {
-        Report::Died { pid, exit, retried, lost, .. } => {
+        Report::Died { pid, exit, retried, lost, judged, .. } => {
             let pid = pid.unwrap_or_default();
-            warn!("worker {} died ({}); of its tasks {} to be run again, {} lost", pid, exit, retried, lost);
+            match judged {
+                0 => warn!("worker {} died ({}); of its tasks {} to be run again, {} lost", pid, exit, retried, lost),
+                _ => warn!(
+                    "worker {} died ({}); of its tasks {} to be run again, {} lost, {} to be judged",
+                    pid, exit, retried, lost, judged
+                ),
+            }
         }
         Report::Degraded(error) => {
-            let error = super::error::Error::no_workers(error);
+            let error = Error::no_workers(error);
             warn!("{}; trying again", error);
         }
         Report::Recovered => warn!("workers start again"),
@@ -33,6 +41,10 @@ pub(crate) fn report(report: &Report) {
 pub(crate) fn blocked(pid: Option<u32>, blocked: Duration) {
     let pid = pid.unwrap_or_default();
     warn!("the event loop of worker {} has been blocked for {:?}", pid, blocked);
+}
+
+pub(crate) fn undecided(error: &Error) {
+    warn!("`retry_on` panicked, so a task is not run again: {}", error);
 }
 
 pub(crate) fn garbage(worker: WorkerId, problem: &str) {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use polyloop_core::{
-    CallId, Exit, HOPELESS_EXIT, OnDeath, Outcome, Payload, QueueIndex, Refused, State, Submission, TaskId, WorkerId,
+    CallId, Exit, HOPELESS_EXIT, Outcome, Payload, QueueIndex, Refused, State, Submission, TaskId, WorkerId,
 };
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::yield_now;
@@ -21,8 +21,10 @@ use super::call::Terms;
 use super::error::Error;
 use super::log;
 use super::map::MapCell;
-use super::pending::PendingTable;
+use super::pending::{Pending, PendingTable, Target};
+use super::retry::{RetryOn, Trial, on_death};
 use super::starter::{self, Recruit, Recruiter};
+use super::stream::{Came, StreamCell};
 use super::watched::Watched;
 use crate::driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
 use crate::os;
@@ -34,11 +36,19 @@ const FLUSHED_AT_ONCE: usize = 4;
 const REFERENCES_MAX: usize = 256;
 
 /// How a task is run, as its pool or its call says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(crate) struct Options {
     pub(crate) retries: u32,
+    pub(crate) retry_on: Option<RetryOn>,
     pub(crate) timeout: Option<std::time::Duration>,
     pub(crate) in_thread: bool,
+}
+
+impl Options {
+    /// Whether someone is asked about tasks that fail.
+    pub(crate) fn is_judged(&self) -> bool {
+        self.retry_on.is_some() && self.retries > 0
+    }
 }
 
 /// What a pool is as a whole.
@@ -61,7 +71,7 @@ pub(crate) struct Manager {
 struct Inner {
     driver: Driver,
     pending: PendingTable,
-    maps: HashMap<CallId, Arc<MapCell>>,
+    maps: HashMap<CallId, OpenMap>,
     recruits: BTreeMap<WorkerId, Recruit>,
     references: HashSet<Arc<[u8]>>,
     flush_due: bool,
@@ -69,6 +79,12 @@ struct Inner {
     failure: Option<Error>,
     /// Nobody drives any more.
     over: bool,
+}
+
+/// A map whose items have not all ended.
+struct OpenMap {
+    cell: Arc<MapCell>,
+    judge: Option<Arc<Terms>>,
 }
 
 /// Outcomes of a map, by index.
@@ -83,12 +99,12 @@ struct MapDelivery {
 struct Deliveries {
     singles: Vec<(oneshot::Sender<Outcome>, Outcome)>,
     maps: Vec<MapDelivery>,
+    streams: Vec<(Arc<StreamCell>, Came)>,
 }
 
 /// A task that was submitted by itself.
 pub(crate) struct Ticket {
-    pub(crate) token: usize,
-    pub(crate) task: TaskId,
+    pub(crate) token: u64,
     pub(crate) outcome: oneshot::Receiver<Outcome>,
 }
 
@@ -169,41 +185,59 @@ impl Manager {
         reference
     }
 
-    pub(crate) fn submit(&self, function: Arc<[u8]>, arguments: Payload, options: Options) -> Result<Ticket, Error> {
+    pub(crate) fn submit(&self, terms: &Terms, arguments: Payload) -> Result<Ticket, Error> {
         let (sender, outcome) = oneshot::channel();
+        let token = self.enter_call(terms, arguments, Target::Outcome(sender))?;
+        Ok(Ticket { token, outcome })
+    }
+
+    /// Submits a call whose values go to `cell`. Returns its token.
+    pub(crate) fn open_stream(&self, terms: &Terms, arguments: Payload, cell: Arc<StreamCell>) -> Result<u64, Error> {
+        self.enter_call(terms, arguments, Target::Stream(cell))
+    }
+
+    fn enter_call(&self, terms: &Terms, arguments: Payload, target: Target) -> Result<u64, Error> {
+        let judge = terms.judge();
         let mut inner = self.lock();
         inner.check_driven()?;
-        let token = inner.pending.insert(sender);
-        let submission = submission(CallId::SINGLES, function, arguments, options, token as u64);
-        let task = match inner.driver.submit(submission) {
-            Ok(task) => task,
-            Err(refused) => {
-                inner.pending.remove(token);
-                return Err(inner.refusal(&refused));
-            }
-        };
+        let token = inner.pending.next_token();
+        let mut submission = submission(CallId::SINGLES, terms, arguments, token);
+        submission.is_stream = matches!(target, Target::Stream(_));
+        let submitted = inner.driver.submit(submission);
+        let task = submitted.map_err(|refused| inner.refusal(&refused))?;
+        inner.pending.insert(Pending { target, judge, task });
         if inner.driver.unfinished() <= FLUSHED_AT_ONCE {
             inner.drive(Driver::flush)?;
         } else if !std::mem::replace(&mut inner.flush_due, true) {
             self.crowd.notify_one();
         }
-        Ok(Ticket { token, task, outcome })
+        Ok(token)
     }
 
     /// Cancels a task whose outcome nobody waits for, or that is to end soon.
-    pub(crate) fn cancel(&self, token: usize, task: TaskId) {
+    pub(crate) fn cancel(&self, token: u64) {
         let mut inner = self.lock();
-        if inner.pending.holds(token) {
+        if let Some(task) = inner.task_of(token) {
             // What can't be told is told by the next turn, or the pool has ended.
             let _ = inner.drive(|driver| driver.cancel(task));
         }
     }
 
-    pub(crate) fn open_map(&self, cell: &Arc<MapCell>) -> Result<CallId, Error> {
+    /// The next value of a stream has been taken.
+    pub(crate) fn taken(&self, token: u64) {
+        let mut inner = self.lock();
+        if let Some(task) = inner.task_of(token) {
+            // As for `cancel`.
+            let _ = inner.drive(|driver| driver.taken(task));
+        }
+    }
+
+    pub(crate) fn open_map(&self, terms: &Terms, cell: &Arc<MapCell>) -> Result<CallId, Error> {
+        let judge = terms.judge();
         let mut inner = self.lock();
         inner.check_driven()?;
         let call = inner.driver.open_call(None).map_err(|refused| inner.refusal(&refused))?;
-        inner.maps.insert(call, Arc::clone(cell));
+        inner.maps.insert(call, OpenMap { cell: Arc::clone(cell), judge });
         Ok(call)
     }
 
@@ -217,7 +251,7 @@ impl Manager {
     ) -> Result<(), Error> {
         let mut inner = self.lock();
         inner.check_driven()?;
-        let first = submission(call, Arc::clone(&terms.function), Payload::new(), terms.options, first);
+        let first = submission(call, terms, Payload::new(), first);
         inner.driver.submit_run(first, items).map_err(|refused| match refused {
             // A closed pool goes on with the maps it has: this one was terminated.
             Refused::Closed => Error::PoolTerminated,
@@ -293,7 +327,7 @@ impl Manager {
         inner.flush_due = false;
         inner.driver.drain()?;
         let mut deliveries = Deliveries::default();
-        let mut closed = false;
+        let (mut trials, mut has_settled, mut closed) = (Vec::new(), false, false);
         while let Some(event) = inner.driver.next_event() {
             match event {
                 Event::Deliver { call, token, outcome, .. } => inner.deliver(call, token, outcome, &mut deliveries),
@@ -302,25 +336,32 @@ impl Manager {
                         inner.deliver(call, token, Outcome::Value(Payload::from_slice(bytes)), &mut deliveries);
                     }
                 }
-                Event::Judge { task, call, token, outcome } => {
-                    if inner.driver.settled(task) {
-                        inner.deliver(call, token, outcome, &mut deliveries);
+                Event::Judge { task, call, token, outcome } => match inner.judge_of(call, token, &outcome) {
+                    Some(judge) => trials.push(Trial { task, call, token, outcome, judge }),
+                    None => {
+                        inner.settle(task, call, token, outcome, &mut deliveries);
+                        has_settled = true;
                     }
-                }
+                },
+                Event::Yield { token, value, .. } => inner.yielded(token, value, &mut deliveries),
                 Event::Start(order) => self.start_worker(order),
                 Event::Reap(worker) => inner.reap(worker)?,
                 Event::Report(report) => log::report(&report),
                 Event::Blocked { pid, blocked, .. } => log::blocked(pid, blocked),
                 Event::Garbage { worker, problem } => log::garbage(worker, &problem),
                 Event::GaveUp(error) => inner.failure = Some(Error::no_workers(&error)),
-                // No worker of this program has streams, or sends what it logs.
-                Event::Up | Event::Yield { .. } | Event::Log { .. } => (),
+                // No worker of this program sends what it logs.
+                Event::Up | Event::Log { .. } => (),
                 Event::Closed => closed = true,
             }
+        }
+        if has_settled {
+            inner.drive(Driver::flush)?;
         }
         let state = inner.driver.state();
         drop(inner);
         deliveries.tell();
+        self.decide(trials)?;
         match state {
             // Also before its first worker: there may be one yet.
             State::Starting | State::Degraded => (),
@@ -328,6 +369,27 @@ impl Manager {
             _ => self.enter(Phase::Started),
         }
         Ok(closed)
+    }
+
+    /// Has tasks run again that have failed, or lets them end, as their judges say. Runs the user's code.
+    fn decide(&self, trials: Vec<Trial>) -> io::Result<()> {
+        if trials.is_empty() {
+            return Ok(());
+        }
+        // Without the lock: it may ask its pool for something.
+        let decided: Vec<_> = trials.into_iter().map(|trial| (trial.is_to_run_again(), trial)).collect();
+        let (mut inner, mut deliveries) = (self.lock(), Deliveries::default());
+        for (again, Trial { task, call, token, outcome, .. }) in decided {
+            if again {
+                inner.again(task, call, token);
+            } else {
+                inner.settle(task, call, token, outcome, &mut deliveries);
+            }
+        }
+        inner.drive(Driver::flush)?;
+        drop(inner);
+        deliveries.tell();
+        Ok(())
     }
 
     fn enter(&self, next: Phase) {
@@ -354,9 +416,14 @@ impl Manager {
         let recruits = std::mem::take(&mut inner.recruits);
         let (pending, maps) = (std::mem::take(&mut inner.pending), std::mem::take(&mut inner.maps));
         drop(inner);
-        // Dropped, a sender wakes its receiver.
-        drop(pending);
-        maps.into_values().for_each(|map| map.end());
+        for Pending { target, .. } in pending.into_all() {
+            match target {
+                // Dropped, it wakes its receiver.
+                Target::Outcome(sender) => drop(sender),
+                Target::Stream(cell) => cell.put(Came::End(Outcome::Terminated)),
+            }
+        }
+        maps.into_values().for_each(|map| map.cell.end());
         for Recruit { mut child, .. } in recruits.into_values() {
             // It was killed, and if not it goes with its lifeline.
             let _ = child.kill();
@@ -390,15 +457,55 @@ impl Inner {
 
     fn deliver(&mut self, call: CallId, token: u64, outcome: Outcome, deliveries: &mut Deliveries) {
         if call == CallId::SINGLES {
-            let sender = usize::try_from(token).ok().and_then(|token| self.pending.remove(token));
-            deliveries.singles.extend(sender.map(|sender| (sender, outcome)));
-            return;
+            return match self.pending.remove(token).map(|pending| pending.target) {
+                Some(Target::Outcome(sender)) => deliveries.singles.push((sender, outcome)),
+                Some(Target::Stream(cell)) => deliveries.streams.push((cell, Came::End(outcome))),
+                None => (),
+            };
         }
         if let Some(last) = deliveries.maps.last_mut().filter(|last| last.call == call) {
             return last.outcomes.push((token, outcome));
         }
         if let Some(map) = self.maps.get(&call) {
-            deliveries.maps.push(MapDelivery { call, map: Arc::clone(map), outcomes: vec![(token, outcome)] });
+            let map = Arc::clone(&map.cell);
+            deliveries.maps.push(MapDelivery { call, map, outcomes: vec![(token, outcome)] });
+        }
+    }
+
+    fn yielded(&mut self, token: u64, value: Payload, deliveries: &mut Deliveries) {
+        if let Some(Pending { target: Target::Stream(cell), .. }) = self.pending.get_mut(token) {
+            deliveries.streams.push((Arc::clone(cell), Came::Value(value)));
+        }
+    }
+
+    /// The task of a call that has not ended.
+    fn task_of(&mut self, token: u64) -> Option<TaskId> {
+        self.pending.get_mut(token).map(|pending| pending.task)
+    }
+
+    /// By what a task that has failed is judged. One whose worker does not know its function is judged by nobody.
+    fn judge_of(&mut self, call: CallId, token: u64, outcome: &Outcome) -> Option<Arc<Terms>> {
+        match outcome {
+            Outcome::Rejected(_) => None,
+            _ if call == CallId::SINGLES => self.pending.get_mut(token)?.judge.clone(),
+            _ => self.maps.get(&call)?.judge.clone(),
+        }
+    }
+
+    /// Has a judged task run again, unless it was cancelled meanwhile.
+    fn again(&mut self, task: TaskId, call: CallId, token: u64) {
+        if let Some(task) = self.driver.again(task, None)
+            && call == CallId::SINGLES
+            && let Some(pending) = self.pending.get_mut(token)
+        {
+            pending.task = task;
+        }
+    }
+
+    /// Lets a judged task end, unless it was cancelled meanwhile.
+    fn settle(&mut self, task: TaskId, call: CallId, token: u64, outcome: Outcome, deliveries: &mut Deliveries) {
+        if self.driver.settled(task) {
+            self.deliver(call, token, outcome, deliveries);
         }
     }
 
@@ -444,13 +551,25 @@ impl Deliveries {
             let _ = sender.send(outcome);
         }
         self.maps.into_iter().for_each(|delivery| delivery.map.deliver(delivery.outcomes));
+        self.streams.into_iter().for_each(|(cell, came)| cell.put(came));
     }
 }
 
-fn submission(call: CallId, function: Arc<[u8]>, arguments: Payload, options: Options, token: u64) -> Submission {
-    let Options { retries, timeout, .. } = options;
-    let (queue, on_death, judged, is_stream, attempt) = (QueueIndex(0), OnDeath::Again, false, false, 1);
-    Submission { call, queue, function, arguments, retries, on_death, judged, is_stream, attempt, timeout, token }
+fn submission(call: CallId, terms: &Terms, arguments: Payload, token: u64) -> Submission {
+    let Options { retries, ref retry_on, timeout, .. } = terms.options;
+    Submission {
+        call,
+        queue: QueueIndex(0),
+        function: Arc::clone(&terms.function),
+        arguments,
+        retries,
+        on_death: on_death(retry_on.as_ref()),
+        judged: terms.options.is_judged(),
+        is_stream: false,
+        attempt: 1,
+        timeout,
+        token,
+    }
 }
 
 /// Held by the task that drives a pool: when its runtime ends, the pool does.
