@@ -6,7 +6,9 @@ mod cancels;
 mod deaths;
 mod ends;
 mod maps;
+mod retries;
 mod rig;
 mod starts;
+mod streams;
 
 polyloop::init_before_main!();
