@@ -1,6 +1,8 @@
 //! The pool manager in the client: one task on the client's runtime watches the driver's descriptor, drains it, and
 //! completes what has come back. No thread stands between a caller and its workers.
 
+mod judge;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -17,12 +19,13 @@ use polyloop_core::{
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::yield_now;
 
+use self::judge::Trial;
 use super::call::Terms;
 use super::error::Error;
 use super::log;
 use super::map::MapCell;
 use super::pending::{Pending, PendingTable, Target};
-use super::retry::{RetryOn, Trial, on_death};
+use super::retry::{RetryOn, on_death};
 use super::starter::{self, Recruit, Recruiter};
 use super::stream::{Came, StreamCell};
 use super::watched::Watched;
@@ -100,6 +103,8 @@ struct Deliveries {
     singles: Vec<(oneshot::Sender<Outcome>, Outcome)>,
     maps: Vec<MapDelivery>,
     streams: Vec<(Arc<StreamCell>, Came)>,
+    /// Of calls that have ended: they hold what is the user's, and may do anything as they go.
+    judges: Vec<Arc<Terms>>,
 }
 
 /// A task that was submitted by itself.
@@ -273,8 +278,11 @@ impl Manager {
     /// Nobody wants what is left of a map.
     pub(crate) fn forget_map(&self, call: CallId) {
         let mut inner = self.lock();
-        inner.maps.remove(&call);
+        let map = inner.maps.remove(&call);
         let _ = inner.drive(|driver| driver.cancel_call(call));
+        drop(inner);
+        // It holds what is the user's, which may do anything as it goes.
+        drop(map);
     }
 
     /// Does something with the driver, whatever comes of it.
@@ -361,7 +369,7 @@ impl Manager {
         let state = inner.driver.state();
         drop(inner);
         deliveries.tell();
-        self.decide(trials)?;
+        self.decide(&trials)?;
         match state {
             // Also before its first worker: there may be one yet.
             State::Starting | State::Degraded => (),
@@ -369,27 +377,6 @@ impl Manager {
             _ => self.enter(Phase::Started),
         }
         Ok(closed)
-    }
-
-    /// Has tasks run again that have failed, or lets them end, as their judges say. Runs the user's code.
-    fn decide(&self, trials: Vec<Trial>) -> io::Result<()> {
-        if trials.is_empty() {
-            return Ok(());
-        }
-        // Without the lock: it may ask its pool for something.
-        let decided: Vec<_> = trials.into_iter().map(|trial| (trial.is_to_run_again(), trial)).collect();
-        let (mut inner, mut deliveries) = (self.lock(), Deliveries::default());
-        for (again, Trial { task, call, token, outcome, .. }) in decided {
-            if again {
-                inner.again(task, call, token);
-            } else {
-                inner.settle(task, call, token, outcome, &mut deliveries);
-            }
-        }
-        inner.drive(Driver::flush)?;
-        drop(inner);
-        deliveries.tell();
-        Ok(())
     }
 
     fn enter(&self, next: Phase) {
@@ -457,10 +444,11 @@ impl Inner {
 
     fn deliver(&mut self, call: CallId, token: u64, outcome: Outcome, deliveries: &mut Deliveries) {
         if call == CallId::SINGLES {
-            return match self.pending.remove(token).map(|pending| pending.target) {
-                Some(Target::Outcome(sender)) => deliveries.singles.push((sender, outcome)),
-                Some(Target::Stream(cell)) => deliveries.streams.push((cell, Came::End(outcome))),
-                None => (),
+            let Some(Pending { target, judge, .. }) = self.pending.remove(token) else { return };
+            deliveries.judges.extend(judge);
+            return match target {
+                Target::Outcome(sender) => deliveries.singles.push((sender, outcome)),
+                Target::Stream(cell) => deliveries.streams.push((cell, Came::End(outcome))),
             };
         }
         if let Some(last) = deliveries.maps.last_mut().filter(|last| last.call == call) {
@@ -481,32 +469,6 @@ impl Inner {
     /// The task of a call that has not ended.
     fn task_of(&mut self, token: u64) -> Option<TaskId> {
         self.pending.get_mut(token).map(|pending| pending.task)
-    }
-
-    /// By what a task that has failed is judged. One whose worker does not know its function is judged by nobody.
-    fn judge_of(&mut self, call: CallId, token: u64, outcome: &Outcome) -> Option<Arc<Terms>> {
-        match outcome {
-            Outcome::Rejected(_) => None,
-            _ if call == CallId::SINGLES => self.pending.get_mut(token)?.judge.clone(),
-            _ => self.maps.get(&call)?.judge.clone(),
-        }
-    }
-
-    /// Has a judged task run again, unless it was cancelled meanwhile.
-    fn again(&mut self, task: TaskId, call: CallId, token: u64) {
-        if let Some(task) = self.driver.again(task, None)
-            && call == CallId::SINGLES
-            && let Some(pending) = self.pending.get_mut(token)
-        {
-            pending.task = task;
-        }
-    }
-
-    /// Lets a judged task end, unless it was cancelled meanwhile.
-    fn settle(&mut self, task: TaskId, call: CallId, token: u64, outcome: Outcome, deliveries: &mut Deliveries) {
-        if self.driver.settled(task) {
-            self.deliver(call, token, outcome, deliveries);
-        }
     }
 
     fn started(&mut self, worker: WorkerId, started: io::Result<Recruit>) -> io::Result<()> {

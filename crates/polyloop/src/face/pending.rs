@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     fn pending() -> Pending {
-        let task = TaskId { index: 0, generation: 1 };
+        let task = TaskId::from_bits(1);
         Pending { target: Target::Outcome(tokio::sync::oneshot::channel().0), judge: None, task }
     }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use polyloop::{Error, Exit, Pool, RemoteError};
 
-use crate::rig::{Marks, block, builder, die_first, mark, pool, run, until, wait_for_ever};
+use crate::rig::{Marks, block, builder, die_first, mark, pids, pool, run, until, until_gone, wait_for_ever};
 
 /// How many times a mark has been left, this time included.
 fn starts(begun: &PathBuf) -> usize {
@@ -216,6 +216,23 @@ fn a_predicate_may_use_its_pool() {
         });
         assert_eq!(curious.apply(panic_first, (1, marks.at("begun"))).await.unwrap(), 2);
         assert_eq!(others.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_predicate_may_have_the_last_handle_of_its_pool() {
+    run(|| async {
+        let (pool, marks) = (pool(1).await, Marks::new());
+        let (workers, own) = (pids(&pool), pool.clone());
+        let curious = pool.retries(1).retry_on(move |_| own.stats().unfinished == 1);
+        let late = |begun: PathBuf, go: PathBuf| block(begun, go);
+        drop(curious.spawn(late, (marks.at("begun"), marks.at("go"))));
+        let map = curious.map(|n: u32| n, 0..3);
+        drop((curious, pool));
+        marks.until("begun").await;
+        mark(&marks.at("go"));
+        assert_eq!(map.try_collect::<Vec<_>>().await.unwrap(), [0, 1, 2]);
+        until_gone(&workers).await;
     });
 }
 
