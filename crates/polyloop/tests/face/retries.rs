@@ -147,7 +147,7 @@ fn each_item_of_a_map_is_judged() {
         let items = (0..200u32).map(|n| (n, begun.with_extension(n.to_string())));
         let even = |n: u32, begun: PathBuf| {
             let starts = starts(&begun);
-            assert!(n % 2 == 0 || starts > 1, "odd");
+            assert!(n.is_multiple_of(2) || starts > 1, "odd");
             (n, starts)
         };
         let results: Vec<_> = pool.retry_on(panics).starmap(even, items).collect().await;
