@@ -17,7 +17,7 @@ use super::function::{Entry, Role, function, kind};
 ///
 /// What is no stream does not compile. An iterator becomes one by `futures_util::stream::iter`.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// # fn example(pool: &polyloop::Pool) {
 /// let stream = pool.stream(|n: u32| n + 1, (1,));
 /// # }
@@ -28,7 +28,7 @@ use super::function::{Entry, Role, function, kind};
 /// use futures_util::{Stream, StreamExt, stream};
 ///
 /// async fn lines(path: String) -> impl Stream<Item = String> {
-///     let text = tokio::fs::read_to_string(path).await.unwrap_or_default();
+///     let text = std::fs::read_to_string(path).unwrap_or_default();
 ///     stream::iter(text.lines().map(str::to_owned).collect::<Vec<_>>())
 /// }
 ///

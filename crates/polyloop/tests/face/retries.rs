@@ -225,8 +225,7 @@ fn a_predicate_may_have_the_last_handle_of_its_pool() {
         let (pool, marks) = (pool(1).await, Marks::new());
         let (workers, own) = (pids(&pool), pool.clone());
         let curious = pool.retries(1).retry_on(move |_| own.stats().unfinished == 1);
-        let late = |begun: PathBuf, go: PathBuf| block(begun, go);
-        drop(curious.spawn(late, (marks.at("begun"), marks.at("go"))));
+        drop(curious.spawn(block, (marks.at("begun"), marks.at("go"))));
         let map = curious.map(|n: u32| n, 0..3);
         drop((curious, pool));
         marks.until("begun").await;

@@ -1,6 +1,7 @@
 //! `stream`: values of a worker's stream as they come, its pauses, and its end from either side.
 
 use std::future::Future;
+use std::io::Write;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -170,17 +171,29 @@ fn what_gives_is_paused_while_nobody_takes_and_its_loop_goes_on() {
     }
 }
 
+/// Says who gives, again and again, and takes more time for it than one may have at once.
+fn toils(name: String, said: PathBuf) -> impl Stream<Item = ()> {
+    stream::repeat_with(move || {
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_millis(2) {
+            std::hint::spin_loop();
+        }
+        std::fs::OpenOptions::new().create(true).append(true).open(&said).unwrap().write_all(name.as_bytes()).unwrap();
+    })
+}
+
 #[test]
 fn a_stream_that_never_waits_leaves_its_worker_time_for_others() {
     run(|| async {
-        let pool = pool(1).await;
-        let endless = pool.stream(|| stream::iter(0u64..), ());
-        let taking = tokio::spawn(endless.try_for_each(|_| std::future::ready(Ok(()))));
-        for n in 0..50u32 {
-            assert_eq!(pool.apply(async |n: u32| n, (n,)).await.unwrap(), n);
+        let (pool, marks) = (pool(1).await, Marks::new());
+        let mut streams = ["a", "b"].map(|name| pool.stream(toils, (name.to_owned(), marks.at("said"))));
+        for stream in &mut streams {
+            assert!(stream.next().now_or_never().is_none());
         }
-        taking.abort();
-        assert!(taking.await.unwrap_err().is_cancelled());
+        until(|| marks.count("said") == 2 * STREAM_VALUES).await;
+        let said = std::fs::read(marks.at("said")).unwrap();
+        let turns = said.chunk_by(|one, next| one == next).count();
+        assert!(turns > STREAM_VALUES, "{}", String::from_utf8_lossy(&said));
     });
 }
 
@@ -487,12 +500,15 @@ fn a_stream_ends_with_the_runtime_that_drove_its_pool() {
     let marks = Marks::new();
     let driving = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let pool = driving.block_on(pool(1));
-    let taking = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let taking = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut stream = pool.stream(then_waits, (1, marks.at("waits"), marks.at("dropped")));
     assert_eq!(taking.block_on(stream.next()).unwrap().unwrap(), 0);
     drop(driving);
-    assert!(matches!(taking.block_on(stream.next()), Some(Err(Error::PoolTerminated))));
-    taking.block_on(stream.close());
+    taking.block_on(async {
+        let ended = tokio::time::timeout(Duration::from_secs(60), stream.next()).await.expect("stuck");
+        assert!(matches!(ended, Some(Err(Error::PoolTerminated))), "{ended:?}");
+        stream.close().await;
+    });
 }
 
 /// Asked again after its end it panics, as some streams do.
