@@ -171,14 +171,21 @@ fn what_gives_is_paused_while_nobody_takes_and_its_loop_goes_on() {
     }
 }
 
-/// Says who gives, again and again, and takes more time for it than one may have at once.
-fn toils(name: String, said: PathBuf) -> impl Stream<Item = ()> {
-    stream::repeat_with(move || {
+/// Leaves a mark and waits for another; then says who gives, again and again, and takes more time for it than one may
+/// have at once.
+fn toils(name: String, said: PathBuf, begun: PathBuf, go: PathBuf) -> impl Stream<Item = ()> {
+    mark(&begun);
+    stream::poll_fn(move |context| {
+        if !go.exists() {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let began = std::time::Instant::now();
         while began.elapsed() < Duration::from_millis(2) {
             std::hint::spin_loop();
         }
         std::fs::OpenOptions::new().create(true).append(true).open(&said).unwrap().write_all(name.as_bytes()).unwrap();
+        Poll::Ready(Some(()))
     })
 }
 
@@ -186,10 +193,13 @@ fn toils(name: String, said: PathBuf) -> impl Stream<Item = ()> {
 fn a_stream_that_never_waits_leaves_its_worker_time_for_others() {
     run(|| async {
         let (pool, marks) = (pool(1).await, Marks::new());
-        let mut streams = ["a", "b"].map(|name| pool.stream(toils, (name.to_owned(), marks.at("said"))));
+        let of = |name: &str| (name.to_owned(), marks.at("said"), marks.at("begun"), marks.at("go"));
+        let mut streams = ["a", "b"].map(|name| pool.stream(toils, of(name)));
         for stream in &mut streams {
             assert!(stream.next().now_or_never().is_none());
         }
+        until(|| marks.count("begun") == 2).await;
+        mark(&marks.at("go"));
         until(|| marks.count("said") == 2 * STREAM_VALUES).await;
         let said = std::fs::read(marks.at("said")).unwrap();
         let turns = said.chunk_by(|one, next| one == next).count();
