@@ -278,11 +278,8 @@ impl Manager {
     /// Nobody wants what is left of a map.
     pub(crate) fn forget_map(&self, call: CallId) {
         let mut inner = self.lock();
-        let map = inner.maps.remove(&call);
+        inner.maps.remove(&call);
         let _ = inner.drive(|driver| driver.cancel_call(call));
-        drop(inner);
-        // It holds what is the user's, which may do anything as it goes.
-        drop(map);
     }
 
     /// Does something with the driver, whatever comes of it.
