@@ -30,6 +30,8 @@
 //! given, a closure that captures nothing. Arguments and results travel by [serde], in postcard's format. Functions whose
 //! errors serde does not know return [`RemoteError`]. See [`Function`].
 //!
+//! A function that returns a `Stream` gives its values one by one: [`Pool::stream`].
+//!
 //! # Where tasks run
 //!
 //! A worker's runtime has one thread. Many async tasks share it ([`Builder::concurrency`]); a plain function has it for
@@ -41,7 +43,7 @@
 //! - `macros` (default): `#[polyloop::main]`.
 //! - `python`: `PythonPool`, whose workers are Python interpreters, and which calls Python functions. Nothing of Python is
 //!   linked into the program.
-//! - `bytes`: a `PythonPool`'s `Buffer`s made of `bytes::Bytes`, and turned into them, without a copy.
+//! - `bytes`: [`Buffer`]s made of `bytes::Bytes`, and turned into them, without a copy.
 //! - `tracing`: deaths and restarts of workers as events of the target `polyloop`.
 //! - `anyhow`: `?` on a [`RemoteError`] in functions that return an `anyhow::Error`.
 //!
@@ -70,11 +72,11 @@ mod worker;
 pub use face::private as __private;
 #[cfg(feature = "tokio")]
 pub use face::{
-    Apply, Begun, Builder, Error, Function, Map, Pool, RemoteError, Stats, StreamFunction, TaskHandle, TaskPanicked,
-    TaskStream, Unordered, WorkerDied, WorkerStats, init, kind, worker_state,
+    Apply, Begun, Buffer, Builder, Error, Function, Map, Pool, RemoteError, Stats, StreamFunction, TaskHandle,
+    TaskPanicked, TaskStream, Unordered, WorkerDied, WorkerStats, init, kind, worker_state,
 };
 #[cfg(feature = "python")]
-pub use face::{Buffer, PyCall, PythonBuilder, PythonError, PythonPool};
+pub use face::{PyCall, PythonBuilder, PythonError, PythonPool};
 #[cfg(feature = "macros")]
 pub use polyloop_macros::main;
 

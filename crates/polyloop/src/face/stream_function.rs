@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::codec::{self, Failure};
 use super::function::{Entry, Role, function, kind};
+use crate::blocks::Memory;
 
 /// A function of which workers can give the values one by one: its result is a `Stream`, or a future of one. It is a
 /// [`Function`](crate::Function) otherwise, and as with that you never implement it, nor name its parameters.
@@ -133,10 +135,10 @@ pub(crate) trait Values {
 /// A call whose values are wanted, in a worker.
 pub(crate) type Opened = Result<Box<dyn Values>, Failure>;
 
-/// A stream: called with its arguments as bytes.
+/// A stream: called with its arguments as bytes, and the memory that their large buffers are in.
 #[derive(Clone, Copy)]
 pub(crate) struct StreamRole {
-    pub(crate) open: fn(&[u8]) -> Opened,
+    pub(crate) open: fn(&[u8], Option<Arc<Memory>>) -> Opened,
 }
 
 impl Entry {
@@ -155,17 +157,25 @@ struct StreamOf<F, Args, Kind>(PhantomData<(F, Args, Kind)>);
 impl<F: StreamFunction<Args, Kind>, Args: DeserializeOwned, Kind> StreamOf<F, Args, Kind> {
     const ENTRY: &'static Entry = &Entry::new(Role::Stream(StreamRole { open: Self::open }));
 
-    fn open(arguments: &[u8]) -> Opened {
-        let arguments = codec::read::<Args>(arguments).map_err(|error| Failure::unreadable::<Args>(&error))?;
-        Ok(Box::new(Written(Box::pin(function::<F>().open(arguments)))))
+    fn open(arguments: &[u8], memory: Option<Arc<Memory>>) -> Opened {
+        let arguments =
+            codec::read::<Args>(arguments, memory.as_ref()).map_err(|error| Failure::unreadable::<Args>(&error))?;
+        Ok(Box::new(Writing(Box::pin(function::<F>().open(arguments)))))
     }
 }
 
-/// A stream whose values are written as they come.
-struct Written<S>(Pin<Box<S>>);
+/// A stream whose values are written as they come, their large buffers behind them.
+struct Writing<S>(Pin<Box<S>>);
 
-impl<S: Stream<Item: Serialize>> Values for Written<S> {
+impl<S: Stream<Item: Serialize>> Values for Writing<S> {
     fn poll_next(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Option<Result<(), Failure>>> {
-        self.0.as_mut().poll_next(context).map(|next| next.map(|value| codec::write_result(&value, out)))
+        let next = ready!(self.0.as_mut().poll_next(context));
+        Poll::Ready(next.map(|value| {
+            let outbox = codec::write_result(&value, out)?;
+            if !outbox.is_empty() {
+                outbox.append_to(out);
+            }
+            Ok(())
+        }))
     }
 }

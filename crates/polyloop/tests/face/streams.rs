@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
-use polyloop::{Error, Exit, Pool, RemoteError, STREAM_BYTES, STREAM_VALUES, State, TaskStream};
+use polyloop::{Buffer, Error, Exit, Pool, RemoteError, STREAM_BYTES, STREAM_VALUES, State, TaskStream};
 use rustix::process::Signal;
 
 use crate::rig::{MarkOnDrop, Marks, block, builder, mark, pid, pids, pool, run, send_signal, until, until_gone};
@@ -145,6 +145,21 @@ fn large_values_come_whole() {
         for (n, blob) in (0..).zip(blobs) {
             assert!(blob.len() == size && blob.iter().all(|byte| *byte == n), "{n}");
         }
+    });
+}
+
+#[test]
+fn large_buffers_are_arguments_and_values_like_others() {
+    run(|| async {
+        let pool = pool(1).await;
+        let halves = |whole: Buffer| {
+            let (first, second) = whole.split_at(whole.len() / 2);
+            stream::iter([first, second].map(|half| (half.len(), Buffer::from(half.to_vec()))))
+        };
+        let whole: Vec<u8> = (0..2 * STREAM_BYTES).map(|n| (n % 251) as u8).collect();
+        let halves: Vec<_> = pool.stream(halves, (Buffer::from(whole.clone()),)).try_collect().await.unwrap();
+        assert!(halves.iter().all(|(len, half)| *len == STREAM_BYTES && half.len() == STREAM_BYTES));
+        assert!([&*halves[0].1, &*halves[1].1].concat() == whole);
     });
 }
 

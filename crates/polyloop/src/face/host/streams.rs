@@ -10,6 +10,7 @@ use polyloop_core::Flow;
 
 use super::turns::Items;
 use crate::face::codec::Failure;
+use crate::face::function::Written;
 use crate::face::stream_function::Values;
 use crate::worker::Job;
 
@@ -58,7 +59,7 @@ impl Port {
 }
 
 /// Gives all that a stream has. Dropped, it drops that.
-pub(super) async fn produce(port: Rc<Port>, mut values: Box<dyn Values>) -> Result<Vec<u8>, Failure> {
+pub(super) async fn produce(port: Rc<Port>, mut values: Box<dyn Values>) -> Result<Written<Vec<u8>>, Failure> {
     let mut out = Vec::new();
     poll_fn(|context| {
         let began = Instant::now();
@@ -66,7 +67,7 @@ pub(super) async fn produce(port: Rc<Port>, mut values: Box<dyn Values>) -> Resu
             ready!(port.poll_room(context));
             match ready!(values.poll_next(context, &mut out)) {
                 Some(written) => written.and_then(|()| port.give(&out))?,
-                None => return Poll::Ready(Ok(Vec::new())),
+                None => return Poll::Ready(Ok(Written::default())),
             }
             if began.elapsed() > TURN {
                 // The next after the other tasks have had their turn.
