@@ -7,13 +7,14 @@ mod writer;
 
 use polyloop::{EXT_APART, EXT_VIEW, Span};
 use pyo3::exceptions::{PyRecursionError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyList, PyMemoryView, PyString, PyTuple};
 use rmp::Marker;
 use rmp::decode::{Bytes, RmpRead, read_marker};
 
 pub(crate) use self::writer::{write, write_exception, write_if_simple, write_unsendable};
-use crate::apart::Inbox;
+use crate::apart::{Inbox, Outbox};
 use crate::codec::Arguments;
 
 /// How deep values may nest: as deep as serde's side goes.
@@ -38,6 +39,20 @@ pub(crate) fn read_arguments<'py>(py: Python<'py>, message: &[u8], apart: &Inbox
 #[pyfunction]
 pub(crate) fn read_message<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     Reader::new(py, message, &Inbox::default())?.value(Use::Value)
+}
+
+/// Write a value for a Rust program to read.
+///
+/// Raises:
+///     TypeError: it has no counterpart in Rust.
+///     ValueError: nor has what it holds.
+#[pyfunction]
+pub(crate) fn write_message<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let py = value.py();
+    let raw_view = py.import(intern!(py, "polyloop._codec"))?.getattr(intern!(py, "raw_view"))?;
+    let mut message = Vec::new();
+    write(value, &raw_view, &mut message, &mut Outbox::closed())?;
+    Ok(PyBytes::new(py, &message))
 }
 
 /// What a value is for.

@@ -8,6 +8,9 @@ mod call;
 mod failure;
 mod interpreter;
 mod message;
+#[cfg(feature = "tracing")]
+mod record;
+mod stacks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +61,8 @@ use crate::manner::Manner;
 /// A handle, as [`Pool`](crate::Pool) is: clones are the same pool, and when the last one goes, the pool is terminated
 /// and no process is left.
 ///
-/// What workers write to their standard output and error streams, log records and warnings included, goes to the
+/// What workers log, and their warnings, are events in this program, with the feature `tracing`: see
+/// [`forward_logs`](PythonBuilder::forward_logs). What they write to their standard output and error streams goes to the
 /// program's.
 ///
 /// ```no_run

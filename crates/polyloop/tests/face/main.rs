@@ -5,6 +5,8 @@ mod calls;
 mod cancels;
 mod deaths;
 mod ends;
+mod events;
+mod heard;
 mod maps;
 mod rig;
 mod starts;
