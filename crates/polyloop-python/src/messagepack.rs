@@ -5,7 +5,7 @@
 
 mod writer;
 
-use polyloop::{EXT_APART, EXT_VIEW, Span};
+use polyloop::{EXT_APART, EXT_INT, EXT_VIEW, Span, WideInt};
 use pyo3::exceptions::{PyRecursionError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -44,8 +44,9 @@ pub(crate) fn read_message<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bou
 /// Write a value for a Rust program to read.
 ///
 /// Raises:
-///     TypeError: it has no counterpart in Rust.
-///     ValueError: nor has what it holds.
+///     OverflowError: it is an integer of more than 128 bits.
+///     TypeError: it is of a type that has no counterpart in Rust.
+///     ValueError: it is a text that has none.
 #[pyfunction]
 pub(crate) fn write_message<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let py = value.py();
@@ -166,6 +167,11 @@ impl<'a, 'py> Reader<'a, 'py> {
         match (kind, Span::from_bytes(content)) {
             (EXT_VIEW, _) => Ok(PyMemoryView::from(PyBytes::new(self.py, content).as_any())?.into_any()),
             (EXT_APART, Some(span)) => self.apart.view_at(self.py, span),
+            (EXT_INT, _) => match WideInt::from_bytes(content) {
+                Some(WideInt::Signed(int)) => Ok(int.into_pyobject(self.py)?.into_any()),
+                Some(WideInt::Unsigned(int)) => Ok(int.into_pyobject(self.py)?.into_any()),
+                None => Err(PyValueError::new_err("an integer of the wrong size")),
+            },
             _ => Err(PyValueError::new_err(format!("a value of the unknown extension type {kind}"))),
         }
     }

@@ -112,7 +112,7 @@ pub use driver::{Driver, DriverConfig, DriverError, Event, PROTOCOL, StartOrder,
 #[doc(hidden)]
 pub use manner::{Manner, travels_by_name};
 #[doc(hidden)]
-pub use message::{EXT_APART, EXT_VIEW, LARGE_BYTES, Span};
+pub use message::{EXT_APART, EXT_INT, EXT_VIEW, LARGE_BYTES, Span, WideInt};
 #[doc(hidden)]
 pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
 #[doc(hidden)]

@@ -25,7 +25,6 @@ impl Listener {
 #[cfg(feature = "tracing")]
 mod with_tracing {
     use polyloop_core::{Report, WorkerId};
-    use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
     use tracing::subscriber::NoSubscriber;
     use tracing::{Dispatch, dispatcher, error, field, warn};
 
@@ -52,7 +51,9 @@ mod with_tracing {
         }
 
         /// What it might take at this moment: nothing more detailed.
-        pub(crate) fn level(&self) -> LevelFilter {
+        #[cfg(feature = "python")]
+        pub(crate) fn level(&self) -> tracing::level_filters::LevelFilter {
+            use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
             let is_heard = self.0.is_some() || dispatcher::get_default(is_somebody);
             if is_heard { LevelFilter::current().min(STATIC_MAX_LEVEL) } else { LevelFilter::OFF }
         }

@@ -9,11 +9,9 @@ use polyloop_core::lay_apart;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::wide::{EXT_STRUCT, Raw};
 use crate::blocks::{Memory, Part};
 use crate::message::{EXT_APART, EXT_VIEW, LARGE_BYTES, Span};
-
-/// What rmp-serde takes for an extension type: the type, and bytes.
-const EXT_STRUCT: &str = rmp_serde::MSGPACK_EXT_STRUCT_NAME;
 
 /// Bytes that travel between a Rust program and its Python workers without being copied more than once, on the sender's
 /// side, where they are 64 KiB or more.
@@ -154,21 +152,6 @@ impl<T> Drop for Scope<T> {
         } else if std::thread::panicking() {
             self.slot.replace(None);
         }
-    }
-}
-
-/// Bytes as such.
-struct Raw<'a>(&'a [u8]);
-
-impl Serialize for Raw<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.0)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        <&[u8]>::deserialize(deserializer).map(Raw)
     }
 }
 

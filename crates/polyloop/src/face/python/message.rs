@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::buffer::{Inbox, Outbox, with_inbox, with_outbox};
+use super::wide::Wide;
 use crate::blocks::Memory;
 use crate::face::error::{Error, RemoteError};
 use crate::face::manager::Manager;
@@ -145,7 +146,7 @@ impl Message {
 /// Appends a value to a document, and what of it is large to `outbox`.
 fn write<T: Serialize + ?Sized>(value: &T, document: &mut Vec<u8>, outbox: &mut Outbox) -> Result<(), Error> {
     let mut serializer = Serializer::new(document).with_struct_map().with_human_readable();
-    with_outbox(outbox, || value.serialize(&mut serializer)).map_err(|error| unwritten::<T>(&error))
+    with_outbox(outbox, || value.serialize(Wide(&mut serializer))).map_err(|error| unwritten::<T>(&error))
 }
 
 /// Reads what a worker has returned.
@@ -186,7 +187,7 @@ pub(super) fn read<R: DeserializeOwned>(payload: &Payload) -> Result<R, Error> {
 
 fn read_document<R: DeserializeOwned>(document: &[u8]) -> Result<R, Error> {
     let mut deserializer = Deserializer::from_read_ref(document).with_human_readable();
-    R::deserialize(&mut deserializer).map_err(|error| unread::<R>(&error))
+    R::deserialize(Wide(&mut deserializer)).map_err(|error| unread::<R>(&error))
 }
 
 fn copy<R>(memory: &Arc<Memory>, span: Span) -> Result<Vec<u8>, Error> {

@@ -181,7 +181,9 @@ mod tests {
 
     #[test]
     fn a_place_is_remembered_up_to_a_number_of_them() {
-        let key = |target, line| Key { level: Level::WARN, target, file: "app.py", line };
+        fn key(target: &str, line: u32) -> Key<'_> {
+            Key { level: Level::WARN, target, file: "app.py", line }
+        }
         let (first, is_own) = Place::of(key("app", 1));
         let metadata = first.metadata();
         assert!(is_own);

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import tasks
+
 from polyloop import current_worker
 
 log = logging.getLogger("app.worker")
