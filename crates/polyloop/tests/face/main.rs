@@ -6,6 +6,7 @@ mod cancels;
 mod deaths;
 mod ends;
 mod events;
+#[expect(dead_code, reason = "it is another program's, too")]
 mod heard;
 mod maps;
 mod rig;
