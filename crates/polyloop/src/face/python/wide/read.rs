@@ -18,6 +18,15 @@ macro_rules! pass_on {
     };
 }
 
+/// The same for what holds no other value: then nothing stands in between.
+macro_rules! leave {
+    ($($method:ident)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            self.0.$method(visitor)
+        })*
+    };
+}
+
 /// Wherever an integer is asked for, a wide one may stand; also where it is too wide, which is to be told.
 macro_rules! integers {
     ($($method:ident)*) => {
@@ -31,14 +40,17 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Wide<D> {
     type Error = D::Error;
 
     pass_on! {
-        deserialize_any() deserialize_bool() deserialize_f32() deserialize_f64()
-        deserialize_char() deserialize_str() deserialize_string() deserialize_bytes() deserialize_byte_buf()
-        deserialize_option() deserialize_unit() deserialize_seq() deserialize_map() deserialize_identifier()
-        deserialize_ignored_any() deserialize_unit_struct(name: &'static str)
+        deserialize_any() deserialize_option() deserialize_seq() deserialize_map()
+        deserialize_unit_struct(name: &'static str)
         deserialize_newtype_struct(name: &'static str) deserialize_tuple(len: usize)
         deserialize_tuple_struct(name: &'static str, len: usize)
         deserialize_struct(name: &'static str, fields: &'static [&'static str])
         deserialize_enum(name: &'static str, variants: &'static [&'static str])
+    }
+
+    leave! {
+        deserialize_bool deserialize_f32 deserialize_f64 deserialize_char deserialize_str deserialize_string
+        deserialize_bytes deserialize_byte_buf deserialize_unit deserialize_identifier deserialize_ignored_any
     }
 
     integers! {
