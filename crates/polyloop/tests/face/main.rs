@@ -1,6 +1,7 @@
 //! The contract of a pool, with workers that are this program: what the table of behaviour in the documents says.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod buffers;
 mod calls;
 mod cancels;
 mod deaths;

@@ -6,7 +6,8 @@ use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-use super::{Raw, Wide};
+use super::Wide;
+use crate::face::buffer::Raw;
 use crate::message::{EXT_INT, WideInt};
 
 /// What is asked of a deserializer, by what is to come of it.

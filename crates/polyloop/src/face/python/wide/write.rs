@@ -7,7 +7,8 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-use super::{EXT_STRUCT, Raw, Wide};
+use super::Wide;
+use crate::face::buffer::{EXT_STRUCT, Raw};
 use crate::message::{EXT_INT, WideInt};
 
 /// A value that is to be written so.
