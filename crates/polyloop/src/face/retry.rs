@@ -6,7 +6,6 @@ use std::sync::Arc;
 use polyloop_core::OnDeath;
 
 use super::error::Error;
-use super::log;
 
 /// Says whether an error is worth another run.
 #[derive(Clone)]
@@ -17,13 +16,10 @@ impl RetryOn {
         Self(Arc::new(is_reason))
     }
 
-    /// One that panics has said no.
-    pub(crate) fn is_reason(&self, error: &Error) -> bool {
+    /// What it says; `None` of one that panics.
+    pub(crate) fn is_reason(&self, error: &Error) -> Option<bool> {
         // Whatever it left half done is its own.
-        catch_unwind(AssertUnwindSafe(|| (self.0)(error))).unwrap_or_else(|_| {
-            log::undecided(error);
-            false
-        })
+        catch_unwind(AssertUnwindSafe(|| (self.0)(error))).ok()
     }
 }
 

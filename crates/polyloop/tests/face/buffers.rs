@@ -150,3 +150,21 @@ fn one_that_comes_in_place_is_passed_on_as_any_other() {
         assert_eq!(Buffer::from(bytes), ramp(LARGE));
     });
 }
+
+#[test]
+fn long_texts_and_vectors_arrive_whole_with_buffers_among_them_or_without() {
+    run(|| async {
+        let pool = pool(1).await;
+        let give = |text: String, numbers: Vec<f32>, buffer: Buffer| (buffer, numbers, text);
+        for (blocks, len) in [(true, 10), (true, 300_000), (false, 300_000)] {
+            if !blocks {
+                pool.apply(allow_no_files, ()).await.unwrap();
+            }
+            let (text, numbers) = ("x".repeat(len), (0..len).map(|n| n as f32).collect::<Vec<_>>());
+            for buffer in [ramp(5), ramp(LARGE)] {
+                let back = pool.apply(give, (text.clone(), numbers.clone(), buffer.clone())).await.unwrap();
+                assert!(back == (buffer, numbers.clone(), text.clone()), "{blocks} {len}");
+            }
+        }
+    });
+}

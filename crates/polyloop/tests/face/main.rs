@@ -6,6 +6,9 @@ mod calls;
 mod cancels;
 mod deaths;
 mod ends;
+mod events;
+#[expect(dead_code, reason = "it is another program's, too")]
+mod heard;
 mod maps;
 mod retries;
 mod rig;

@@ -2,9 +2,13 @@
 //! `POLYLOOP_TEST_PYTHON` names, which has the package: `make test` sees to both.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod blocked;
 mod calls;
 mod deaths;
 mod ends;
+#[path = "../face/heard.rs"]
+mod heard;
+mod logs;
 mod maps;
 mod python;
 mod retries;

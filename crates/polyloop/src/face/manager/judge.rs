@@ -8,6 +8,7 @@ use polyloop_core::{CallId, Outcome, TaskId};
 use super::{Deliveries, Inner, Manager};
 use crate::driver::Driver;
 use crate::face::call::Terms;
+use crate::face::log::Listener;
 
 /// A task that has failed and may run again.
 pub(super) struct Trial {
@@ -20,9 +21,13 @@ pub(super) struct Trial {
 
 impl Trial {
     /// Whether it does. Runs the user's code.
-    pub(super) fn is_to_run_again(&self) -> bool {
+    pub(super) fn is_to_run_again(&self, listener: &Listener) -> bool {
         let Some(retry_on) = &self.judge.options.retry_on else { return false };
-        retry_on.is_reason(&self.judge.error(self.outcome.clone()))
+        let error = self.judge.error(self.outcome.clone());
+        retry_on.is_reason(&error).unwrap_or_else(|| {
+            listener.undecided(&error);
+            false
+        })
     }
 }
 
@@ -33,7 +38,7 @@ impl Manager {
             return Ok(());
         }
         // Without the lock: it may ask its pool for something.
-        let decided: Vec<_> = trials.iter().map(Trial::is_to_run_again).collect();
+        let decided: Vec<_> = trials.iter().map(|trial| trial.is_to_run_again(&self.listener)).collect();
         let (mut inner, mut deliveries) = (self.lock(), Deliveries::default());
         for (again, Trial { task, call, token, outcome, .. }) in decided.into_iter().zip(trials) {
             if again {

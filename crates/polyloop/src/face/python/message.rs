@@ -6,7 +6,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
-use polyloop_core::{Luggage, Payload, lay_apart};
+use polyloop_core::{Luggage, Payload};
 use rmp::Marker;
 use rmp::decode::{Bytes, RmpRead, read_marker};
 use rmp::encode;
@@ -14,6 +14,7 @@ use rmp_serde::{Deserializer, Serializer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::wide::Wide;
 use crate::blocks::Memory;
 use crate::face::buffer::{Dialect, Inbox, Outbox, with_inbox, with_outbox};
 use crate::face::error::{Error, RemoteError};
@@ -97,10 +98,14 @@ impl Message {
 
     /// As it travels: what is large in a block, where there is one.
     pub(super) fn into_payload(mut self, manager: &Manager, buffer: &mut Vec<u8>) -> Result<Payload, Error> {
-        let is_long = self.document.len() >= LARGE_BYTES;
-        if !self.outbox.is_empty() || is_long {
-            if let Some(payload) = self.apart(manager, is_long) {
-                return Ok(payload);
+        if !self.outbox.is_empty() || self.document.len() >= LARGE_BYTES {
+            let take = |len| manager.with_driver(|driver| driver.take_block(len));
+            if let Some((lease, span)) = self.outbox.store(&self.document, take) {
+                let payload = match span {
+                    Some(span) => Payload::from_slice(&span.to_message()),
+                    None => Payload::from_slice(&self.document),
+                };
+                return Ok(payload.with(Some(Luggage::new(lease))));
             }
             if !self.outbox.is_empty() {
                 self.document = self.whole()?;
@@ -111,21 +116,6 @@ impl Message {
         }
         *buffer = self.document;
         Ok(Payload::from_slice(buffer))
-    }
-
-    fn apart(&self, manager: &Manager, is_long: bool) -> Option<Payload> {
-        let document = if is_long { lay_apart(self.outbox.end(), self.document.len())? } else { 0..0 };
-        let end = self.outbox.end().max(document.end);
-        let lease = manager.with_driver(|driver| driver.take_block(end))?;
-        let parts = self.outbox.parts().chain(is_long.then_some((document.start, &self.document[..])));
-        lease.fill(parts).ok()?;
-        let payload = if is_long {
-            let span = Span { start: document.start as u64, len: document.len() as u64 };
-            Payload::from_slice(&span.to_message())
-        } else {
-            Payload::from_slice(&self.document)
-        };
-        Some(payload.with(Some(Luggage::new(lease))))
     }
 
     /// The document with its large parts where they belong.
@@ -144,7 +134,7 @@ impl Message {
 /// Appends a value to a document, and what of it is large to `outbox`.
 fn write<T: Serialize + ?Sized>(value: &T, document: &mut Vec<u8>, outbox: &mut Outbox) -> Result<(), Error> {
     let mut serializer = Serializer::new(document).with_struct_map().with_human_readable();
-    with_outbox(Dialect::MessagePack, outbox, || value.serialize(&mut serializer))
+    with_outbox(Dialect::MessagePack, outbox, || value.serialize(Wide(&mut serializer)))
         .map_err(|error| unwritten::<T>(&error))
 }
 
@@ -186,7 +176,7 @@ pub(super) fn read<R: DeserializeOwned>(payload: &Payload) -> Result<R, Error> {
 
 fn read_document<R: DeserializeOwned>(document: &[u8]) -> Result<R, Error> {
     let mut deserializer = Deserializer::from_read_ref(document).with_human_readable();
-    R::deserialize(&mut deserializer).map_err(|error| unread::<R>(&error))
+    R::deserialize(Wide(&mut deserializer)).map_err(|error| unread::<R>(&error))
 }
 
 fn copy<R>(memory: &Arc<Memory>, span: Span) -> Result<Vec<u8>, Error> {
