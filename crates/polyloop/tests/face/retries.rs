@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use polyloop::{Error, Exit, Pool, RemoteError};
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
 
+use crate::heard::hear;
 use crate::rig::{Marks, block, builder, die_first, mark, pids, pool, run, until, until_gone, wait_for_ever};
 
 /// How many times a mark has been left, this time included.
@@ -84,6 +87,7 @@ fn a_death_is_no_reason_where_it_is_not_said_to_be_one() {
 #[test]
 fn it_is_asked_about_each_death_as_it_was() {
     run(|| async {
+        let (heard, _guard) = hear(LevelFilter::WARN);
         let (pool, marks) = (pool(1).await.retries(5), Marks::new());
         let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
         let told = Arc::clone(&asked);
@@ -100,6 +104,8 @@ fn it_is_asked_about_each_death_as_it_was() {
         let died = picky.apply(leave, (marks.at("begun"),)).await;
         assert!(matches!(&died, Err(Error::WorkerDied(death)) if death.exit == Exit::Code(2)), "{died:?}");
         assert_eq!(*asked.lock().unwrap(), [(Exit::Signal(9), 1), (Exit::Code(2), 2)]);
+        let told = heard.until("a worker died").await;
+        assert_eq!((told.number("judged"), told.number("retried"), told.number("lost")), (1, 0, 0));
     });
 }
 
@@ -191,11 +197,14 @@ fn a_functions_own_error_is_nobodys_to_judge() {
 #[test]
 fn a_predicate_that_panics_has_said_no_and_the_pool_goes_on() {
     run(|| async {
+        let (heard, _guard) = hear(LevelFilter::WARN);
         let (pool, marks) = (pool(1).await.retries(3), Marks::new());
         let broken = pool.retry_on(|_| panic!("the predicate's own"));
         let failed = broken.apply(panic_first, (9, marks.at("begun"))).await;
         assert!(matches!(&failed, Err(Error::TaskPanicked(panic)) if panic.message == "too early"), "{failed:?}");
         assert_eq!(marks.count("begun"), 1);
+        let told = heard.until("`retry_on` panicked").await;
+        assert!(told.level == Level::WARN && told.get("error").ends_with("too early"), "{told:?}");
         assert_eq!(pool.apply(|| 1, ()).await.unwrap(), 1);
     });
 }
