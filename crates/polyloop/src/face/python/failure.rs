@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exception_is_an_instance_of_its_class_and_of_those_that_is_derived_from() {
+    fn an_exception_is_an_instance_of_its_class_and_of_those_that_it_is_derived_from() {
         let error = key_error();
         for class in ["KeyError", "builtins.KeyError", "LookupError", "BaseException"] {
             assert!(error.is_instance(class), "{class}");
