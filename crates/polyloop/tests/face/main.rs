@@ -10,7 +10,9 @@ mod events;
 #[expect(dead_code, reason = "it is another program's, too")]
 mod heard;
 mod maps;
+mod retries;
 mod rig;
 mod starts;
+mod streams;
 
 polyloop::init_before_main!();

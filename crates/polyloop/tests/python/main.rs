@@ -11,8 +11,10 @@ mod heard;
 mod logs;
 mod maps;
 mod python;
+mod retries;
 #[path = "../face/rig.rs"]
 #[expect(dead_code, reason = "it is another program's, too")]
 mod rig;
 mod starts;
+mod streams;
 mod values;
