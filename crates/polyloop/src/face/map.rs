@@ -193,7 +193,7 @@ impl<I: Iterator, R> Map<I, R> {
                 Stage::Over => return Poll::Ready(None),
             };
             let (room, outstanding, is_complete) = self.fetch(context);
-            let may_draw = outstanding == 0 || room * 2 >= self.window && !self.must_wait(outstanding);
+            let may_draw = outstanding == 0 || room >= self.window.div_ceil(2) && !self.must_wait(outstanding);
             let drew = self.input.is_some() && may_draw && self.draw(call, room, outstanding, context);
             if !self.ready.is_empty() || drew {
                 continue;
@@ -249,7 +249,7 @@ impl<I: Iterator, R> Map<I, R> {
         let Some(mut input) = self.input.take() else { return false };
         let (began, mut drawn, mut has_unsent, mut has_ended) = (Instant::now(), 0, false, false);
         // As far as they follow each other, items go together.
-        let mut run = Vec::with_capacity(room);
+        let mut run = Vec::with_capacity(room.min(WINDOW));
         while drawn < room {
             let Some(item) = input.next() else {
                 has_ended = true;

@@ -82,6 +82,15 @@ fn input_is_drawn_as_room_appears_and_no_more_once_the_map_is_dropped() {
 }
 
 #[test]
+fn the_input_may_be_drawn_without_bounds() {
+    run(|| async {
+        let pool = pool(1).await;
+        let map = pool.map(|n: u64| n, 0..5000).buffer_size(usize::MAX);
+        assert_eq!(map.try_collect::<Vec<_>>().await.unwrap(), (0..5000).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn a_map_that_is_dropped_drops_its_tasks() {
     run(|| async {
         let (pool, marks) = (builder(1).concurrency(4).build().await.unwrap(), Marks::new());
