@@ -5,6 +5,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use polyloop::{Error, Pool, RemoteError, State};
 use rustix::process::Signal;
 use tracing::Level;
@@ -49,6 +50,24 @@ fn tasks_that_were_not_finished_are_told_at_a_terminate() {
         pool.terminate().await.unwrap();
         let told = heard.until("terminated").await;
         assert_eq!((told.level, told.number("unfinished")), (Level::WARN, 2));
+    });
+}
+
+#[test]
+fn a_subscriber_that_panics_ends_the_pool_and_all_that_waits_for_it() {
+    run(|| async {
+        let (_, _guard) = hear_and(LevelFilter::WARN, |_| panic!("as it is to"));
+        let (pool, marks) = (pool(1).await, Marks::new());
+        let worker = pids(&pool)[0];
+        let mut values = pool.stream(|| stream::once(async { 1 }).chain(stream::pending()), ());
+        assert_eq!(values.next().await.unwrap().unwrap(), 1);
+        let task = pool.spawn(wait_for_ever, (marks.at("begun"), marks.at("dropped")));
+        marks.until("begun").await;
+        send_signal(worker, Signal::KILL);
+        assert!(matches!(values.next().await, Some(Err(Error::WorkerDied(_)))));
+        until(|| task.is_finished()).await;
+        assert!(matches!(task.await, Err(Error::WorkerDied(_))));
+        assert!(matches!(pool.apply(pid, ()).await, Err(Error::PoolTerminated)));
     });
 }
 
