@@ -76,6 +76,21 @@ fn a_pool_that_is_terminated_kills_what_does_not_end() {
 }
 
 #[test]
+fn a_pool_may_have_all_the_time_there_is() {
+    run(|| async {
+        let times = builder(1).grace(Duration::MAX).max_age(Duration::MAX).block_warning(Duration::MAX);
+        let pool = times.timeout(Duration::MAX).build().await.unwrap();
+        let task = pool.spawn(async || std::future::pending::<()>().await, ());
+        assert!(pool.apply(pid, ()).await.is_ok());
+        task.abort();
+        assert!(matches!(task.await, Err(Error::TaskAborted)));
+        pool.resize(2).unwrap();
+        pool.resize(1).unwrap();
+        pool.terminate().await.unwrap();
+    });
+}
+
+#[test]
 fn a_pool_whose_last_handle_is_dropped_leaves_no_process() {
     run(|| async {
         let (pool, marks) = (pool(2).await, Marks::new());
@@ -104,9 +119,11 @@ fn a_pool_ends_with_its_runtime() {
         let mut map = pool.map(|n: u32| n, 0..);
         assert!(map.next().await.unwrap().is_ok());
         let task = pool.spawn(block, (marks.at("begun"), marks.at("never")));
+        let other = pool.spawn(wait_for_ever, (marks.at("waits"), marks.at("dropped")));
         marks.until("begun").await;
         runtime.shutdown_background();
         assert!(matches!(task.await, Err(Error::PoolTerminated)));
+        until(|| other.is_finished()).await;
         // What had come back is given, then the reason why there is no more: for each item that was about to go, or once.
         let rest: Vec<_> = map.skip_while(|item| std::future::ready(item.is_ok())).collect().await;
         assert!(

@@ -59,7 +59,9 @@ fn a_pool_whose_lifespan_fails_fails_with_its_reason() {
 #[test]
 fn an_impossible_shape_is_refused() {
     run(|| async {
-        for shape in [builder(0), builder(1).concurrency(0), builder(1 << 20), builder(40_000)] {
+        for shape in
+            [builder(0), builder(1).concurrency(0), builder(1).concurrency(u32::MAX), builder(1 << 20), builder(40_000)]
+        {
             assert!(matches!(shape.build().await, Err(Error::Config(_))));
         }
     });
