@@ -35,6 +35,8 @@ pub(crate) struct MapCell(Mutex<CellState>);
 struct CellState {
     results: MapResults<Came>,
     waiting: Option<Waker>,
+    /// Whatever comes back may make room for more, though it is nobody's turn.
+    wants_room: bool,
     /// The pool's runtime has ended: nothing comes back any more.
     over: bool,
 }
@@ -46,7 +48,7 @@ impl MapCell {
         for (index, outcome) in outcomes {
             state.results.deliver(index, Ok(Came::Back(outcome)));
         }
-        if state.results.has_news() { state.waiting.take() } else { None }
+        if state.results.has_news() || state.wants_room { state.waiting.take() } else { None }
     }
 
     pub(crate) fn end(&self) {
@@ -126,7 +128,7 @@ impl<I: Iterator, R> Map<I, R> {
         write: Write<I::Item>,
         read: Read<R>,
     ) -> Self {
-        let state = CellState { results: MapResults::new(WINDOW, true), waiting: None, over: false };
+        let state = CellState { results: MapResults::new(WINDOW, true), waiting: None, wants_room: false, over: false };
         Self {
             manager,
             terms: terms.map_err(Some),
@@ -240,6 +242,7 @@ impl<I: Iterator, R> Map<I, R> {
             self.refused.get_or_insert(Error::PoolTerminated);
         } else if self.ready.is_empty() {
             state.waiting = Some(context.waker().clone());
+            state.wants_room = self.is_large && self.input.is_some();
         }
         (state.results.room(), outstanding, state.over || state.results.is_complete())
     }
@@ -269,11 +272,9 @@ impl<I: Iterator, R> Map<I, R> {
                     has_unsent = true;
                 }
             }
-            if self.must_wait(outstanding + drawn) {
-                break;
-            }
-            if drawn % DRAWS_PER_LOOK == 0 && began.elapsed() > DRAW_BUDGET {
-                // The rest after the other tasks have had their turn.
+            let is_late = drawn % DRAWS_PER_LOOK == 0 && began.elapsed() > DRAW_BUDGET;
+            if is_late || self.must_wait(outstanding + drawn) {
+                // The rest after the other tasks have had their turn, and with what has come back by then.
                 context.waker().wake_by_ref();
                 break;
             }

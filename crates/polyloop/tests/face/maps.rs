@@ -1,14 +1,15 @@
 //! Maps: order, laziness, and what an item that fails or a reader that leaves means.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
-use polyloop::{Error, RemoteError};
+use polyloop::{Buffer, Error, RemoteError};
 use rustix::process::Signal;
 
-use crate::rig::{Marks, builder, mark, pid, pool, run, send_signal, until, wait_for_ever};
+use crate::rig::{Marks, block, builder, mark, pid, pool, run, send_signal, until, wait_for_ever};
 
 /// The first numbers are slow.
 async fn slow_first(n: u64) -> u64 {
@@ -87,6 +88,26 @@ fn the_input_may_be_drawn_without_bounds() {
         let pool = pool(1).await;
         let map = pool.map(|n: u64| n, 0..5000).buffer_size(usize::MAX);
         assert_eq!(map.try_collect::<Vec<_>>().await.unwrap(), (0..5000).collect::<Vec<_>>());
+    });
+}
+
+/// The first waits for the last.
+fn first_waits(n: u64, _: Buffer, last: PathBuf) -> u64 {
+    match n {
+        0 => block(last.with_extension("begun"), last),
+        999 => mark(&last),
+        _ => (),
+    }
+    n
+}
+
+#[test]
+fn a_slow_item_does_not_keep_large_ones_from_being_drawn() {
+    run(|| async {
+        let (pool, marks) = (pool(2).await, Marks::new());
+        let input = (0..1000).map(|n| (n, Buffer::from(vec![0; 100_000]), marks.at("last")));
+        let all: Vec<u64> = pool.starmap(first_waits, input).try_collect().await.unwrap();
+        assert_eq!(all, (0..1000).collect::<Vec<_>>());
     });
 }
 
