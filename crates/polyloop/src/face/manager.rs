@@ -33,6 +33,10 @@ const FLUSHED_AT_ONCE: usize = 4;
 /// References of functions that are remembered.
 const REFERENCES_MAX: usize = 256;
 
+/// Shared memory is a file to the operating system.
+const FILE_SIZE_LIMITED: &str = "a pool's shared memory is larger than the files that this process may write: raise the \
+                                 limit (ulimit -f)";
+
 /// How a task is run, as its pool or its call says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
@@ -134,6 +138,9 @@ impl Manager {
         };
         let driver = Driver::new(config).map_err(|error| match error {
             DriverError::Config(problem) => Error::Config(problem),
+            DriverError::Os(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                Error::Os(io::Error::new(error.kind(), FILE_SIZE_LIMITED))
+            }
             DriverError::Os(error) => Error::Os(error),
         })?;
         let fd = Watched::new(driver.as_fd().try_clone_to_owned()?)?;
