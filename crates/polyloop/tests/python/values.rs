@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use polyloop::{Buffer, Error, PythonPool};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -11,7 +12,9 @@ use proptest::test_runner::{Config, TestRunner};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
-use crate::python::{pids, pool, run};
+use crate::rig::pids;
+use crate::rig::python::run;
+use crate::{builder, pool};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum Shape {
@@ -201,7 +204,7 @@ fn what_python_derives_from_a_type_that_is_known_arrives_as_that() {
 fn what_has_no_counterpart_is_an_error_that_says_what_and_the_worker_lives() {
     run(|| async {
         let py = pool(1).await;
-        let worker = pids(&py);
+        let worker = pids(&py.stats());
         for (kind, told) in [
             ("object", "a value of type object has no counterpart in Rust"),
             ("complex", "a value of type complex has no counterpart in Rust"),
@@ -221,7 +224,7 @@ fn what_has_no_counterpart_is_an_error_that_says_what_and_the_worker_lives() {
         assert!(error.to_string().contains("Vec<u8>"), "{error}");
         assert!(matches!(py.call::<u8>("tasks:same").arg(300).await, Err(Error::Remote(_))));
         assert_eq!(py.call::<f64>("tasks:same").arg(3).await.unwrap(), 3.0, "an int is a float to Python");
-        assert_eq!(pids(&py), worker);
+        assert_eq!(pids(&py.stats()), worker);
     });
 }
 
@@ -337,7 +340,7 @@ fn large_parts_of_a_value_are_each_in_its_place() {
 #[test]
 fn large_results_of_a_worker_that_may_have_no_blocks_arrive_all_the_same() {
     run(|| async {
-        let py = crate::python::builder(1).initializer("tasks:allow_no_files").build().await.unwrap();
+        let py = builder(1).initializer("tasks:allow_no_files").build().await.unwrap();
         for kind in ["bytes", "array"] {
             let buffer: Buffer = read(&py, 200_000, kind).await;
             assert_eq!(*buffer, *vec![0; 200_000]);
@@ -389,5 +392,21 @@ fn arrays_of_numpy_travel_as_their_bytes_and_its_numbers_as_numbers() {
             assert!((total / (f64::from(count) * f64::from(count - 1) / 2.0) - 1.0).abs() < 0.001);
         }
         assert_eq!(py.call::<Buffer>("arrays:records").await.unwrap().len(), 12);
+    });
+}
+
+#[test]
+fn a_map_of_many_large_buffers_gives_each() {
+    run(|| async {
+        let py = pool(2).await;
+        let items = (0..300u32).map(|n| Buffer::from(vec![n as u8; 100_000]));
+        let mut results = py.map::<Buffer, _>("tasks:same", items);
+        let mut n = 0u32;
+        while let Some(result) = results.next().await {
+            let buffer = result.unwrap();
+            assert!(buffer.len() == 100_000 && buffer.iter().all(|byte| *byte == n as u8), "{n}");
+            n += 1;
+        }
+        assert_eq!(n, 300);
     });
 }
