@@ -36,8 +36,8 @@ async fn workers_are_replaced_after_exactly_so_many_tasks<P: WorkerPool>() {
 
 async fn workers_of_a_pool_that_closes_run_no_more_tasks_than_they_may<P: WorkerPool>() {
     let pool = P::builder(2).max_tasks(20).start().await;
-    let singles: Vec<_> = (0..100).map(|_| pool.spawn(Task::Pid)).collect();
-    let mut map = pool.map(Kind::Async, (0..100).map(|_| Task::Pid));
+    let singles: Vec<_> = (0..40).map(|_| pool.spawn(Task::Pid)).collect();
+    let mut map = pool.map(Kind::Async, (0..40).map(|_| Task::Pid));
     let mut pids = vec![map.try_next().await.unwrap().unwrap()];
     let (closed, rest) = tokio::join!(pool.close(), map.try_collect::<Vec<_>>());
     closed.unwrap();
@@ -47,7 +47,7 @@ async fn workers_of_a_pool_that_closes_run_no_more_tasks_than_they_may<P: Worker
     }
     let mut lives = BTreeMap::<u64, u32>::new();
     pids.iter().for_each(|pid| *lives.entry(*pid).or_default() += 1);
-    assert_eq!(lives.values().sum::<u32>(), 200);
+    assert_eq!(lives.values().sum::<u32>(), 80);
     assert!(lives.values().all(|tasks| *tasks <= 20), "{lives:?}");
     let short = lives.values().filter(|tasks| **tasks < 20).count();
     assert!(short <= 2, "only the last ones end before: {lives:?}");
