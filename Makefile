@@ -28,6 +28,7 @@ BENCH ?=
 LOCKED := $(if $(CI),--locked)
 VENV = .venv-$(PYTHON)
 BIN = $(VENV)/bin
+CRATES := polyloop-shm polyloop-core polyloop-macros polyloop
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
 # Deferred, so that it is asked only by a target that needs it.
@@ -60,6 +61,11 @@ wheel-test: ## Build a wheel, install it into an empty environment, and run the 
 	@rm -f dist/polyloop-*-cp$(subst .,,$(PYTHON))-*.whl
 	@$(MAKE) --no-print-directory wheel PYTHON=$(PYTHON)
 	$(BIN)/python tools/wheel_test.py dist/polyloop-*-cp$(subst .,,$(PYTHON))-*.whl
+
+.PHONY: package
+package: ## Pack the crates as they are to be published, and build each from its package
+	cargo package $(LOCKED) $(CRATES:%=--package %) --all-features --allow-dirty --quiet --target-dir target/package
+	@ls -s target/package/package/*.crate
 
 .PHONY: test
 test: test-rust test-python test-workers ## Rust tests, then Python tests on every supported CPython found

@@ -6,6 +6,7 @@ supervision of workers (the engine).
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib.util
 import multiprocessing
@@ -20,7 +21,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_ready
@@ -54,6 +55,8 @@ DEFAULT_START_METHOD = "forkserver"
 CHILD_NAME = "polyloop-"
 PRELOADED = ("polyloop._frozen",)
 PATH_FINDER = "polyloop._preload"
+EXIT_WAIT_S = 5.0
+"""How long the interpreter's exit waits for processes that are being started."""
 
 T = TypeVar("T")
 
@@ -302,7 +305,8 @@ class Starter:
 
     It outlives every child, since a child that asked to die with its parent dies with the *thread* that started it. It
     blocks SIGINT, so that Ctrl-C cannot hit a child before the child has said what to do about it. Made when first
-    used, and again in a forked child.
+    used, and again in a forked child. The interpreter's exit waits for what it has begun: a start that is cut off
+    half-way leaves a forkserver that waits for descriptors, and fails loudly.
     """
 
     _by_pid: ClassVar[dict[int, Starter]] = {}
@@ -343,8 +347,14 @@ class Starter:
     def _ensure_thread(self) -> None:
         with self._lock:
             if self._thread is None:
+                atexit.register(self._finish)
                 self._thread = threading.Thread(target=self._run, name="polyloop-starter", daemon=True)
                 self._thread.start()
+
+    def _finish(self) -> None:
+        """At exit: wait until the jobs of this process are done."""
+        if self._by_pid.get(os.getpid()) is self:
+            wait([self.submit(lambda: None)], EXIT_WAIT_S)
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

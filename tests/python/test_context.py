@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,35 @@ def test_a_forked_child_has_a_starter_of_its_own() -> None:
     assert Starter.submit(os.getpid).result() == os.getpid()
     ran_in, child = result_of(targets.starter_pid)
     assert ran_in == child != os.getpid()
+
+
+def test_the_interpreters_exit_waits_for_the_starts_that_were_asked_for() -> None:
+    """Cut off between its connection to a forkserver and the descriptors, a start would leave a traceback there."""
+    program = """
+    import time
+    from polyloop.context import Starter
+
+    def start(name):
+        time.sleep(0.2)
+        print(name, flush=True)
+
+    Starter.submit(lambda: start("at hand"))
+    Starter.submit(lambda: start("next"))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=50)
+    assert (done.stdout, done.stderr, done.returncode) == ("at hand\nnext\n", "", 0)
+
+
+def test_a_start_that_hangs_does_not_hold_the_exit_for_ever() -> None:
+    program = """
+    import threading
+    from polyloop import context
+
+    context.EXIT_WAIT_S = 0.1
+    context.Starter.submit(threading.Event().wait)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=50)
+    assert (done.stderr, done.returncode) == ("", 0)
 
 
 def test_exit_codes_survive_being_asked_for_from_many_threads(start_method: str) -> None:

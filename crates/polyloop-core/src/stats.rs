@@ -1,9 +1,20 @@
 //! What a pool has done so far, in numbers. Nothing is decided by them.
 
+use std::fmt;
+
 use crate::task::Outcome;
 
 /// Why a worker had to be replaced.
+///
+/// ```
+/// # use polyloop_core as polyloop;
+/// use polyloop::Cause;
+///
+/// let names: Vec<_> = Cause::ALL.iter().map(|cause| cause.name()).collect();
+/// assert_eq!(names, ["died", "recycled", "memory", "age", "overdue", "garbage", "restarted"]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Cause {
     /// It died although nobody told it to.
     Died,
@@ -22,9 +33,33 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// All of them, in the order of [`Counts::restarts`].
-    pub const ALL: [Self; 7] =
-        [Self::Died, Self::Recycled, Self::Memory, Self::Age, Self::Overdue, Self::Garbage, Self::Restarted];
+    /// All of them, as the counts have them.
+    pub const ALL: &'static [Self] =
+        &[Self::Died, Self::Recycled, Self::Memory, Self::Age, Self::Overdue, Self::Garbage, Self::Restarted];
+
+    /// In one word, as the Python face has it.
+    ///
+    /// ```
+    /// # use polyloop_core as polyloop;
+    /// assert_eq!(polyloop::Cause::Overdue.name(), "overdue");
+    /// ```
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Died => "died",
+            Self::Recycled => "recycled",
+            Self::Memory => "memory",
+            Self::Age => "age",
+            Self::Overdue => "overdue",
+            Self::Garbage => "garbage",
+            Self::Restarted => "restarted",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 /// Counts over the life of a pool.

@@ -19,7 +19,21 @@ const SILENT_STARTS_MAX: u32 = 3;
 pub const HOPELESS_EXIT: i32 = 83;
 
 /// How a process ended.
+///
+/// ```
+/// # use polyloop_core as polyloop;
+/// use polyloop::Exit;
+///
+/// let how = |exit| match exit {
+///     Exit::Code(0) => "as it wanted to",
+///     Exit::OutOfMemory => "for want of memory",
+///     _ => "otherwise",
+/// };
+/// assert_eq!(how(Exit::Signal(9)), "otherwise");
+/// assert_eq!(Exit::Signal(9).to_string(), "signal 9");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Exit {
     /// With this code.
     Code(i32),
@@ -54,7 +68,16 @@ pub enum StartError {
 }
 
 /// What a pool as a whole is doing.
+///
+/// ```
+/// # use polyloop_core as polyloop;
+/// use polyloop::State;
+///
+/// let needs_help = |state| state == State::Degraded;
+/// assert!(needs_help(State::Degraded) && !needs_help(State::Running));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum State {
     /// No worker has been ready yet.
     Starting,
@@ -70,8 +93,42 @@ pub enum State {
     Closed,
 }
 
+impl State {
+    /// In one word, as the Python face has it.
+    ///
+    /// ```
+    /// # use polyloop_core as polyloop;
+    /// assert_eq!(polyloop::State::Degraded.name(), "degraded");
+    /// ```
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Degraded => "degraded",
+            Self::Closing => "closing",
+            Self::Terminating => "terminating",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// Where a worker is in its life.
+///
+/// ```
+/// # use polyloop_core as polyloop;
+/// use polyloop::Stage;
+///
+/// let takes_work = |stage| stage == Stage::Ready;
+/// assert!(takes_work(Stage::Ready) && !takes_work(Stage::Retiring));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Stage {
     /// Its process is being started or initialised.
     Starting,
@@ -81,6 +138,29 @@ pub enum Stage {
     Retiring,
     /// It was told to leave.
     Stopping,
+}
+
+impl Stage {
+    /// In one word, as the Python face has it.
+    ///
+    /// ```
+    /// # use polyloop_core as polyloop;
+    /// assert_eq!(polyloop::Stage::Retiring.name(), "retiring");
+    /// ```
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Retiring => "retiring",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 /// A worker as its manager knows it.

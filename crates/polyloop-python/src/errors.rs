@@ -22,7 +22,7 @@ pub(crate) fn exit_code(exit: Exit) -> Option<i32> {
         Exit::Code(code) => Some(code),
         Exit::Signal(signal) => Some(-signal),
         Exit::OutOfMemory => Some(-SIGKILL),
-        Exit::Unknown => None,
+        _ => None,
     }
 }
 

@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use polyloop::{CallId, Cause, Driver, DriverConfig, Event, MAX_REPLY, Payload, State};
+use polyloop::{CallId, Cause, Driver, DriverConfig, Event, MAX_REPLY, Payload};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use self::functions::References;
-use self::orders::{cause_name, stage_name, worker_id, worker_key};
+use self::orders::{worker_id, worker_key};
 use crate::apart::Inbox;
 use crate::apply::ApplyCall;
 use crate::codec::{Codec, Dialect};
@@ -171,14 +171,7 @@ impl Manager {
     /// "starting", "running", "degraded", "closing", "terminating" or "closed".
     #[getter]
     fn state(&self) -> &'static str {
-        match lock(&self.driver).state() {
-            State::Starting => "starting",
-            State::Running => "running",
-            State::Degraded => "degraded",
-            State::Closing => "closing",
-            State::Terminating => "terminating",
-            State::Closed => "closed",
-        }
+        lock(&self.driver).state().name()
     }
 
     /// Tasks that have not ended.
@@ -195,14 +188,14 @@ impl Manager {
             (driver.counts(), driver.loads(), driver.age(), driver.unfinished())
         };
         let restarts = PyDict::new(py);
-        for (cause, count) in Cause::ALL.into_iter().zip(counts.restarts) {
-            restarts.set_item(cause_name(cause), count)?;
+        for (cause, count) in Cause::ALL.iter().zip(counts.restarts) {
+            restarts.set_item(cause.name(), count)?;
         }
         let workers: Vec<_> = loads
             .into_iter()
             .map(|(view, in_flight)| {
                 let age_s = age.saturating_sub(view.since).as_secs_f64();
-                (view.pid, view.id.seat, view.queue.0, stage_name(view.stage), in_flight, view.done, age_s)
+                (view.pid, view.id.seat, view.queue.0, view.stage.name(), in_flight, view.done, age_s)
             })
             .collect();
         (self.state(), unfinished, counts.done, counts.failed, counts.retried, restarts, workers).into_pyobject(py)

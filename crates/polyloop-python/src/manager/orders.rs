@@ -2,34 +2,13 @@
 
 use std::os::fd::IntoRawFd;
 
-use polyloop::{Cause, Event, Report, Stage, WorkerId};
+use polyloop::{Event, Report, WorkerId};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::Manager;
 use crate::errors;
-
-pub(super) fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Starting => "starting",
-        Stage::Ready => "ready",
-        Stage::Retiring => "retiring",
-        Stage::Stopping => "stopping",
-    }
-}
-
-pub(super) fn cause_name(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Died => "died",
-        Cause::Recycled => "recycled",
-        Cause::Memory => "memory",
-        Cause::Age => "age",
-        Cause::Overdue => "overdue",
-        Cause::Garbage => "garbage",
-        Cause::Restarted => "restarted",
-    }
-}
 
 pub(super) fn worker_key(worker: WorkerId) -> u64 {
     u64::from(worker.seat) << 32 | u64::from(worker.generation)

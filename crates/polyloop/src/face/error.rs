@@ -144,7 +144,7 @@ impl WorkerDied {
             Exit::Signal(libc::SIGABRT) => Some("native code gave up"),
             Exit::Signal(libc::SIGXCPU) => Some("it used up its CPU time limit"),
             Exit::Signal(libc::SIGXFSZ) => Some("it hit the file size limit"),
-            Exit::Signal(_) | Exit::Code(_) | Exit::Unknown => None,
+            _ => None,
         }
     }
 }

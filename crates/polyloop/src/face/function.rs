@@ -67,9 +67,32 @@ pub enum Begun<R> {
 /// The kinds of functions, which the compiler finds: see [`Function`].
 pub mod kind {
     /// A function that returns its result.
+    ///
+    /// ```
+    /// use polyloop::{Error, Function, Pool, kind};
+    ///
+    /// /// Has a worker run what would block this program's loop.
+    /// async fn aside<F>(pool: &Pool, function: F) -> Result<F::Output, Error>
+    /// where
+    ///     F: Function<(), kind::Plain>,
+    /// {
+    ///     pool.in_thread().apply(function, ()).await
+    /// }
+    /// ```
     #[derive(Debug)]
     pub enum Plain {}
     /// A function that returns a future of its result.
+    ///
+    /// ```
+    /// use polyloop::{Error, Function, Pool, kind};
+    ///
+    /// async fn twice<F>(pool: &Pool, function: F) -> Result<(F::Output, F::Output), Error>
+    /// where
+    ///     F: Function<(), kind::Async>,
+    /// {
+    ///     Ok((pool.apply(function, ()).await?, pool.apply(function, ()).await?))
+    /// }
+    /// ```
     #[derive(Debug)]
     pub enum Async {}
 }

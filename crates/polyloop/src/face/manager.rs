@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use polyloop_core::{
     CallId, Exit, HOPELESS_EXIT, Outcome, Payload, QueueIndex, Refused, State, Submission, TaskId, WorkerId,
@@ -24,7 +24,7 @@ use super::map::MapCell;
 use super::pending::PendingTable;
 use super::starter::{self, Recruit, Recruiter};
 use super::watched::Watched;
-use crate::driver::{Driver, DriverConfig, DriverError, Event, StartOrder};
+use crate::driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
 use crate::os;
 
 /// Up to so many unfinished tasks, each submission goes out at once: its caller waits for nothing else. Those of a crowd
@@ -75,18 +75,12 @@ struct Inner {
     over: bool,
 }
 
-/// Outcomes of a map, by index.
-struct MapDelivery {
-    call: CallId,
-    map: Arc<MapCell>,
-    outcomes: Vec<(u64, Outcome)>,
-}
-
-/// What has come back and is to be told without the lock.
+/// Who is to be told without the lock of what has come back.
 #[derive(Default)]
 struct Deliveries {
     singles: Vec<(oneshot::Sender<Outcome>, Outcome)>,
-    maps: Vec<MapDelivery>,
+    /// They have it already.
+    maps: Vec<Waker>,
 }
 
 /// A task that was submitted by itself.
@@ -304,11 +298,7 @@ impl Manager {
         while let Some(event) = inner.driver.next_event() {
             match event {
                 Event::Deliver { call, token, outcome, .. } => inner.deliver(call, token, outcome, &mut deliveries),
-                Event::Returned(values) => {
-                    for (call, token, bytes) in values.iter() {
-                        inner.deliver(call, token, Outcome::Value(Payload::from_slice(bytes)), &mut deliveries);
-                    }
-                }
+                Event::Returned(values) => inner.deliver_values(&values, &mut deliveries),
                 Event::Judge { task, call, token, outcome } => {
                     if inner.driver.settled(task) {
                         inner.deliver(call, token, outcome, &mut deliveries);
@@ -401,11 +391,24 @@ impl Inner {
             deliveries.singles.extend(sender.map(|sender| (sender, outcome)));
             return;
         }
-        if let Some(last) = deliveries.maps.last_mut().filter(|last| last.call == call) {
-            return last.outcomes.push((token, outcome));
-        }
         if let Some(map) = self.maps.get(&call) {
-            deliveries.maps.push(MapDelivery { call, map: Arc::clone(map), outcomes: vec![(token, outcome)] });
+            deliveries.maps.extend(map.deliver(std::iter::once((token, outcome))));
+        }
+    }
+
+    /// The same for many at once.
+    fn deliver_values(&mut self, values: &Values, deliveries: &mut Deliveries) {
+        let value = |bytes| Outcome::Value(Payload::from_slice(bytes));
+        let mut values = values.iter().peekable();
+        while let Some((call, token, bytes)) = values.next() {
+            let Some(map) = self.maps.get(&call) else {
+                self.deliver(call, token, value(bytes), deliveries);
+                continue;
+            };
+            // As far as they are of one map, they go to it together.
+            let rest = std::iter::from_fn(|| values.next_if(|next| next.0 == call));
+            let run = std::iter::once((call, token, bytes)).chain(rest);
+            deliveries.maps.extend(map.deliver(run.map(|(_, index, bytes)| (index, value(bytes)))));
         }
     }
 
@@ -450,7 +453,7 @@ impl Deliveries {
             // Who does not wait any more has dropped the call.
             let _ = sender.send(outcome);
         }
-        self.maps.into_iter().for_each(|delivery| delivery.map.deliver(delivery.outcomes));
+        self.maps.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -40,17 +40,13 @@ struct CellState {
 }
 
 impl MapCell {
-    /// Outcomes have come back, by index.
-    pub(crate) fn deliver(&self, outcomes: Vec<(u64, Outcome)>) {
+    /// Outcomes have come back, by index. Gives whom to wake.
+    pub(crate) fn deliver(&self, outcomes: impl Iterator<Item = (u64, Outcome)>) -> Option<Waker> {
         let mut state = self.lock();
         for (index, outcome) in outcomes {
             state.results.deliver(index, Ok(Came::Back(outcome)));
         }
-        let waiting = if state.results.has_news() { state.waiting.take() } else { None };
-        drop(state);
-        if let Some(waiting) = waiting {
-            waiting.wake();
-        }
+        if state.results.has_news() { state.waiting.take() } else { None }
     }
 
     pub(crate) fn end(&self) {
@@ -250,69 +246,64 @@ impl<I: Iterator, R> Map<I, R> {
     /// Draws up to so many items and submits them. Says whether anything is to be looked at again at once.
     fn draw(&mut self, call: CallId, room: usize, outstanding: usize, context: &mut Context<'_>) -> bool {
         let Some(mut input) = self.input.take() else { return false };
-        let (began, mut drawn, mut has_ended) = (Instant::now(), Vec::with_capacity(room), false);
-        while drawn.len() < room && !has_ended {
-            match input.next() {
-                Some(item) => drawn.push((self.write)(&self.manager, item, &mut self.buffer)),
-                None => has_ended = true,
+        let (began, mut drawn, mut has_unsent, mut has_ended) = (Instant::now(), 0, false, false);
+        // As far as they follow each other, items go together.
+        let mut run = Vec::with_capacity(room);
+        while drawn < room {
+            let Some(item) = input.next() else {
+                has_ended = true;
+                break;
+            };
+            drawn += 1;
+            match (self.write)(&self.manager, item, &mut self.buffer) {
+                Ok(payload) => {
+                    self.is_large = payload.luggage().is_some();
+                    run.push(payload);
+                }
+                Err(error) => {
+                    self.submit(call, &mut run);
+                    let mut state = self.cell.lock();
+                    let index = state.results.begin(1);
+                    state.results.deliver(index, Ok(Came::Unsent(error)));
+                    has_unsent = true;
+                }
             }
-            self.is_large = drawn.last().is_some_and(|item| item.as_ref().is_ok_and(|item| item.luggage().is_some()));
-            if self.must_wait(outstanding + drawn.len()) {
+            if self.must_wait(outstanding + drawn) {
                 break;
             }
-            if drawn.len() % DRAWS_PER_LOOK == 0 && began.elapsed() > DRAW_BUDGET {
+            if drawn % DRAWS_PER_LOOK == 0 && began.elapsed() > DRAW_BUDGET {
                 // The rest after the other tasks have had their turn.
                 context.waker().wake_by_ref();
                 break;
             }
         }
-        if !has_ended {
-            self.input = Some(input);
+        self.submit(call, &mut run);
+        if let Err(error) = self.manager.flush() {
+            self.refused.get_or_insert(error);
         }
-        let has_unsent = self.submit(call, drawn);
-        if has_ended && self.refused.is_none() {
+        if self.refused.is_some() {
+            self.cell.lock().results.end_input(None);
+        } else if has_ended {
             self.cell.lock().results.end_input(None);
             self.manager.end_call(call);
+        } else {
+            self.input = Some(input);
         }
         has_unsent || self.input.is_none()
     }
 
-    /// Submits items. Says whether some could not be.
-    fn submit(&mut self, call: CallId, drawn: Vec<Result<Payload, Error>>) -> bool {
-        let Ok(terms) = &self.terms else { return false };
-        let first = self.cell.lock().results.begin(drawn.len());
-        let (mut unsent, mut drawn) = (Vec::new(), (first..).zip(drawn).peekable());
-        while let Some((index, written)) = drawn.next() {
-            let first = match written {
-                Ok(payload) => payload,
-                Err(error) => {
-                    unsent.push((index, error));
-                    continue;
-                }
-            };
-            // As far as they follow each other, items go together.
-            let rest = std::iter::from_fn(|| drawn.next_if(|(_, written)| written.is_ok())?.1.ok());
-            let run: Vec<Payload> = std::iter::once(first).chain(rest).collect();
-            let count = run.len() as u64;
-            if let Err(error) = self.manager.submit_items(call, terms, index, run) {
-                // Each item has its end; the input, its reason.
-                unsent.extend((index..index + count).map(|index| (index, Error::PoolTerminated)));
-                self.refused.get_or_insert(error);
+    /// Submits items that follow each other. Those that can't be have their end, each; the input, its reason.
+    fn submit(&mut self, call: CallId, run: &mut Vec<Payload>) {
+        let Ok(terms) = &self.terms else { return };
+        let count = run.len();
+        let first = self.cell.lock().results.begin(count);
+        if let Err(error) = self.manager.submit_items(call, terms, first, run.drain(..)) {
+            let mut state = self.cell.lock();
+            for index in first..first + count as u64 {
+                state.results.deliver(index, Ok(Came::Unsent(Error::PoolTerminated)));
             }
-        }
-        if let Err(error) = self.manager.flush() {
             self.refused.get_or_insert(error);
         }
-        let has_unsent = !unsent.is_empty();
-        let mut state = self.cell.lock();
-        for (index, error) in unsent {
-            state.results.deliver(index, Ok(Came::Unsent(error)));
-        }
-        if self.refused.is_some() {
-            state.results.end_input(None);
-            self.input = None;
-        }
-        has_unsent || self.refused.is_some()
     }
 
     fn end(&mut self, call: CallId) {
