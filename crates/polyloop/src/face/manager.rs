@@ -19,12 +19,12 @@ use tokio::task::yield_now;
 
 use super::call::Terms;
 use super::error::Error;
-use super::log;
 use super::map::MapCell;
 use super::pending::PendingTable;
 use super::starter::{self, Recruit, Recruiter};
 use super::watched::Watched;
-use crate::driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
+use super::{limits, log};
+use crate::driver::{Driver, DriverConfig, Event, StartOrder, Values};
 use crate::os;
 
 /// Up to so many unfinished tasks, each submission goes out at once: its caller waits for nothing else. Those of a crowd
@@ -32,10 +32,6 @@ use crate::os;
 const FLUSHED_AT_ONCE: usize = 4;
 /// References of functions that are remembered.
 const REFERENCES_MAX: usize = 256;
-
-/// Shared memory is a file to the operating system.
-const FILE_SIZE_LIMITED: &str = "a pool's shared memory is larger than the files that this process may write: raise the \
-                                 limit (ulimit -f)";
 
 /// How a task is run, as its pool or its call says.
 #[derive(Clone, Copy, Debug)]
@@ -130,13 +126,8 @@ impl Manager {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return Err(Error::Config("a pool is made on a tokio runtime, which drives it"));
         };
-        let driver = Driver::new(config).map_err(|error| match error {
-            DriverError::Config(problem) => Error::Config(problem),
-            DriverError::Os(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-                Error::Os(io::Error::new(error.kind(), FILE_SIZE_LIMITED))
-            }
-            DriverError::Os(error) => Error::Os(error),
-        })?;
+        limits::check_descriptors(config.processes)?;
+        let driver = Driver::new(config).map_err(limits::explain)?;
         let fd = Watched::new(driver.as_fd().try_clone_to_owned()?)?;
         let inner = Inner {
             driver,
