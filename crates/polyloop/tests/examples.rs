@@ -1,5 +1,4 @@
 //! The examples run, and find what they say.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../examples/crashes.rs"]
 mod crashes;
