@@ -99,8 +99,8 @@ $(SUPPORTED:%=test-python-%): test-python-%: .venv-%/built
 lint: build ## Format, clippy, ruff, types, stubs, and the rule of who may import whom
 	cargo fmt --all --check
 	PYO3_PYTHON=$(abspath $(BIN))/python cargo clippy $(LOCKED) --workspace --all-targets \
-		--features polyloop/tracing,polyloop/anyhow,polyloop/bytes -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps -p polyloop --features tracing,anyhow,bytes
+		--features polyloop/tracing,polyloop/anyhow,polyloop/bytes,polyloop/python -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps -p polyloop --features tracing,anyhow,bytes,python
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy

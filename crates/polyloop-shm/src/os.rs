@@ -28,13 +28,18 @@ pub(crate) fn sealed_memory(name: &CStr, bytes: u64) -> io::Result<OwnedFd> {
         Err(Errno::INVAL) => memfd_create(name, flags)?,
         other => other?,
     };
-    // Asked for all the same, it would be refused by SIGXFSZ, which ends a process that does not expect it.
-    if getrlimit(Resource::Fsize).current.is_some_and(|limit| bytes > limit) {
-        return Err(Errno::FBIG.into());
-    }
+    check_file_size(bytes)?;
     ftruncate(&fd, bytes)?;
     fcntl_add_seals(&fd, SEALS)?;
     Ok(fd)
+}
+
+/// Memory is a file to the system: beyond the limit for those, it would end the process by a signal (SIGXFSZ).
+fn check_file_size(bytes: u64) -> io::Result<()> {
+    match getrlimit(Resource::Fsize).current {
+        Some(limit) if bytes > limit => Err(Errno::FBIG.into()),
+        _ => Ok(()),
+    }
 }
 
 /// The size in bytes of sealed memory, or `None` where `fd` lacks the seals and can't be trusted to keep its size.
@@ -47,6 +52,7 @@ pub(crate) fn sealed_size(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
 
 /// Writes all of `bytes` into memory behind a descriptor. Where there is none left, that is an error, not a signal.
 pub(crate) fn write_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    check_file_size(at + bytes.len() as u64)?;
     while !bytes.is_empty() {
         match rustix::io::pwrite(fd, bytes, at) {
             Err(Errno::INTR) => (),

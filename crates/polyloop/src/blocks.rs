@@ -437,13 +437,13 @@ impl Memory {
 }
 
 /// A part of received memory, in place.
-#[cfg(feature = "python")]
+#[cfg(feature = "tokio")]
 pub(crate) struct Part {
     memory: Arc<Memory>,
     range: Range<usize>,
 }
 
-#[cfg(feature = "python")]
+#[cfg(feature = "tokio")]
 impl Part {
     /// # Errors
     /// [`MemoryError`] when it is not there.
@@ -453,7 +453,7 @@ impl Part {
     }
 }
 
-#[cfg(feature = "python")]
+#[cfg(feature = "tokio")]
 impl AsRef<[u8]> for Part {
     fn as_ref(&self) -> &[u8] {
         let Ok(start) = self.memory.part(self.range.clone()) else { unreachable!("it was there, and memory stays") };

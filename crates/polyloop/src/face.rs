@@ -1,5 +1,6 @@
 //! The Rust API: pools on tokio, whose workers are the same program.
 
+mod buffer;
 mod builder;
 mod call;
 mod codec;
@@ -21,6 +22,7 @@ mod starter;
 mod stats;
 mod watched;
 
+pub use buffer::Buffer;
 pub use builder::Builder;
 pub use call::{Apply, TaskHandle};
 pub use error::{Error, RemoteError, TaskPanicked, WorkerDied};
@@ -30,7 +32,7 @@ pub use map::{Map, Unordered};
 pub use pool::Pool;
 pub use program::init;
 #[cfg(feature = "python")]
-pub use python::{Buffer, PyCall, PythonBuilder, PythonError, PythonPool};
+pub use python::{PyCall, PythonBuilder, PythonError, PythonPool};
 pub use stats::{Stats, WorkerStats};
 
 /// What `#[polyloop::main]` makes calls to.

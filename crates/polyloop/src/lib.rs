@@ -41,7 +41,7 @@
 //! - `macros` (default): `#[polyloop::main]`.
 //! - `python`: `PythonPool`, whose workers are Python interpreters, and which calls Python functions. Nothing of Python is
 //!   linked into the program.
-//! - `bytes`: a `PythonPool`'s `Buffer`s made of `bytes::Bytes`, and turned into them, without a copy.
+//! - `bytes`: [`Buffer`]s made of `bytes::Bytes`, and turned into them, without a copy.
 //! - `tracing`: deaths and restarts of workers as events of the target `polyloop`.
 //! - `anyhow`: `?` on a [`RemoteError`] in functions that return an `anyhow::Error`.
 //!
@@ -70,11 +70,11 @@ mod worker;
 pub use face::private as __private;
 #[cfg(feature = "tokio")]
 pub use face::{
-    Apply, Begun, Builder, Error, Function, Map, Pool, RemoteError, Stats, TaskHandle, TaskPanicked, Unordered,
+    Apply, Begun, Buffer, Builder, Error, Function, Map, Pool, RemoteError, Stats, TaskHandle, TaskPanicked, Unordered,
     WorkerDied, WorkerStats, init, kind, worker_state,
 };
 #[cfg(feature = "python")]
-pub use face::{Buffer, PyCall, PythonBuilder, PythonError, PythonPool};
+pub use face::{PyCall, PythonBuilder, PythonError, PythonPool};
 #[cfg(feature = "macros")]
 pub use polyloop_macros::main;
 

@@ -1,10 +1,15 @@
 //! How arguments, results and failures travel: the only file that knows the format, which is postcard's.
 
-use polyloop_core::Payload;
+use std::sync::Arc;
+
+use polyloop_core::{Luggage, Payload};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::buffer::{Dialect, Inbox, Outbox, trailing, with_inbox, with_outbox, without_memory};
 use super::error::{Error, RemoteError, TaskPanicked};
+use super::manager::Manager;
+use crate::blocks::Memory;
 
 /// Arguments up to this many bytes are copied out of their buffer, which is used again.
 const BUFFER_MAX: usize = 4096;
@@ -36,37 +41,66 @@ impl Failure {
     }
 }
 
-pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
-    postcard::from_bytes(bytes)
+/// Reads what has come, and with it the memory that its large buffers are in.
+pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8], memory: Option<&Arc<Memory>>) -> Result<T, postcard::Error> {
+    let memory = match memory {
+        Some(memory) => Arc::clone(memory),
+        None => match without_memory(Dialect::Own, || postcard::from_bytes(bytes)) {
+            (read, false) => return read,
+            // There was no block for them.
+            (read, true) => match trailing(bytes) {
+                Some(memory) => Arc::new(memory),
+                None => return read,
+            },
+        },
+    };
+    with_inbox(Dialect::Own, &mut Inbox { memory, taken: 0 }, || postcard::from_bytes(bytes))
 }
 
-/// Writes what a task returned.
-pub(crate) fn write_result<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), Failure> {
+/// Writes what a task returned. Its large buffers are left for whoever sends it.
+pub(crate) fn write_result<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<Outbox, Failure> {
     write(value, out).map_err(|error| Failure::Unsendable(RemoteError::unsendable::<T>("written", &error)))
 }
 
 /// Writes arguments, by way of a buffer that may be used again.
-pub(crate) fn write_arguments<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<Payload, Error> {
-    let written = write(value, buffer).map(|()| match buffer.len() {
+pub(crate) fn write_arguments<T: Serialize>(
+    manager: &Manager,
+    value: &T,
+    buffer: &mut Vec<u8>,
+) -> Result<Payload, Error> {
+    let written = write(value, buffer);
+    let outbox = written.map_err(|error| Error::Unsendable(RemoteError::unsendable::<T>("written", &error)))?;
+    let mut luggage = None;
+    if !outbox.is_empty() {
+        let lease = outbox.store(|len| manager.with_driver(|driver| driver.take_block(len)));
+        luggage = lease.map(Luggage::new);
+        if luggage.is_none() {
+            outbox.append_to(buffer);
+        }
+    }
+    let payload = match buffer.len() {
         0..=BUFFER_MAX => Payload::from_slice(buffer),
         _ => Payload::from_vec(std::mem::take(buffer)),
-    });
-    written.map_err(|error| Error::Unsendable(RemoteError::unsendable::<T>("written", &error)))
+    };
+    Ok(payload.with(luggage))
 }
 
-pub(crate) fn read_result<T: DeserializeOwned>(bytes: &Payload) -> Result<T, Error> {
-    read(bytes).map_err(|error| Error::Remote(RemoteError::unsendable::<T>("read", &error)))
+pub(crate) fn read_result<T: DeserializeOwned>(payload: &Payload) -> Result<T, Error> {
+    let memory = payload.luggage().and_then(|luggage| luggage.get());
+    read(payload, memory).map_err(|error| Error::Remote(RemoteError::unsendable::<T>("read", &error)))
 }
 
-fn write<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), postcard::Error> {
+fn write<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<Outbox, postcard::Error> {
     out.clear();
-    postcard::serialize_with_flavor(value, Buffer(out))
+    let mut outbox = Outbox::default();
+    with_outbox(Dialect::Own, &mut outbox, || postcard::serialize_with_flavor(value, Document(out)))?;
+    Ok(outbox)
 }
 
-/// A buffer that stays the caller's, and takes runs of bytes as such.
-struct Buffer<'a>(&'a mut Vec<u8>);
+/// A document in a buffer that stays the caller's. It takes runs of bytes as such.
+struct Document<'a>(&'a mut Vec<u8>);
 
-impl postcard::ser_flavors::Flavor for Buffer<'_> {
+impl postcard::ser_flavors::Flavor for Document<'_> {
     type Output = ();
 
     #[inline]
@@ -89,12 +123,96 @@ impl postcard::ser_flavors::Flavor for Buffer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::face::Buffer;
+    use crate::message::LARGE_BYTES;
+    use proptest::prelude::*;
+
+    fn written<T: Serialize>(value: &T) -> (Vec<u8>, Outbox) {
+        let mut bytes = Vec::new();
+        let outbox = write(value, &mut bytes).unwrap();
+        (bytes, outbox)
+    }
 
     #[test]
     fn arguments_come_back_as_they_went_in() {
         let arguments = (7u64, "seven".to_owned(), vec![1.5f32; 100], Some(()));
-        let bytes = write_arguments(&arguments, &mut Vec::new()).unwrap();
-        assert_eq!(read::<(u64, String, Vec<f32>, Option<()>)>(&bytes).unwrap(), arguments);
+        let (bytes, outbox) = written(&arguments);
+        assert!(outbox.is_empty());
+        assert_eq!(read::<(u64, String, Vec<f32>, Option<()>)>(&bytes, None).unwrap(), arguments);
+    }
+
+    #[test]
+    fn large_buffers_go_beside_their_message_or_behind_it() {
+        let value =
+            (1u8, Buffer::from(vec![2; LARGE_BYTES]), Some(Buffer::from(vec![3; 5])), Buffer::from(vec![4; 70_000]));
+        let (mut bytes, outbox) = written(&value);
+        assert!(bytes.len() < 30, "{}", bytes.len());
+        let starts: Vec<_> = outbox.parts().map(|(start, _)| start).collect();
+        assert_eq!(starts, [0, LARGE_BYTES]);
+        let mut memory = vec![0; outbox.end()];
+        outbox.parts().for_each(|(start, part)| memory[start..][..part.len()].copy_from_slice(part));
+        type Value = (u8, Buffer, Option<Buffer>, Buffer);
+        let beside: Value = read(&bytes, Some(&Arc::new(Memory::heap(&memory)))).unwrap();
+        assert_eq!(beside, value);
+        assert!(read::<Value>(&bytes, Some(&Arc::new(Memory::heap(&memory[..70_000])))).is_err());
+        assert!(read::<Value>(&bytes, None).is_err());
+        outbox.append_to(&mut bytes);
+        assert_eq!(read::<Value>(&bytes, None).unwrap(), value);
+        assert!(read::<Value>(&bytes[..bytes.len() - 1], None).is_err());
+    }
+
+    /// Writes another message while it is written, and reads one while it is read.
+    struct Nosy(Buffer);
+
+    impl Serialize for Nosy {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            assert!(!written(&self.0).1.is_empty());
+            self.0.serialize(serializer)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Nosy {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let (mut bytes, outbox) = written(&Buffer::from(vec![9; LARGE_BYTES]));
+            outbox.append_to(&mut bytes);
+            assert_eq!(read::<Buffer>(&bytes, None).unwrap()[0], 9);
+            Buffer::deserialize(deserializer).map(Self)
+        }
+    }
+
+    #[test]
+    fn messages_within_messages_do_not_mix() {
+        let buffers = [5, 6].map(|byte| Buffer::from(vec![byte; LARGE_BYTES]));
+        let (mut bytes, outbox) = written(&(buffers[0].clone(), Nosy(buffers[1].clone())));
+        outbox.append_to(&mut bytes);
+        let (first, Nosy(second)): (Buffer, Nosy) = read(&bytes, None).unwrap();
+        assert_eq!([first, second], buffers);
+        // Outside of messages, it is bytes like others.
+        assert_eq!(postcard::to_stdvec(&buffers[0]).unwrap().len(), LARGE_BYTES + 3);
+    }
+
+    #[test]
+    fn a_value_that_panics_leaves_nothing_behind() {
+        struct Bomb(Buffer);
+        impl Serialize for Bomb {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.0.serialize(serializer)?;
+                panic!("boom")
+            }
+        }
+        let bomb = Bomb(Buffer::from(vec![1; LARGE_BYTES]));
+        let went = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| write(&bomb, &mut Vec::new()).is_ok()));
+        assert!(went.is_err());
+        assert!(written(&1u8).1.is_empty());
+        assert_eq!(postcard::to_stdvec(&bomb.0).unwrap().len(), LARGE_BYTES + 3);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = read::<(Buffer, String, Vec<Buffer>)>(&bytes, None);
+            let _ = read::<(Buffer, Vec<Buffer>)>(&bytes, Some(&Arc::new(Memory::heap(&[0; 9]))));
+        }
     }
 
     #[test]

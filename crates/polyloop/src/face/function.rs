@@ -12,8 +12,10 @@ use std::task::{Context, Poll, Waker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::buffer::Outbox;
 use super::codec::{self, Failure};
 use super::error::RemoteError;
+use crate::blocks::Memory;
 
 /// A function that workers can run: `fn`, `async fn`, generic or not, or a closure that captures nothing, of up to eight
 /// arguments that serde can write and read. You never implement it, nor name its parameters: `Args` is the tuple of the
@@ -148,10 +150,16 @@ functions!(A a, B b, D d, E e, G g, H h, I i, J j);
 /// A future in a worker, which has one thread for all of them.
 pub(crate) type Suspended<T> = Pin<Box<dyn Future<Output = T>>>;
 
+/// A result as it is sent: its bytes, and its large buffers.
+pub(crate) struct Written<Bytes> {
+    pub(crate) bytes: Bytes,
+    pub(crate) outbox: Outbox,
+}
+
 /// A call in a worker, its result as bytes.
 pub(crate) enum Called {
-    Done(Result<(), Failure>),
-    Suspended(Suspended<Result<Vec<u8>, Failure>>),
+    Done(Result<Outbox, Failure>),
+    Suspended(Suspended<Result<Written<Vec<u8>>, Failure>>),
 }
 
 /// What stands in the program for one function.
@@ -168,10 +176,13 @@ pub(crate) enum Role {
     Lifespan(LifespanRole),
 }
 
-/// A task: called with its arguments as bytes, it leaves its result in `out`.
+/// Calls a function with its arguments as bytes, and the memory that came along, and leaves its result in `out`.
+type Call = fn(arguments: &[u8], memory: Option<Arc<Memory>>, out: &mut Vec<u8>) -> Called;
+
+/// A task.
 #[derive(Clone, Copy)]
 pub(crate) struct TaskRole {
-    pub(crate) call: fn(&[u8], out: &mut Vec<u8>) -> Called,
+    pub(crate) call: Call,
     /// Whether it may run on another thread than its worker's loop.
     pub(crate) is_plain: bool,
 }
@@ -224,17 +235,19 @@ struct TaskOf<F, Args, Kind>(PhantomData<(F, Args, Kind)>);
 impl<F: Function<Args, Kind>, Args: DeserializeOwned, Kind> TaskOf<F, Args, Kind> {
     const ENTRY: &'static Entry = &Entry::new(Role::Task(TaskRole { call: Self::call, is_plain: F::IS_PLAIN }));
 
-    fn call(arguments: &[u8], out: &mut Vec<u8>) -> Called {
-        let arguments = match codec::read::<Args>(arguments) {
+    fn call(arguments: &[u8], memory: Option<Arc<Memory>>, out: &mut Vec<u8>) -> Called {
+        let arguments = match codec::read::<Args>(arguments, memory.as_ref()) {
             Ok(arguments) => arguments,
             Err(error) => return Called::Done(Err(Failure::unreadable::<Args>(&error))),
         };
+        // The arguments hold of it what they need.
+        drop(memory);
         match function::<F>().begin(arguments) {
             Begun::Done(result) => Called::Done(codec::write_result(&result, out)),
             Begun::Suspended(future) => Called::Suspended(Box::pin(async move {
-                let (result, mut out) = (future.await, Vec::new());
-                codec::write_result(&result, &mut out)?;
-                Ok(out)
+                let (result, mut bytes) = (future.await, Vec::new());
+                let outbox = codec::write_result(&result, &mut bytes)?;
+                Ok(Written { bytes, outbox })
             })),
         }
     }

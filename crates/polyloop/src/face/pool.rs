@@ -91,7 +91,7 @@ impl Pool {
         Args: Serialize + DeserializeOwned,
     {
         let terms = self.terms::<F, Args, Kind>(function);
-        let arguments = codec::write_arguments(&arguments, &mut Vec::new());
+        let arguments = codec::write_arguments(&self.owner, &arguments, &mut Vec::new());
         Apply::new(self.owner.manager(), terms, arguments, codec::read_result)
     }
 
@@ -137,7 +137,7 @@ impl Pool {
         I: IntoIterator<Item = T>,
     {
         let terms = self.terms::<F, (T,), Kind>(function);
-        let write = |_: &Manager, item, buffer: &mut _| codec::write_arguments(&(item,), buffer);
+        let write = |manager: &Manager, item, buffer: &mut _| codec::write_arguments(manager, &(item,), buffer);
         Map::new(self.owner.manager(), terms, input.into_iter(), write, codec::read_result)
     }
 
@@ -162,7 +162,7 @@ impl Pool {
         I: IntoIterator<Item = Args>,
     {
         let terms = self.terms::<F, Args, Kind>(function);
-        let write = |_: &Manager, item, buffer: &mut _| codec::write_arguments(&item, buffer);
+        let write = |manager: &Manager, item, buffer: &mut _| codec::write_arguments(manager, &item, buffer);
         Map::new(self.owner.manager(), terms, input.into_iter(), write, codec::read_result)
     }
 

@@ -2,7 +2,6 @@
 //!
 //! The workers are the installed package `polyloop` of an interpreter; nothing of Python is linked into the program.
 
-mod buffer;
 mod builder;
 mod call;
 mod failure;
@@ -15,7 +14,6 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use self::buffer::Buffer;
 pub use self::builder::PythonBuilder;
 pub use self::call::PyCall;
 pub use self::failure::PythonError;

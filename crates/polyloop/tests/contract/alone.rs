@@ -11,6 +11,7 @@ use polyloop::{Cause, Error, State};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 
 use crate::pool::{PoolBuilder, WorkerPool, over_each_kind, pool};
+use crate::rig::buffers::{LARGE, ramp};
 use crate::rig::marks::Marks;
 use crate::rig::process::{process_state, send_signal};
 use crate::rig::{self, ROLE, until, until_gone};
@@ -128,7 +129,7 @@ async fn nothing_is_kept_in_dev_shm<P: WorkerPool>() {
 async fn without_files<P: WorkerPool>() {
     let pool: P = pool(2).await;
     pool.until_ready(2).await;
-    let large = pool.echo((0..10).map(|_| vec![7; 1 << 20].into()));
+    let large = pool.echo_all((0..10).map(|_| ramp(LARGE)));
     let count = futures_util::StreamExt::count(large).await;
     assert_eq!(count, 10);
     for pid in pool.pids().into_iter().chain([std::process::id()]) {

@@ -1,7 +1,6 @@
 //! Single calls: what comes of them, and what runs beside what.
 
 use polyloop::Error;
-use serde_bytes::ByteBuf;
 
 use crate::pool::{PoolBuilder, WorkerPool, over_each_kind, pool};
 use crate::rig::marks::{Marks, mark};
@@ -10,7 +9,6 @@ use crate::tasks::Task;
 over_each_kind! {
     plain_functions_and_async_ones_run_in_a_worker_and_give_their_result,
     a_task_that_fails_says_why_and_its_worker_lives,
-    large_arguments_and_results_arrive_whole,
     a_worker_runs_as_many_async_tasks_at_once_as_it_may,
     plain_functions_run_beside_each_other_and_the_loop_where_that_is_asked_for,
     two_functions_that_block_run_on_two_workers,
@@ -50,16 +48,6 @@ async fn a_task_that_fails_says_why_and_its_worker_lives<P: WorkerPool>() {
     assert_eq!(pool.pid().await, worker);
     let stats = pool.stats();
     assert_eq!((stats.failed, stats.retried), (4, 0), "it is no death of a worker");
-}
-
-async fn large_arguments_and_results_arrive_whole<P: WorkerPool>() {
-    let pool: P = pool(1).await;
-    for size in [0, 1_000, 20_000, 300_000, 5_000_000] {
-        let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-        let mut echo = pool.echo([ByteBuf::from(bytes.clone())]);
-        let back = futures_util::StreamExt::next(&mut echo).await.unwrap().unwrap();
-        assert!(back == bytes, "{size}");
-    }
 }
 
 async fn a_worker_runs_as_many_async_tasks_at_once_as_it_may<P: WorkerPool>() {

@@ -9,6 +9,7 @@ mod rig;
 mod tasks;
 
 mod alone;
+mod buffers;
 mod calls;
 mod cancels;
 mod deaths;

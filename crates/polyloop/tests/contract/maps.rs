@@ -23,7 +23,6 @@ over_each_kind! {
     a_map_outlives_its_workers,
     a_single_call_does_not_wait_behind_an_endless_map,
     maps_share_the_workers,
-    a_map_of_many_large_items_gives_each,
 }
 
 /// The first four items wait for a mark.
@@ -189,16 +188,4 @@ async fn maps_share_the_workers<P: WorkerPool>() {
         numbers = finite => assert!(numbers.unwrap().into_iter().eq(0..1000)),
         () = drain => panic!("it is endless"),
     }
-}
-
-async fn a_map_of_many_large_items_gives_each<P: WorkerPool>() {
-    let pool: P = pool(2).await;
-    let mut results = pool.echo((0..300u32).map(|n| vec![n as u8; 100_000].into()));
-    let mut n = 0u32;
-    while let Some(result) = results.next().await {
-        let bytes = result.unwrap();
-        assert!(bytes.len() == 100_000 && bytes.iter().all(|byte| *byte == n as u8), "{n}");
-        n += 1;
-    }
-    assert_eq!(n, 300);
 }

@@ -4,11 +4,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use polyloop::{Apply, Builder, Cause, Error, Map, Pool, PythonBuilder, PythonPool, State, Stats, TaskHandle};
-use serde_bytes::ByteBuf;
-
 use crate::rig;
-use crate::tasks::{Kind, Task, echo, enter, leave, perform, perform_async, subtract};
+use crate::tasks::{Kind, Task, Value, echo, enter, leave, perform, perform_async, subtract};
+use polyloop::{Apply, Builder, Cause, Error, Map, Pool, PythonBuilder, PythonPool, State, Stats, TaskHandle};
 
 /// A handle of a pool.
 pub(crate) trait WorkerPool: Clone + Send + Sync + 'static {
@@ -28,8 +26,10 @@ pub(crate) trait WorkerPool: Clone + Send + Sync + 'static {
     fn map<I: IntoIterator<Item = Task>>(&self, kind: Kind, input: I) -> Map<I::IntoIter, u64>;
     /// Subtracts the second number of each item from the first.
     fn starmap<I: IntoIterator<Item = (i64, i64)>>(&self, input: I) -> Map<I::IntoIter, i64>;
+    /// Gives a value back.
+    fn echo<T: Value>(&self, value: T) -> TaskHandle<T>;
     /// Gives each item back.
-    fn echo<I: IntoIterator<Item = ByteBuf>>(&self, input: I) -> Map<I::IntoIter, ByteBuf>;
+    fn echo_all<I: IntoIterator<Item: Value>>(&self, input: I) -> Map<I::IntoIter, I::Item>;
 
     fn timeout(&self, timeout: Duration) -> Self;
     fn retries(&self, retries: u32) -> Self;
@@ -194,7 +194,11 @@ impl WorkerPool for Pool {
         self.starmap(subtract, input)
     }
 
-    fn echo<I: IntoIterator<Item = ByteBuf>>(&self, input: I) -> Map<I::IntoIter, ByteBuf> {
+    fn echo<T: Value>(&self, value: T) -> TaskHandle<T> {
+        self.spawn(echo, (value,))
+    }
+
+    fn echo_all<I: IntoIterator<Item: Value>>(&self, input: I) -> Map<I::IntoIter, I::Item> {
         self.map(echo, input)
     }
 
@@ -266,7 +270,11 @@ impl WorkerPool for PythonPool {
         self.starmap("tasks:subtract", input)
     }
 
-    fn echo<I: IntoIterator<Item = ByteBuf>>(&self, input: I) -> Map<I::IntoIter, ByteBuf> {
+    fn echo<T: Value>(&self, value: T) -> TaskHandle<T> {
+        self.call("tasks:echo").arg(value).spawn()
+    }
+
+    fn echo_all<I: IntoIterator<Item: Value>>(&self, input: I) -> Map<I::IntoIter, I::Item> {
         self.map("tasks:echo", input)
     }
 

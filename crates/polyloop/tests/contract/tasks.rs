@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use polyloop::{RemoteError, worker_state};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
 
 use crate::rig::LOOK;
 use crate::rig::marks::{MarkOnDrop, count, mark};
@@ -33,6 +33,8 @@ pub(crate) enum Task {
     DieFirst { times: u64, starts: PathBuf },
     /// Holds so many bytes of memory for as long as its process lives.
     Hold(usize),
+    /// Has blocks refused from now on: they are files in memory.
+    AllowNoFiles,
     /// Leaves a mark, and keeps its thread until there is another.
     Block { begun: PathBuf, until: PathBuf },
     /// Has the lifespan of its worker leave a mark at its end.
@@ -86,6 +88,10 @@ pub(crate) fn perform(task: Task) -> u64 {
             return start;
         }
         Task::Hold(bytes) => std::mem::forget(vec![1u8; bytes]),
+        Task::AllowNoFiles => {
+            let limit = Rlimit { current: Some(0), ..getrlimit(Resource::Fsize) };
+            setrlimit(Resource::Fsize, limit).unwrap();
+        }
         Task::Block { begun, until } => {
             mark(&begun);
             while count(&until) == 0 {
@@ -148,8 +154,13 @@ pub(crate) fn subtract(a: i64, b: i64) -> i64 {
     a - b
 }
 
-pub(crate) fn echo(bytes: ByteBuf) -> ByteBuf {
-    bytes
+/// What travels there and back.
+pub(crate) trait Value: Serialize + DeserializeOwned + 'static {}
+
+impl<T: Serialize + DeserializeOwned + 'static> Value for T {}
+
+pub(crate) fn echo<T: Value>(value: T) -> T {
+    value
 }
 
 /// The marks that a worker leaves at its end.

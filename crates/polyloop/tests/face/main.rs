@@ -2,6 +2,7 @@
 //! workers are made of. What it has in common with other pools is in `contract`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod buffers;
 mod calls;
 #[path = "../rig/mod.rs"]
 #[expect(dead_code, reason = "it is other programs', too")]

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use polyloop::{Buffer, Error, PythonPool};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -293,24 +292,6 @@ fn large_results_come_in_place_to_a_buffer_and_as_a_copy_to_others() {
 }
 
 #[test]
-fn a_buffer_outlives_its_pool_and_becomes_bytes_without_a_copy() {
-    run(|| async {
-        let py = pool(1).await;
-        let buffer: Buffer = read(&py, LARGE, "bytes").await;
-        let clone = buffer.clone();
-        py.close().await.unwrap();
-        drop(py);
-        let place = buffer.as_ptr();
-        let bytes = Bytes::from(buffer);
-        assert_eq!(bytes.as_ptr(), place);
-        assert_eq!(Buffer::from(bytes.clone()).as_ptr(), place);
-        assert_eq!(bytes.slice(1..9), clone[1..9]);
-        drop(bytes);
-        assert!(clone.iter().all(|byte| *byte == 0));
-    });
-}
-
-#[test]
 fn large_parts_of_a_value_are_each_in_its_place() {
     #[derive(Deserialize)]
     struct Parcels<A, B> {
@@ -350,22 +331,6 @@ fn large_results_of_a_worker_that_may_have_no_blocks_arrive_all_the_same() {
 }
 
 #[test]
-fn more_large_arguments_than_there_are_blocks_arrive_all_the_same() {
-    run(|| async {
-        let py = pool(1).await;
-        let tasks: Vec<_> = (0..100u8)
-            .map(|n| {
-                py.call::<(String, bool, usize, u64)>("tasks:looked_at").arg(Buffer::from(vec![n; 70_000])).spawn()
-            })
-            .collect();
-        for (n, task) in (0..).zip(tasks) {
-            let (_, readonly, len, sum) = task.await.unwrap();
-            assert_eq!((readonly, len, sum), (true, 70_000, n * 18));
-        }
-    });
-}
-
-#[test]
 fn arrays_of_numpy_travel_as_their_bytes_and_its_numbers_as_numbers() {
     #[derive(Debug, PartialEq, Deserialize)]
     struct Numbers {
@@ -392,21 +357,5 @@ fn arrays_of_numpy_travel_as_their_bytes_and_its_numbers_as_numbers() {
             assert!((total / (f64::from(count) * f64::from(count - 1) / 2.0) - 1.0).abs() < 0.001);
         }
         assert_eq!(py.call::<Buffer>("arrays:records").await.unwrap().len(), 12);
-    });
-}
-
-#[test]
-fn a_map_of_many_large_buffers_gives_each() {
-    run(|| async {
-        let py = pool(2).await;
-        let items = (0..300u32).map(|n| Buffer::from(vec![n as u8; 100_000]));
-        let mut results = py.map::<Buffer, _>("tasks:same", items);
-        let mut n = 0u32;
-        while let Some(result) = results.next().await {
-            let buffer = result.unwrap();
-            assert!(buffer.len() == 100_000 && buffer.iter().all(|byte| *byte == n as u8), "{n}");
-            n += 1;
-        }
-        assert_eq!(n, 300);
     });
 }

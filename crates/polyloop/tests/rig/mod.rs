@@ -2,6 +2,7 @@
 //! this program once more. Those of the engine have a rig of their own, in `engine`.
 #![expect(clippy::unwrap_used, reason = "the rig serves tests only")]
 
+pub(crate) mod buffers;
 pub(crate) mod marks;
 pub(crate) mod process;
 pub(crate) mod python;

@@ -5,27 +5,25 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use polyloop_core::Reply;
-
 use super::panics::guard;
 use super::turns::Items;
 use crate::face::codec::Failure;
 use crate::face::error::TaskPanicked;
-use crate::face::function::Suspended;
+use crate::face::function::{Suspended, Written};
 use crate::worker::Job;
 
-/// How a part of an item went: panics are outside, and its own failures inside.
-pub(super) type Went<T> = Result<Result<T, Failure>, TaskPanicked>;
+/// How an item went: panics are outside, and its own failures inside.
+pub(super) type Went<Bytes> = Result<Result<Written<Bytes>, Failure>, TaskPanicked>;
 
 /// An item on the loop. Dropped before its end, it was cancelled.
 pub(super) struct Running {
     items: Rc<Items>,
     job: Job,
-    future: Option<Suspended<Result<Vec<u8>, Failure>>>,
+    future: Option<Suspended<Result<Written<Vec<u8>>, Failure>>>,
 }
 
 impl Running {
-    pub(super) fn new(items: Rc<Items>, job: Job, future: Suspended<Result<Vec<u8>, Failure>>) -> Self {
+    pub(super) fn new(items: Rc<Items>, job: Job, future: Suspended<Result<Written<Vec<u8>>, Failure>>) -> Self {
         Self { items, job, future: Some(future) }
     }
 }
@@ -56,14 +54,5 @@ impl Drop for Running {
                 Err(panic) => self.items.ended(self.job, Err(panic)),
             }
         }
-    }
-}
-
-/// Says how an item went.
-pub(super) fn with_reply(went: &Went<impl AsRef<[u8]>>, tell: impl FnOnce(Reply<'_>)) {
-    match went {
-        Ok(Ok(bytes)) => tell(Reply::Value(bytes.as_ref())),
-        Ok(Err(failure)) => tell(Reply::Raised(&failure.to_bytes())),
-        Err(panic) => tell(Reply::Raised(&Failure::Panicked(panic.clone()).to_bytes())),
     }
 }

@@ -16,10 +16,12 @@ use polyloop_shm::Item;
 use tokio::task::{AbortHandle, spawn_blocking, spawn_local, yield_now};
 
 use super::panics::guard;
-use super::running::{Running, Went, with_reply};
+use super::running::{Running, Went};
+use crate::blocks::Memory;
+use crate::face::buffer::Outbox;
 use crate::face::codec::Failure;
 use crate::face::error::RemoteError;
-use crate::face::function::{Called, Role, TaskRole};
+use crate::face::function::{Called, Role, TaskRole, Written};
 use crate::face::program::Program;
 use crate::face::reference::Reference;
 use crate::face::watched::Watched;
@@ -209,8 +211,7 @@ impl Host {
             let control = lock(&self.items.link).next_control(&mut self.item)?;
             match control {
                 None => return Ok(()),
-                // The arguments of a Rust program come whole.
-                Some(Control::Start(job, _)) => self.run(job)?,
+                Some(Control::Start(job, memory)) => self.run(job, memory)?,
                 Some(Control::Cancel(task)) => self.items.cancel(task),
                 Some(Control::Stop(Stop::Now)) => {
                     self.stopping = true;
@@ -227,7 +228,7 @@ impl Host {
         for starts in 1.. {
             let next = lock(&self.items.link).next_item(&mut self.item)?;
             match next {
-                Next::Start(job) => self.run(job)?,
+                Next::Start(job) => self.run(job, None)?,
                 Next::Defer(delay) => return Ok(Started::Deferred(delay)),
                 Next::Nothing => return Ok(Started::Nothing),
             }
@@ -238,8 +239,8 @@ impl Host {
         Ok(Started::Some)
     }
 
-    /// Begins the item whose bytes have come. Most end at once.
-    fn run(&mut self, job: Job) -> io::Result<()> {
+    /// Begins the item whose bytes have come, and the memory that came along. Most end at once.
+    fn run(&mut self, job: Job, memory: Option<Arc<Memory>>) -> io::Result<()> {
         self.items.watch(job)?;
         let Self { items, item, out, .. } = self;
         let role = Reference::from_bytes(&item.function)
@@ -249,30 +250,30 @@ impl Host {
             return Ok(());
         };
         if in_thread && task.is_plain {
-            run_in_thread(items, job, task, item.arguments.clone());
+            run_in_thread(items, job, task, item.arguments.clone(), memory);
             return Ok(());
         }
-        match guard(|| (task.call)(&item.arguments, out)) {
-            Ok(Called::Done(result)) => items.finish(job, &Ok(result.map(|()| &out[..]))),
+        match guard(|| (task.call)(&item.arguments, memory, out)) {
+            Ok(Called::Done(result)) => items.finish(job, Ok(result.map(|outbox| Written { bytes: &out[..], outbox }))),
             Ok(Called::Suspended(future)) => {
                 let running = spawn_local(Running::new(Rc::clone(items), job, future));
                 items.running.borrow_mut().insert(job.task, running.abort_handle());
             }
-            Err(panic) => items.finish(job, &Went::<Vec<u8>>::Err(panic)),
+            Err(panic) => items.finish(job, Went::<&[u8]>::Err(panic)),
         }
         Ok(())
     }
 }
 
 /// Runs a plain function beside the loop. It can't be cancelled: one that does not end goes with its worker.
-fn run_in_thread(items: &Rc<Items>, job: Job, task: TaskRole, arguments: Vec<u8>) {
+fn run_in_thread(items: &Rc<Items>, job: Job, task: TaskRole, arguments: Vec<u8>, memory: Option<Arc<Memory>>) {
     let call = move || {
-        let mut out = Vec::new();
-        let went = guard(|| match (task.call)(&arguments, &mut out) {
+        let mut bytes = Vec::new();
+        let went = guard(|| match (task.call)(&arguments, memory, &mut bytes) {
             Called::Done(result) => result,
             Called::Suspended(_) => Err(Failure::Unsendable(RemoteError::new("a plain function does not suspend"))),
         });
-        went.map(|result| result.map(|()| out))
+        went.map(|result| result.map(|outbox| Written { bytes, outbox }))
     };
     let (items, thread) = (Rc::clone(items), spawn_blocking(call));
     spawn_local(async move {
@@ -288,7 +289,7 @@ impl Items {
     /// An item that was running has ended.
     pub(super) fn ended(&self, job: Job, went: Went<Vec<u8>>) {
         self.running.borrow_mut().remove(&job.task);
-        self.finish(job, &went);
+        self.finish(job, went);
         self.call_turn();
     }
 
@@ -299,20 +300,42 @@ impl Items {
         self.call_turn();
     }
 
-    fn finish(&self, job: Job, went: &Went<impl AsRef<[u8]>>) {
+    fn finish(&self, job: Job, went: Went<impl AsRef<[u8]>>) {
+        match went {
+            Ok(Ok(Written { bytes, outbox })) if outbox.is_empty() => self.reply_value(job, bytes.as_ref()),
+            Ok(Ok(Written { bytes, outbox })) => self.reply_with_buffers(job, bytes.as_ref(), &outbox),
+            Ok(Err(failure)) => self.reply(job, Reply::Raised(&failure.to_bytes())),
+            Err(panic) => self.reply(job, Reply::Raised(&Failure::Panicked(panic).to_bytes())),
+        }
+    }
+
+    fn reply_value(&self, job: Job, bytes: &[u8]) {
         let max = self.max_reply;
-        with_reply(went, |reply| match reply {
-            Reply::Value(bytes) if bytes.len() as u64 > max => {
-                let message = format!("a result of {} bytes is more than the {max} that fit", bytes.len());
-                let failure = Failure::Unsendable(RemoteError::new(message));
-                self.reply(job, Reply::Raised(&failure.to_bytes()));
-            }
-            reply => self.reply(job, reply),
-        });
+        if bytes.len() as u64 > max {
+            let message = format!("a result of {} bytes is more than the {max} that fit", bytes.len());
+            let failure = Failure::Unsendable(RemoteError::new(message));
+            return self.reply(job, Reply::Raised(&failure.to_bytes()));
+        }
+        self.reply(job, Reply::Value(bytes));
+    }
+
+    /// Large buffers go into a block, if there is one.
+    fn reply_with_buffers(&self, job: Job, bytes: &[u8], outbox: &Outbox) {
+        let lease = outbox.store(|len| lock(&self.link).take_block(len));
+        if self.abandoned.get() {
+            return;
+        }
+        if lease.is_some_and(|lease| lock(&self.link).reply_apart(job, bytes, lease).is_ok()) {
+            self.forget_time(job);
+            return;
+        }
+        let mut whole = bytes.to_vec();
+        outbox.append_to(&mut whole);
+        self.reply_value(job, &whole);
     }
 
     fn reply(&self, job: Job, reply: Reply<'_>) {
-        let was_overdue = job.timeout.is_some() && self.forget(job);
+        let was_overdue = self.forget_time(job);
         let reply = if was_overdue && reply == Reply::Cancelled { Reply::TimedOut } else { reply };
         if !self.abandoned.get() {
             lock(&self.link).reply(job, reply);
@@ -371,7 +394,10 @@ impl Items {
     }
 
     /// The item has ended. Says whether its time was the reason.
-    fn forget(&self, job: Job) -> bool {
+    fn forget_time(&self, job: Job) -> bool {
+        if job.timeout.is_none() {
+            return false;
+        }
         if let Some(watchdog) = self.watchdog.get() {
             watchdog.forget(job.task);
         }

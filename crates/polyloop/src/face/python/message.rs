@@ -14,8 +14,8 @@ use rmp_serde::{Deserializer, Serializer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::buffer::{Inbox, Outbox, with_inbox, with_outbox};
 use crate::blocks::Memory;
+use crate::face::buffer::{Dialect, Inbox, Outbox, with_inbox, with_outbox};
 use crate::face::error::{Error, RemoteError};
 use crate::face::manager::Manager;
 use crate::message::{EXT_APART, EXT_VIEW, LARGE_BYTES, Span};
@@ -98,11 +98,11 @@ impl Message {
     /// As it travels: what is large in a block, where there is one.
     pub(super) fn into_payload(mut self, manager: &Manager, buffer: &mut Vec<u8>) -> Result<Payload, Error> {
         let is_long = self.document.len() >= LARGE_BYTES;
-        if !self.outbox.buffers.is_empty() || is_long {
+        if !self.outbox.is_empty() || is_long {
             if let Some(payload) = self.apart(manager, is_long) {
                 return Ok(payload);
             }
-            if !self.outbox.buffers.is_empty() {
+            if !self.outbox.is_empty() {
                 self.document = self.whole()?;
             }
         }
@@ -114,11 +114,10 @@ impl Message {
     }
 
     fn apart(&self, manager: &Manager, is_long: bool) -> Option<Payload> {
-        let document = if is_long { lay_apart(self.outbox.end, self.document.len())? } else { 0..0 };
-        let end = self.outbox.end.max(document.end);
+        let document = if is_long { lay_apart(self.outbox.end(), self.document.len())? } else { 0..0 };
+        let end = self.outbox.end().max(document.end);
         let lease = manager.with_driver(|driver| driver.take_block(end))?;
-        let buffers = self.outbox.buffers.iter().map(|(at, buffer)| (*at, &**buffer));
-        let parts = buffers.chain(is_long.then_some((document.start, &self.document[..])));
+        let parts = self.outbox.parts().chain(is_long.then_some((document.start, &self.document[..])));
         lease.fill(parts).ok()?;
         let payload = if is_long {
             let span = Span { start: document.start as u64, len: document.len() as u64 };
@@ -131,7 +130,7 @@ impl Message {
 
     /// The document with its large parts where they belong.
     fn whole(&self) -> Result<Vec<u8>, Error> {
-        let mut parts = self.outbox.buffers.iter();
+        let mut parts = self.outbox.parts();
         filled_in(&self.document, |_, out| {
             let (_, buffer) = parts.next().ok_or_else(|| unwritten::<()>(&"a part is missing"))?;
             let len = len32(buffer.len()).ok_or_else(|| unwritten::<()>(&"more than 4 GiB in one value"))?;
@@ -145,7 +144,8 @@ impl Message {
 /// Appends a value to a document, and what of it is large to `outbox`.
 fn write<T: Serialize + ?Sized>(value: &T, document: &mut Vec<u8>, outbox: &mut Outbox) -> Result<(), Error> {
     let mut serializer = Serializer::new(document).with_struct_map().with_human_readable();
-    with_outbox(outbox, || value.serialize(&mut serializer)).map_err(|error| unwritten::<T>(&error))
+    with_outbox(Dialect::MessagePack, outbox, || value.serialize(&mut serializer))
+        .map_err(|error| unwritten::<T>(&error))
 }
 
 /// Reads what a worker has returned.
@@ -163,7 +163,7 @@ pub(super) fn read<R: DeserializeOwned>(payload: &Payload) -> Result<R, Error> {
         return read_document(&document);
     }
     let mut inbox = Inbox { memory: Arc::clone(memory), taken: 0 };
-    let read = with_inbox(&mut inbox, || read_document(&document));
+    let read = with_inbox(Dialect::MessagePack, &mut inbox, || read_document(&document));
     if read.is_ok() && inbox.taken == parts {
         return read;
     }
@@ -273,7 +273,7 @@ pub(super) fn write_orders(orders: &impl Serialize, out: &mut impl Write) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::face::python::Buffer;
+    use crate::face::Buffer;
     use proptest::prelude::*;
 
     const BYTES: &[u8] = b"0123456789";
