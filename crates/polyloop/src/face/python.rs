@@ -38,7 +38,7 @@ use crate::manner::Manner;
 /// | `f32`, `f64` | `float`, also infinite and NaN |
 /// | `char`, `String` | `str`, if it has no lone surrogates |
 /// | bytes: of `serde_bytes`, of `bytes::Bytes` | `bytes` |
-/// | [`Buffer`] | as an argument a `memoryview` that can't be written; as a result `bytes`, `bytearray`, `memoryview`, or a numpy array's bytes |
+/// | [`Buffer`](crate::Buffer) | as an argument a `memoryview` that can't be written; as a result `bytes`, `bytearray`, `memoryview`, or a numpy array's bytes |
 /// | `Vec`, tuples, sets, tuple structs | `list`; as a key of a `dict`, a `tuple`. As a result also `tuple`, `set` and `frozenset` |
 /// | maps | `dict` |
 /// | structs | `dict`, by the names of the fields |
