@@ -1,6 +1,7 @@
 //! A no-op on other processes: polyloop beside procspawn's pool, a pool of pipes written by hand on tokio, rayon's threads
 //! as the floor of a pool without processes, and two processes that ring each other by eventfd as that of a round trip.
-//! Each round measures all of them, one after the other; the table has medians and ratios.
+//! Then large bytes that go to a worker and come back. Each round measures all of them, one after the other; the tables
+//! have medians and ratios.
 //!
 //! `make bench-rust` runs it. `-- --rounds 7` for more rounds.
 
@@ -9,12 +10,16 @@ mod pipes;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use polyloop::Buffer;
 use rayon::prelude::*;
+use serde_bytes::ByteBuf;
 use tokio::runtime::Runtime;
 
 const WORKERS: usize = 2;
 const CALLS: u64 = 5_000;
 const ITEMS: u64 = 1_000_000;
+const LARGE_BYTES: usize = 64 << 20;
+const LARGE_CALLS: usize = 9;
 /// For those that take long.
 const SLOW_ITEMS: u64 = 20_000;
 
@@ -59,6 +64,63 @@ fn main() {
         }
     }
     print_table(&mut rows);
+    let mut large: Vec<_> = LARGE.iter().map(|(name, _)| (*name, Vec::new())).collect();
+    for _ in 0..rounds {
+        for ((_, times), (_, measure)) in large.iter_mut().zip(LARGE) {
+            times.push(measure(&runtime));
+        }
+    }
+    print_large(&mut large);
+}
+
+/// Milliseconds for large bytes to a worker and back, the median of some.
+const LARGE: [(&str, fn(&Runtime) -> f64); 4] = [
+    ("memcpy, there and back", |_| median_ms(|| (), |(), bytes: &Vec<u8>| std::hint::black_box(bytes.clone()).clone())),
+    ("polyloop, Buffer", |runtime| {
+        let (pool, one) = (new_pool(runtime), Buffer::from(vec![1; LARGE_BYTES]));
+        median_ms(|| one.clone(), |one, _| runtime.block_on(pool.apply(|it: Buffer| it, (one,))).expect("a result"))
+    }),
+    ("polyloop, ByteBuf", |runtime| {
+        let pool = new_pool(runtime);
+        let call = |bytes| runtime.block_on(pool.apply(|it: ByteBuf| it, (bytes,))).expect("a result");
+        median_ms(|| ByteBuf::from(vec![1; LARGE_BYTES]), |bytes, _| call(bytes))
+    }),
+    ("procspawn::Pool, ByteBuf", |_| {
+        let pool = procspawn::Pool::new(WORKERS).expect("a pool");
+        let call = |bytes: ByteBuf| procspawn::spawn!(in pool, (bytes) || bytes).join().expect("a result");
+        let time = median_ms(|| ByteBuf::from(vec![1; LARGE_BYTES]), |bytes, _| call(bytes));
+        pool.shutdown();
+        time
+    }),
+];
+
+fn new_pool(runtime: &Runtime) -> polyloop::Pool {
+    runtime.block_on(polyloop::Pool::builder().processes(WORKERS).build()).expect("a pool")
+}
+
+/// Of some calls, each with a value that is made before it is timed.
+fn median_ms<T, R>(make: impl Fn() -> T, call: impl Fn(T, &Vec<u8>) -> R) -> f64 {
+    let bytes = vec![1; LARGE_BYTES];
+    let mut times = Vec::new();
+    for _ in 0..LARGE_CALLS {
+        let value = make();
+        let began = Instant::now();
+        let back = call(value, &bytes);
+        times.push(began.elapsed());
+        drop(std::hint::black_box(back));
+    }
+    median_us(times) / 1e3
+}
+
+fn print_large(rows: &mut [(&str, Vec<f64>)]) {
+    println!("\n{} MiB to a worker and back\n", LARGE_BYTES >> 20);
+    println!("| pool | time | over memcpy |");
+    println!("|---|---|---|");
+    let floor = median(&mut rows[0].1).unwrap_or(f64::NAN);
+    for (name, times) in rows {
+        let time = median(times).unwrap_or(f64::NAN);
+        println!("| {name} | {time:.1} ms | {:.2} x |", time / floor);
+    }
 }
 
 type Measure = fn(&Runtime) -> (f64, f64);
@@ -86,7 +148,8 @@ async fn polyloop_pool(is_async: bool) -> (f64, f64) {
         assert_eq!(result.expect("a result"), n);
     }
     let began = Instant::now();
-    let count = if is_async { drain(pool.map(async_no_op, 0..ITEMS)).await } else { drain(pool.map(no_op, 0..ITEMS)).await };
+    let count =
+        if is_async { drain(pool.map(async_no_op, 0..ITEMS)).await } else { drain(pool.map(no_op, 0..ITEMS)).await };
     let map = ITEMS as f64 / began.elapsed().as_secs_f64();
     assert_eq!(count, ITEMS);
     pool.close().await.expect("an end");
@@ -149,7 +212,8 @@ fn rayon_pool() -> (f64, f64) {
         times.push(began.elapsed());
     }
     let began = Instant::now();
-    let results: Vec<u64> = pool.install(|| (0..ITEMS).into_par_iter().map(|n| std::hint::black_box(no_op(n))).collect());
+    let results: Vec<u64> =
+        pool.install(|| (0..ITEMS).into_par_iter().map(|n| std::hint::black_box(no_op(n))).collect());
     assert_eq!(results.len() as u64, ITEMS);
     (median_us(times), ITEMS as f64 / began.elapsed().as_secs_f64())
 }

@@ -430,7 +430,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`MemoryError`] when it is not there.
-    #[cfg(feature = "python")]
+    #[cfg(feature = "tokio")]
     pub(crate) fn copy(self: &Arc<Self>, part: Range<usize>) -> Result<Vec<u8>, MemoryError> {
         Ok(Part::new(self, part)?.as_ref().to_vec())
     }

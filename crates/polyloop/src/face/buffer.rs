@@ -125,25 +125,31 @@ impl Outbox {
         self.buffers.is_empty()
     }
 
-    /// How long that memory is.
-    #[cfg(any(test, feature = "python"))]
-    pub(crate) fn end(&self) -> usize {
-        self.end
-    }
-
     /// The bytes, each with where they will stand.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (usize, &[u8])> {
         self.buffers.iter().map(|(at, buffer)| (*at, &**buffer))
     }
 
-    /// Puts them into memory that is taken for them, if there is any.
-    pub(crate) fn store(&self, take: impl FnOnce(usize) -> Option<Lease>) -> Option<Lease> {
-        let lease = take(self.end)?;
-        lease.fill(self.parts()).ok().map(|()| lease)
+    /// Puts them into memory that is taken for them, if there is any, and a long document of theirs behind them. Says
+    /// where that stands.
+    pub(crate) fn store(
+        &self,
+        document: &[u8],
+        take: impl FnOnce(usize) -> Option<Lease>,
+    ) -> Option<(Lease, Option<Span>)> {
+        let is_long = document.len() >= LARGE_BYTES;
+        let place = if is_long { lay_apart(self.end, document.len())? } else { 0..0 };
+        let lease = take(self.end.max(place.end))?;
+        lease.fill(self.parts().chain(is_long.then_some((place.start, document)))).ok()?;
+        let span = Span { start: place.start as u64, len: place.len() as u64 };
+        Some((lease, is_long.then_some(span)))
     }
 
     /// Has them travel at the end of their message instead: see [`trailing`].
     pub(crate) fn append_to(&self, message: &mut Vec<u8>) {
+        if self.is_empty() {
+            return;
+        }
         let start = message.len();
         message.resize(start + self.end, 0);
         for (at, bytes) in self.parts() {

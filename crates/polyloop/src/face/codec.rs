@@ -9,10 +9,15 @@ use serde::{Deserialize, Serialize};
 use super::buffer::{Dialect, Inbox, Outbox, trailing, with_inbox, with_outbox, without_memory};
 use super::error::{Error, RemoteError, TaskPanicked};
 use super::manager::Manager;
-use crate::blocks::Memory;
+use crate::blocks::{Lease, Memory};
+use crate::message::{LARGE_BYTES, Span};
 
 /// Arguments up to this many bytes are copied out of their buffer, which is used again.
 const BUFFER_MAX: usize = 4096;
+
+// What a message begins with that has memory beside it: its document follows, or stands there.
+const HERE: u8 = 0;
+const THERE: u8 = 1;
 
 /// Why a task has no result of its own.
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,20 +46,56 @@ impl Failure {
     }
 }
 
-/// Reads what has come, and with it the memory that its large buffers are in.
-pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8], memory: Option<&Arc<Memory>>) -> Result<T, postcard::Error> {
-    let memory = match memory {
-        Some(memory) => Arc::clone(memory),
-        None => match without_memory(Dialect::Own, || postcard::from_bytes(bytes)) {
-            (read, false) => return read,
-            // There was no block for them.
-            (read, true) => match trailing(bytes) {
-                Some(memory) => Arc::new(memory),
-                None => return read,
-            },
+/// Reads what has come, and the memory that came along.
+pub(crate) fn read<T: DeserializeOwned>(message: &[u8], memory: Option<&Arc<Memory>>) -> Result<T, postcard::Error> {
+    if let Some(memory) = memory {
+        return read_beside(message, memory);
+    }
+    match without_memory(Dialect::Own, || postcard::from_bytes(message)) {
+        (read, false) => read,
+        // There was no block for them.
+        (read, true) => match trailing(message) {
+            Some(memory) => read_with(message, &Arc::new(memory)),
+            None => read,
         },
+    }
+}
+
+fn read_with<T: DeserializeOwned>(document: &[u8], memory: &Arc<Memory>) -> Result<T, postcard::Error> {
+    let mut inbox = Inbox { memory: Arc::clone(memory), taken: 0 };
+    with_inbox(Dialect::Own, &mut inbox, || postcard::from_bytes(document))
+}
+
+fn read_beside<T: DeserializeOwned>(message: &[u8], memory: &Arc<Memory>) -> Result<T, postcard::Error> {
+    match message.split_first() {
+        Some((&HERE, document)) => read_with(document, memory),
+        Some((&THERE, span)) => {
+            let range = Span::from_bytes(span).and_then(Span::range);
+            // From memory of this process's own: nobody changes it between a look and the next.
+            let document = range.and_then(|range| memory.copy(range).ok());
+            read_with(&document.ok_or(postcard::Error::DeserializeUnexpectedEnd)?, memory)
+        }
+        _ => Err(postcard::Error::DeserializeBadEncoding),
+    }
+}
+
+/// What is large of a message, in memory that is taken for it, if there is any; and the message that goes along.
+pub(crate) fn beside(
+    document: &[u8],
+    outbox: &Outbox,
+    take: impl FnOnce(usize) -> Option<Lease>,
+) -> Option<(Lease, Vec<u8>)> {
+    let (lease, span) = outbox.store(document, take)?;
+    let message = match span {
+        None => [&[HERE], document].concat(),
+        Some(span) => [&[THERE], &span.to_bytes()[..]].concat(),
     };
-    with_inbox(Dialect::Own, &mut Inbox { memory, taken: 0 }, || postcard::from_bytes(bytes))
+    Some((lease, message))
+}
+
+/// Whether a message is to have memory beside it.
+pub(crate) fn is_large(document: &[u8], outbox: &Outbox) -> bool {
+    !outbox.is_empty() || document.len() >= LARGE_BYTES
 }
 
 /// Writes what a task returned. Its large buffers are left for whoever sends it.
@@ -70,19 +111,17 @@ pub(crate) fn write_arguments<T: Serialize>(
 ) -> Result<Payload, Error> {
     let written = write(value, buffer);
     let outbox = written.map_err(|error| Error::Unsendable(RemoteError::unsendable::<T>("written", &error)))?;
-    let mut luggage = None;
-    if !outbox.is_empty() {
-        let lease = outbox.store(|len| manager.with_driver(|driver| driver.take_block(len)));
-        luggage = lease.map(Luggage::new);
-        if luggage.is_none() {
-            outbox.append_to(buffer);
+    if is_large(buffer, &outbox) {
+        let take = |len| manager.with_driver(|driver| driver.take_block(len));
+        if let Some((lease, message)) = beside(buffer, &outbox, take) {
+            return Ok(Payload::from_vec(message).with(Some(Luggage::new(lease))));
         }
+        outbox.append_to(buffer);
     }
-    let payload = match buffer.len() {
+    Ok(match buffer.len() {
         0..=BUFFER_MAX => Payload::from_slice(buffer),
         _ => Payload::from_vec(std::mem::take(buffer)),
-    };
-    Ok(payload.with(luggage))
+    })
 }
 
 pub(crate) fn read_result<T: DeserializeOwned>(payload: &Payload) -> Result<T, Error> {
@@ -124,7 +163,6 @@ impl postcard::ser_flavors::Flavor for Document<'_> {
 mod tests {
     use super::*;
     use crate::face::Buffer;
-    use crate::message::LARGE_BYTES;
     use proptest::prelude::*;
 
     fn written<T: Serialize>(value: &T) -> (Vec<u8>, Outbox) {
@@ -149,12 +187,17 @@ mod tests {
         assert!(bytes.len() < 30, "{}", bytes.len());
         let starts: Vec<_> = outbox.parts().map(|(start, _)| start).collect();
         assert_eq!(starts, [0, LARGE_BYTES]);
-        let mut memory = vec![0; outbox.end()];
-        outbox.parts().for_each(|(start, part)| memory[start..][..part.len()].copy_from_slice(part));
         type Value = (u8, Buffer, Option<Buffer>, Buffer);
-        let beside: Value = read(&bytes, Some(&Arc::new(Memory::heap(&memory)))).unwrap();
-        assert_eq!(beside, value);
-        assert!(read::<Value>(&bytes, Some(&Arc::new(Memory::heap(&memory[..70_000])))).is_err());
+        let memory = |len: usize| {
+            let mut memory = vec![0; len];
+            outbox.parts().filter(|(start, part)| start + part.len() <= len).for_each(|(start, part)| {
+                memory[start..][..part.len()].copy_from_slice(part);
+            });
+            Arc::new(Memory::heap(&memory))
+        };
+        let message = [&[HERE], &bytes[..]].concat();
+        assert_eq!(read::<Value>(&message, Some(&memory(LARGE_BYTES + 70_000))).unwrap(), value);
+        assert!(read::<Value>(&message, Some(&memory(LARGE_BYTES + 69_999))).is_err());
         assert!(read::<Value>(&bytes, None).is_err());
         outbox.append_to(&mut bytes);
         assert_eq!(read::<Value>(&bytes, None).unwrap(), value);
@@ -205,6 +248,18 @@ mod tests {
         assert!(went.is_err());
         assert!(written(&1u8).1.is_empty());
         assert_eq!(postcard::to_stdvec(&bomb.0).unwrap().len(), LARGE_BYTES + 3);
+    }
+
+    #[test]
+    fn a_long_document_may_stand_in_the_memory_itself() {
+        let there = |span: Span| [&[THERE], &span.to_bytes()[..]].concat();
+        let memory = Arc::new(Memory::heap(&written(&(5u8, "text".to_owned())).0));
+        let read = |message: &[u8]| read::<(u8, String)>(message, Some(&memory));
+        assert_eq!(read(&there(Span { start: 0, len: 6 })).unwrap(), (5, "text".to_owned()));
+        for (start, len) in [(1, 6), (7, 0), (0, u64::MAX), (u64::MAX, 1)] {
+            assert!(read(&there(Span { start, len })).is_err());
+        }
+        assert!(read(&[THERE; 4]).is_err() && read(&[7; 17]).is_err() && read(&[]).is_err());
     }
 
     proptest! {

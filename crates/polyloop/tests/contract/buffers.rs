@@ -15,6 +15,7 @@ over_each_kind! {
     a_map_takes_and_gives_large_buffers_and_their_memory_is_used_again,
     more_large_buffers_than_there_are_blocks_arrive_all_the_same,
     a_worker_that_may_have_no_blocks_sends_large_buffers_whole,
+    long_texts_and_vectors_arrive_whole_with_buffers_among_them_or_without,
     a_buffer_outlives_its_pool_and_becomes_bytes_without_a_copy,
     a_buffer_that_came_in_place_is_passed_on_as_any_other,
 }
@@ -69,6 +70,20 @@ async fn a_worker_that_may_have_no_blocks_sends_large_buffers_whole<P: WorkerPoo
     for pool in [pool.clone(), pool.in_thread()] {
         let back = pool.echo(ramp(LARGE)).await.unwrap();
         assert!(!is_in_place(&back) && back == ramp(LARGE));
+    }
+}
+
+async fn long_texts_and_vectors_arrive_whole_with_buffers_among_them_or_without<P: WorkerPool>() {
+    let pool: P = pool(1).await;
+    for (blocks, len) in [(true, 10), (true, 300_000), (false, 300_000)] {
+        if !blocks {
+            pool.apply(Task::AllowNoFiles).await.unwrap();
+        }
+        let numbers: Vec<f32> = (0..len).map(|n| n as f32).collect();
+        for buffer in [ramp(5), ramp(LARGE)] {
+            let value = ("x".repeat(len), numbers.clone(), buffer);
+            assert!(pool.echo(value.clone()).await.unwrap() == value, "{blocks} {len}");
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use super::panics::guard;
 use super::running::{Running, Went};
 use crate::blocks::Memory;
 use crate::face::buffer::Outbox;
-use crate::face::codec::Failure;
+use crate::face::codec::{self, Failure};
 use crate::face::error::RemoteError;
 use crate::face::function::{Called, Role, TaskRole, Written};
 use crate::face::program::Program;
@@ -302,8 +302,10 @@ impl Items {
 
     fn finish(&self, job: Job, went: Went<impl AsRef<[u8]>>) {
         match went {
-            Ok(Ok(Written { bytes, outbox })) if outbox.is_empty() => self.reply_value(job, bytes.as_ref()),
-            Ok(Ok(Written { bytes, outbox })) => self.reply_with_buffers(job, bytes.as_ref(), &outbox),
+            Ok(Ok(Written { bytes, outbox })) if !codec::is_large(bytes.as_ref(), &outbox) => {
+                self.reply_value(job, bytes.as_ref());
+            }
+            Ok(Ok(Written { bytes, outbox })) => self.reply_large(job, bytes.as_ref(), &outbox),
             Ok(Err(failure)) => self.reply(job, Reply::Raised(&failure.to_bytes())),
             Err(panic) => self.reply(job, Reply::Raised(&Failure::Panicked(panic).to_bytes())),
         }
@@ -319,19 +321,21 @@ impl Items {
         self.reply(job, Reply::Value(bytes));
     }
 
-    /// Large buffers go into a block, if there is one.
-    fn reply_with_buffers(&self, job: Job, bytes: &[u8], outbox: &Outbox) {
-        let lease = outbox.store(|len| lock(&self.link).take_block(len));
+    /// What is large goes into a block, if there is one.
+    fn reply_large(&self, job: Job, document: &[u8], outbox: &Outbox) {
+        let beside = codec::beside(document, outbox, |len| lock(&self.link).take_block(len));
         if self.abandoned.get() {
             return;
         }
-        if lease.is_some_and(|lease| lock(&self.link).reply_apart(job, bytes, lease).is_ok()) {
+        if beside.is_some_and(|(lease, message)| lock(&self.link).reply_apart(job, &message, lease).is_ok()) {
             self.forget_time(job);
-            return;
+        } else if outbox.is_empty() {
+            self.reply_value(job, document);
+        } else {
+            let mut whole = document.to_vec();
+            outbox.append_to(&mut whole);
+            self.reply_value(job, &whole);
         }
-        let mut whole = bytes.to_vec();
-        outbox.append_to(&mut whole);
-        self.reply_value(job, &whole);
     }
 
     fn reply(&self, job: Job, reply: Reply<'_>) {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
-use polyloop_core::{Luggage, Payload, lay_apart};
+use polyloop_core::{Luggage, Payload};
 use rmp::Marker;
 use rmp::decode::{Bytes, RmpRead, read_marker};
 use rmp::encode;
@@ -97,10 +97,14 @@ impl Message {
 
     /// As it travels: what is large in a block, where there is one.
     pub(super) fn into_payload(mut self, manager: &Manager, buffer: &mut Vec<u8>) -> Result<Payload, Error> {
-        let is_long = self.document.len() >= LARGE_BYTES;
-        if !self.outbox.is_empty() || is_long {
-            if let Some(payload) = self.apart(manager, is_long) {
-                return Ok(payload);
+        if !self.outbox.is_empty() || self.document.len() >= LARGE_BYTES {
+            let take = |len| manager.with_driver(|driver| driver.take_block(len));
+            if let Some((lease, span)) = self.outbox.store(&self.document, take) {
+                let payload = match span {
+                    Some(span) => Payload::from_slice(&span.to_message()),
+                    None => Payload::from_slice(&self.document),
+                };
+                return Ok(payload.with(Some(Luggage::new(lease))));
             }
             if !self.outbox.is_empty() {
                 self.document = self.whole()?;
@@ -111,21 +115,6 @@ impl Message {
         }
         *buffer = self.document;
         Ok(Payload::from_slice(buffer))
-    }
-
-    fn apart(&self, manager: &Manager, is_long: bool) -> Option<Payload> {
-        let document = if is_long { lay_apart(self.outbox.end(), self.document.len())? } else { 0..0 };
-        let end = self.outbox.end().max(document.end);
-        let lease = manager.with_driver(|driver| driver.take_block(end))?;
-        let parts = self.outbox.parts().chain(is_long.then_some((document.start, &self.document[..])));
-        lease.fill(parts).ok()?;
-        let payload = if is_long {
-            let span = Span { start: document.start as u64, len: document.len() as u64 };
-            Payload::from_slice(&span.to_message())
-        } else {
-            Payload::from_slice(&self.document)
-        };
-        Some(payload.with(Some(Luggage::new(lease))))
     }
 
     /// The document with its large parts where they belong.
