@@ -28,6 +28,7 @@ __all__ = [
     "Worker",
     "die_with_parent",
     "read_message",
+    "write_message",
 ]
 
 LARGE_BYTES: int
@@ -39,6 +40,7 @@ STREAM_VALUES: int
 
 def die_with_parent(lifeline: int | None, parent_pid: int, is_direct_child: bool) -> None: ...
 def read_message(message: bytes) -> Any: ...
+def write_message(value: Any) -> bytes: ...
 
 @final
 class ApplyCall:

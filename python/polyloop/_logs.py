@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import _codec, _core
 
-__all__ = ["Forwarder", "levels", "load_record"]
+__all__ = ["Forwarder", "describe_record", "dump_record", "levels", "load_record"]
 
 TEXT_MAX = 2500
 """Characters left of each text of a record that is too large."""
 
 _last_resort = logging.lastResort
-_TEXTS = ("msg", "exc_text", "stack_info")
+_DESCRIBED = ("name", "levelno", "levelname", "msg", "pathname", "lineno", "exc_text", "stack_info")
 _STANDARD = frozenset({*vars(logging.makeLogRecord({})), "taskName"})
 
 
@@ -36,11 +36,15 @@ class Forwarder(logging.Handler):
 
     Parameters:
         client_levels: of the client's loggers, for those here that have none.
+        dump: a record as the client reads it.
     """
 
-    def __init__(self, worker: _core.Worker, client_levels: Mapping[str, int]) -> None:
+    def __init__(
+        self, worker: _core.Worker, client_levels: Mapping[str, int], dump: Callable[[logging.LogRecord], bytes]
+    ) -> None:
         super().__init__()
         self._worker = worker
+        self._dump = dump
         self._pid = os.getpid()
         self._client_levels = client_levels
 
@@ -70,20 +74,26 @@ class Forwarder(logging.Handler):
         """Send one record. What goes wrong is dealt with as for any handler."""
         try:
             if os.getpid() == self._pid:
-                self._worker.log(_dump_record(record))
+                self._worker.log(self._dump(record))
             elif _last_resort is not None and record.levelno >= _last_resort.level:
                 _last_resort.handle(record)
         except Exception:
             self.handleError(record)
 
 
-def _dump_record(record: logging.LogRecord) -> bytes:
-    """A record as bytes, its message and its exception as text."""
+def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record has, its message and its exception as text."""
     fields: dict[str, Any] = {name: value for name, value in vars(record).items() if name != "message"}
     fields["msg"], fields["args"] = record.getMessage(), None
     if record.exc_info and not record.exc_text:
         fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
     fields["exc_info"] = None
+    return fields
+
+
+def dump_record(record: logging.LogRecord) -> bytes:
+    """A record as bytes for a Python program."""
+    fields = _fields_of(record)
     try:
         data = _codec.dumps(fields)
     except TypeError:
@@ -92,6 +102,26 @@ def _dump_record(record: logging.LogRecord) -> bytes:
     if len(data) > _core.LOG_RECORD_BYTES:
         data = _codec.dumps({name: _cut(name, value) for name, value in fields.items() if name in _STANDARD})
     return data
+
+
+def describe_record(record: logging.LogRecord) -> bytes:
+    """A record as bytes for a Rust program: what else it has ("extra") is text there, too."""
+    fields = _fields_of(record)
+    extra = {name: value for name, value in fields.items() if name not in _STANDARD}
+    told = {name: fields[name] for name in _DESCRIBED}
+    data = _core.write_message(_without_surrogates({**told, "extra": repr(extra) if extra else None}))
+    if len(data) > _core.LOG_RECORD_BYTES:
+        cut = {name: _cut(name, value) for name, value in told.items()}
+        data = _core.write_message(_without_surrogates({**cut, "extra": None}))
+    return data
+
+
+def _without_surrogates(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same with texts that Rust knows."""
+    return {
+        name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
 
 
 def _sendable(value: Any) -> Any:
@@ -111,5 +141,5 @@ def _cut(name: str, value: Any) -> Any:
 
 
 def load_record(data: bytes) -> logging.LogRecord:
-    """In the client: the record that `Forwarder` has sent."""
+    """In the client: the record that `dump_record` was given."""
     return logging.makeLogRecord(_codec.loads(data))

@@ -17,6 +17,7 @@ from typing import Any
 from polyloop import _core
 
 from . import _codec
+from ._logs import describe_record
 from ._worker import Plan, join, serve, work
 from .context import leave_ctrl_c_to_parent
 
@@ -37,26 +38,28 @@ class Orders:
     loop_initializer: str | None
     concurrency: int
     grace_s: float
+    log_level: int | None
+    """From which on records are sent; None if they are not."""
 
 
 def main() -> None:
     """Be a worker."""
     leave_ctrl_c_to_parent()
-    orders, (pool, lifeline) = take_orders()
+    orders, (pool, lifeline, stacks) = take_orders()
     sys.path[:0] = orders.module_path
     worker = join(pool, lifeline, orders.parent, is_direct_child=True, dialect="messagepack")
-    serve(worker, lambda: (work, make_plan(orders)), describe_failure, lambda: None)
+    serve(worker, lambda: (work, make_plan(orders)), describe_failure, describe_record, lambda: stacks)
 
 
-def take_orders() -> tuple[Orders, tuple[int, int]]:
+def take_orders() -> tuple[Orders, tuple[int, int, int]]:
     """Return the orders, and the descriptors that came with them; the standard input is empty from then on."""
     with socket.socket(fileno=os.dup(0)) as inbox:
-        data, fds, _, _ = socket.recv_fds(inbox, ORDERS_MAX_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
+        data, fds, _, _ = socket.recv_fds(inbox, ORDERS_MAX_BYTES, 3, socket.MSG_CMSG_CLOEXEC)
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
     os.close(empty)
-    pool, lifeline = fds
-    return Orders(**_core.read_message(data)), (pool, lifeline)
+    pool, lifeline, stacks = fds
+    return Orders(**_core.read_message(data)), (pool, lifeline, stacks)
 
 
 def make_plan(orders: Orders) -> Plan:
@@ -69,6 +72,7 @@ def make_plan(orders: Orders) -> Plan:
         loop_initializer=_named(orders.loop_initializer),
         grace_s=orders.grace_s,
         concurrency=orders.concurrency,
+        log_levels=None if orders.log_level is None else {"root": orders.log_level},
     )
 
 

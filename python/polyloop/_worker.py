@@ -29,7 +29,7 @@ from . import _codec, current
 from ._contextvars import Travelling, find_contextvars
 from ._launch import Launch
 from ._lifespan import Lifespan, run_until_done
-from ._logs import Forwarder
+from ._logs import Forwarder, dump_record
 from ._produce import produce
 from ._select import WorkerSelector, new_event_loop
 from ._stacks import answer_by_stack
@@ -93,7 +93,7 @@ class Recruit(Launch):
         self.setup.apply()
         lifeline = None if self.lifeline is None else self.lifeline.take()
         worker = join(self.socket.take(), lifeline, self.setup.parent_pid, is_direct_child=self.setup.is_direct_child)
-        serve(worker, self.load, _codec.dump_exception, lambda: answer_by_stack(self.stacks.take()))
+        serve(worker, self.load, _codec.dump_exception, dump_record, self.stacks.take)
 
 
 def join(
@@ -111,21 +111,23 @@ def serve(
     worker: _core.Worker,
     load: Callable[[], tuple[Callable[..., Any], Plan]],
     describe: Callable[[BaseException], bytes],
-    prepared: Callable[[], object],
+    dump: Callable[[logging.LogRecord], bytes],
+    take_stacks: Callable[[], int],
 ) -> None:
     """Be a worker, from its user's first code to the last.
 
     Parameters:
         load: gives what takes the turns, and the plan.
         describe: how the pool is told why this worker can't be one.
-        prepared: called before the first turn.
+        dump: how it is told what this worker logs.
+        take_stacks: gives the file in which it looks for the stack of one that is blocked.
     """
     here = current.enter(worker)
     forwarder = None
     try:
         run, plan = load()
         if plan.log_levels is not None:
-            forwarder = Forwarder(worker, plan.log_levels)
+            forwarder = Forwarder(worker, plan.log_levels, dump)
             forwarder.stand_in()
         loop = prepare(plan)
         lifespan = None if plan.lifespan is None else open_lifespan(loop, plan)
@@ -134,7 +136,7 @@ def serve(
         leave(START_FAILED_EXITCODE)
     if forwarder is not None:
         forwarder.settle()
-    prepared()
+    answer_by_stack(take_stacks())
     if lifespan is None:
         run(worker, loop, plan, None)
     else:

@@ -45,6 +45,8 @@ from polyloop import _core
         (b"\xdf\x00\x00\x00\x01\x92\x01\x91\x02\x03", {(1, (2,)): 3}),
         (b"\xd4\x00\x01", memoryview(b"\x01")),
         (b"\xc7\x03\x00abc", memoryview(b"abc")),
+        (b"\xc7\x11\x02\x00" + b"\xff" * 16, 2**128 - 1),
+        (b"\xc7\x11\x02\xff\x80" + b"\x00" * 15, -(2**127)),
     ],
 )
 def test_a_value_is_read_as_what_it_is_in_python(message: bytes, value: Any) -> None:
@@ -67,6 +69,8 @@ def test_a_value_is_read_as_what_it_is_in_python(message: bytes, value: Any) -> 
         (b"\xc1" + b"\x00" * 16, "longer than they are"),
         (b"\xd4\x05\x00", "unknown extension type 5"),
         (b"\xd8\x01" + b"\x00" * 16, "longer than they are"),
+        (b"\xd8\x02" + b"\x00" * 16, "integer of the wrong size"),
+        (b"\xc7\x11\x02\x01" + b"\x00" * 16, "integer of the wrong size"),
     ],
 )
 def test_what_is_no_value_is_refused(message: bytes, complaint: str) -> None:
@@ -89,6 +93,26 @@ def test_garbage_is_an_error(message: bytes) -> None:
         _core.read_message(message)
     except (ValueError, TypeError):  # a key that can't be one
         pass
+
+
+def test_what_is_written_is_read_as_it_was() -> None:
+    value = {"a": [None, True, -1, 2**64 - 1, 2**64, -(2**63) - 1, 0.5, "ß", b"\xff"], (1, "b"): {}}
+    assert _core.read_message(_core.write_message(value)) == value
+    assert _core.read_message(_core.write_message("0" * 100_000)) == "0" * 100_000, "there is nowhere else to put it"
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        (object(), "type object has no counterpart in Rust"),
+        (2**128, "more than 128 bits"),
+        (-(2**127) - 1, "more than 128 bits"),
+        ("\ud800", "lone surrogate"),
+    ],
+)
+def test_what_has_no_counterpart_is_not_written(value: object, complaint: str) -> None:
+    with pytest.raises((TypeError, ValueError, OverflowError), match=complaint):
+        _core.write_message(value)
 
 
 def test_there_are_two_dialects() -> None:

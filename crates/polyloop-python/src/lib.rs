@@ -60,7 +60,7 @@ mod _core {
     #[pymodule_export]
     use crate::map::MapCall;
     #[pymodule_export]
-    use crate::messagepack::read_message;
+    use crate::messagepack::{read_message, write_message};
     #[pymodule_export]
     use crate::options::TaskOptions;
     #[pymodule_export]

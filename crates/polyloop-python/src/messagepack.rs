@@ -5,15 +5,16 @@
 
 mod writer;
 
-use polyloop::{EXT_APART, EXT_VIEW, Span};
+use polyloop::{EXT_APART, EXT_INT, EXT_VIEW, Span, WideInt};
 use pyo3::exceptions::{PyRecursionError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyList, PyMemoryView, PyString, PyTuple};
 use rmp::Marker;
 use rmp::decode::{Bytes, RmpRead, read_marker};
 
 pub(crate) use self::writer::{write, write_exception, write_if_simple, write_unsendable};
-use crate::apart::Inbox;
+use crate::apart::{Inbox, Outbox};
 use crate::codec::Arguments;
 
 /// How deep values may nest: as deep as serde's side goes.
@@ -38,6 +39,21 @@ pub(crate) fn read_arguments<'py>(py: Python<'py>, message: &[u8], apart: &Inbox
 #[pyfunction]
 pub(crate) fn read_message<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     Reader::new(py, message, &Inbox::default())?.value(Use::Value)
+}
+
+/// Write a value for a Rust program to read.
+///
+/// Raises:
+///     OverflowError: it is an integer of more than 128 bits.
+///     TypeError: it is of a type that has no counterpart in Rust.
+///     ValueError: it is a text that has none.
+#[pyfunction]
+pub(crate) fn write_message<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let py = value.py();
+    let raw_view = py.import(intern!(py, "polyloop._codec"))?.getattr(intern!(py, "raw_view"))?;
+    let mut message = Vec::new();
+    write(value, &raw_view, &mut message, &mut Outbox::closed())?;
+    Ok(PyBytes::new(py, &message))
 }
 
 /// What a value is for.
@@ -151,6 +167,11 @@ impl<'a, 'py> Reader<'a, 'py> {
         match (kind, Span::from_bytes(content)) {
             (EXT_VIEW, _) => Ok(PyMemoryView::from(PyBytes::new(self.py, content).as_any())?.into_any()),
             (EXT_APART, Some(span)) => self.apart.view_at(self.py, span),
+            (EXT_INT, _) => match WideInt::from_bytes(content) {
+                Some(WideInt::Signed(int)) => Ok(int.into_pyobject(self.py)?.into_any()),
+                Some(WideInt::Unsigned(int)) => Ok(int.into_pyobject(self.py)?.into_any()),
+                None => Err(PyValueError::new_err("an integer of the wrong size")),
+            },
             _ => Err(PyValueError::new_err(format!("a value of the unknown extension type {kind}"))),
         }
     }

@@ -41,7 +41,7 @@ pub use self::event::{DriverConfig, DriverError, Event, StartOrder};
 pub use self::rings::Values;
 
 /// Version of everything that manager and worker must agree on.
-pub const PROTOCOL: u64 = 3;
+pub const PROTOCOL: u64 = 4;
 
 const SLOTS: u32 = 64;
 const SLOT_ITEMS: u32 = 256;

@@ -42,8 +42,31 @@
 //! - `python`: `PythonPool`, whose workers are Python interpreters, and which calls Python functions. Nothing of Python is
 //!   linked into the program.
 //! - `bytes`: [`Buffer`]s made of `bytes::Bytes`, and turned into them, without a copy.
-//! - `tracing`: deaths and restarts of workers as events of the target `polyloop`.
+//! - `tracing`: what befalls workers, and what those of a `PythonPool` log, as [events](#events).
 //! - `anyhow`: `?` on a [`RemoteError`] in functions that return an `anyhow::Error`.
+//!
+//! # Events
+//!
+//! With the feature `tracing`, whoever operates the program hears of what no call tells, as events of the target `polyloop`:
+//!
+//! | level | message | fields | when |
+//! |---|---|---|---|
+//! | WARN | `a worker died` | `pid`, `exit` (as "exit code 1", "signal 9"), `retried`, `lost` | of the tasks that it ran, so many run again, and so many ended with [`Error::WorkerDied`] or [`Error::PoisonTask`] |
+//! | WARN | `workers do not start; trying again` | `error` | after a pool had workers that did |
+//! | WARN | `workers start again` | | after that |
+//! | WARN | `a worker is blocked by one call` | `pid`, `blocked_ms`, `stack` (of Python) | once for each time: [`Builder::block_warning`] |
+//! | WARN | `a worker wrote what no correct worker writes, and is replaced` | `worker`, `problem` | its memory is damaged |
+//! | WARN | `terminated with unfinished tasks` | `unfinished` | a pool was terminated, or its last handle dropped |
+//! | WARN | `a worker logged more than there was room for` | `pid`, `dropped` | so many records of a Python worker are missing here |
+//! | WARN | `a worker sent a log record that can't be read` | `pid`, `error` | by a Python worker |
+//! | ERROR | `a pool can't be driven any more` | `error` | the operating system refuses what the pool lives from |
+//!
+//! What Python workers log themselves are events of their loggers' names: see `PythonBuilder::forward_logs`. Workers of a [`Pool`]
+//! are this program, and have a subscriber of their own where the program gives them one, in a
+//! [lifespan](Builder::lifespan) or before [`init`].
+//!
+//! The subscriber that hears of a pool is the current one where the pool is built, else the program's. It is told while
+//! nothing of the pool is locked, so it may ask the pool; the pool goes on when it returns.
 //!
 //! Linux 5.3 or later. In a forked child of the program its pools can't be used.
 
@@ -89,7 +112,7 @@ pub use driver::{Driver, DriverConfig, DriverError, Event, PROTOCOL, StartOrder,
 #[doc(hidden)]
 pub use manner::{Manner, travels_by_name};
 #[doc(hidden)]
-pub use message::{EXT_APART, EXT_VIEW, LARGE_BYTES, Span};
+pub use message::{EXT_APART, EXT_INT, EXT_VIEW, LARGE_BYTES, Span, WideInt};
 #[doc(hidden)]
 pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, part_from_parent, wait_for_events};
 #[doc(hidden)]

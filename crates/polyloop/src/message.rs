@@ -7,6 +7,7 @@
 //!
 //!  within it    ext 0: bytes             to be looked at, not copied
 //!               ext 1: start length      bytes that stand in that memory, there
+//!               ext 2: 17 bytes          an integer of more than 64 bits
 //! ```
 
 /// Buffers of this many bytes and more travel apart. Below, a copy through the rings costs no more than the words that
@@ -17,6 +18,9 @@ pub const LARGE_BYTES: usize = 64 << 10;
 pub const EXT_VIEW: i8 = 0;
 /// An extension type of MessagePack: bytes that stand elsewhere. Its content is a [`Span`].
 pub const EXT_APART: i8 = 1;
+
+/// An extension type of MessagePack: an integer of more than 64 bits. Its content is a [`WideInt`].
+pub const EXT_INT: i8 = 2;
 
 /// No document begins with this: MessagePack has no use for it.
 const ELSEWHERE: u8 = 0xc1;
@@ -61,9 +65,58 @@ impl Span {
     }
 }
 
+/// An integer of more than 64 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WideInt {
+    /// Less than 0.
+    Signed(i128),
+    /// Not less.
+    Unsigned(u128),
+}
+
+impl WideInt {
+    /// As it travels: its two's complement of 136 bits, the highest byte first.
+    pub fn to_bytes(self) -> [u8; 17] {
+        let (sign, rest) = match self {
+            Self::Signed(int) => (if int < 0 { u8::MAX } else { 0 }, int.to_be_bytes()),
+            Self::Unsigned(int) => (0, int.to_be_bytes()),
+        };
+        let mut bytes = [sign; 17];
+        bytes[1..].copy_from_slice(&rest);
+        bytes
+    }
+
+    /// What [`Self::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (&sign, rest) = bytes.split_first()?;
+        let rest = rest.try_into().ok()?;
+        match sign {
+            0 => Some(Self::Unsigned(u128::from_be_bytes(rest))),
+            u8::MAX => Some(i128::from_be_bytes(rest)).filter(|int| *int < 0).map(Self::Signed),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wide_integer_comes_back_as_it_went() {
+        for int in [0, 1, 1 << 64, i128::MAX as u128, u128::MAX].map(WideInt::Unsigned) {
+            assert_eq!(WideInt::from_bytes(&int.to_bytes()), Some(int));
+        }
+        for int in [-1, i128::from(i64::MIN) - 1, i128::MIN].map(WideInt::Signed) {
+            assert_eq!(WideInt::from_bytes(&int.to_bytes()), Some(int));
+        }
+        assert_eq!(WideInt::from_bytes(&WideInt::Signed(7).to_bytes()), Some(WideInt::Unsigned(7)));
+        let mut beyond = WideInt::Signed(-1).to_bytes();
+        beyond[1] = 0;
+        for garbage in [&[][..], &[0; 16], &[0; 18], &[1; 17], &beyond] {
+            assert_eq!(WideInt::from_bytes(garbage), None, "{garbage:?}");
+        }
+    }
 
     #[test]
     fn a_span_comes_back_as_it_went() {

@@ -258,6 +258,20 @@ pub(crate) fn interrupt(handle: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
+/// Asks a Python worker for its stack, likewise. `polyloop._stacks` has it answer.
+#[cfg(feature = "python")]
+pub(crate) fn ask_for_stack(handle: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: as for `interrupt`.
+    let signal = unsafe { Signal::from_raw_unchecked(stack_signal()) };
+    Ok(pidfd_send_signal(handle, signal)?)
+}
+
+/// The signal of [`ask_for_stack`].
+#[cfg(feature = "python")]
+pub(crate) fn stack_signal() -> i32 {
+    libc::SIGRTMIN() + 3
+}
+
 /// The same for a process known only by its number.
 pub(crate) fn kill_number(pid: u32, gently: bool) -> io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;

@@ -1,6 +1,6 @@
 //! Python objects, written for a Rust program.
 
-use polyloop::{EXT_APART, Span};
+use polyloop::{EXT_APART, EXT_INT, Span, WideInt};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
@@ -98,14 +98,25 @@ impl<'py> Writer<'_, 'py> {
     }
 
     fn int(&mut self, int: &Bound<'py, PyInt>) -> PyResult<()> {
-        let written = match int.extract::<i64>() {
-            Ok(int) => encode::write_sint(self.out, int),
-            Err(_) => {
-                let int = int.extract().map_err(|_| PyOverflowError::new_err("an integer of more than 64 bits"))?;
-                encode::write_uint(self.out, int)
-            }
+        if let Ok(int) = int.extract() {
+            encode::write_sint(self.out, int).map(drop).map_err(refused)
+        } else if let Ok(int) = int.extract() {
+            encode::write_uint(self.out, int).map(drop).map_err(refused)
+        } else {
+            self.wide_int(int)
+        }
+    }
+
+    fn wide_int(&mut self, int: &Bound<'py, PyInt>) -> PyResult<()> {
+        let too_wide = |_| PyOverflowError::new_err("an integer of more than 128 bits");
+        let int = match int.extract() {
+            Ok(int) => WideInt::Unsigned(int),
+            Err(_) => WideInt::Signed(int.extract().map_err(too_wide)?),
         };
-        written.map(drop).map_err(refused)
+        let bytes = int.to_bytes();
+        encode::write_ext_meta(self.out, bytes.len() as u32, EXT_INT).map_err(refused)?;
+        self.out.extend(bytes);
+        Ok(())
     }
 
     /// A copy, so that nothing changes it meanwhile.

@@ -18,7 +18,7 @@ use crate::message::{LARGE_BYTES, Span};
 
 /// What rmp-serde takes for an extension type: the type, and bytes.
 #[cfg(feature = "python")]
-const EXT_STRUCT: &str = rmp_serde::MSGPACK_EXT_STRUCT_NAME;
+pub(crate) const EXT_STRUCT: &str = rmp_serde::MSGPACK_EXT_STRUCT_NAME;
 
 /// Bytes that travel between a program and its workers without being copied more than once, on the sender's side, where
 /// they are 64 KiB or more.
@@ -307,7 +307,7 @@ enum Own<Bytes> {
 }
 
 /// Bytes as such.
-struct Raw<'a>(&'a [u8]);
+pub(crate) struct Raw<'a>(pub(crate) &'a [u8]);
 
 impl Serialize for Raw<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

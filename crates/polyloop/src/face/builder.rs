@@ -122,6 +122,21 @@ impl Builder {
         self
     }
 
+    /// How long the loop of a worker may be blocked by one call before an event of level WARN says so, once, with the
+    /// feature `tracing`; never for `None` and for zero; after 1 s where nobody says otherwise. A plain function that is not
+    /// run [`in_thread`](Pool::in_thread) blocks the loop while it runs.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let strict = polyloop::Pool::builder().block_warning(Duration::from_millis(100));
+    /// let calm = polyloop::Pool::builder().block_warning(None);
+    /// ```
+    pub fn block_warning(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.shape.block_warning = limit.into();
+        self
+    }
+
     /// What a worker does once at its start, before its first task, and once at its end, unless it is killed: both are
     /// async functions, or closures that capture nothing. Tasks reach what `enter` made by
     /// [`worker_state`](crate::worker_state). If `enter` fails before any worker has been ready, the pool does.

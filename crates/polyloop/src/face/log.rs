@@ -1,44 +1,123 @@
-//! News of the workers for whoever operates the program: events of the target `polyloop`, with the feature `tracing`.
+//! News of a pool for whoever operates the program: events of the target `polyloop`, with the feature `tracing`. What
+//! they say and have is listed in the documentation of the crate.
 
 use std::io;
 use std::time::Duration;
 
-use polyloop_core::{Report, WorkerId};
-
 #[cfg(feature = "tracing")]
-macro_rules! warn {
-    ($($told:tt)*) => { tracing::warn!(target: "polyloop", $($told)*) };
-}
-
+pub(crate) use self::with_tracing::Listener;
 #[cfg(not(feature = "tracing"))]
-macro_rules! warn {
-    ($text:literal $(, $value:expr)* $(,)?) => {{ $(let _ = &$value;)* }};
-}
+pub(crate) use self::without_tracing::Listener;
+use crate::driver::Event;
 
-pub(crate) fn report(report: &Report) {
-    match report {
-        Report::Died { pid, exit, retried, lost, .. } => {
-            let pid = pid.unwrap_or_default();
-            warn!("worker {} died ({}); of its tasks {} to be run again, {} lost", pid, exit, retried, lost);
+impl Listener {
+    /// Tells what the engine tells of its workers.
+    pub(crate) fn tell(&self, news: &Event) {
+        match news {
+            Event::Report(report) => self.report(report),
+            Event::Garbage { worker, problem } => self.garbage(*worker, problem),
+            // What else there is has its own way, or is nobody's news.
+            _ => (),
         }
-        Report::Degraded(error) => {
-            let error = super::error::Error::no_workers(error);
-            warn!("{}; trying again", error);
-        }
-        Report::Recovered => warn!("workers start again"),
-        Report::Terminated(tasks) => warn!("terminated with {} tasks unfinished", tasks),
     }
 }
 
-pub(crate) fn blocked(pid: Option<u32>, blocked: Duration) {
-    let pid = pid.unwrap_or_default();
-    warn!("the event loop of worker {} has been blocked for {:?}", pid, blocked);
+#[cfg(feature = "tracing")]
+mod with_tracing {
+    use polyloop_core::{Report, WorkerId};
+    use tracing::subscriber::NoSubscriber;
+    use tracing::{Dispatch, dispatcher, error, field, warn};
+
+    use super::{Duration, io};
+    use crate::face::error::Error;
+
+    /// Who hears of a pool: the subscriber that was the current one where the pool was made, however it is driven; if
+    /// there was none, the program's.
+    #[derive(Clone)]
+    pub(crate) struct Listener(Option<Dispatch>);
+
+    impl Listener {
+        /// The one that listens here and now.
+        pub(crate) fn here() -> Self {
+            Self(dispatcher::get_default(|dispatch| is_somebody(dispatch).then(|| dispatch.clone())))
+        }
+
+        /// Has it hear what this tells.
+        pub(crate) fn hears<T>(&self, tell: impl FnOnce() -> T) -> T {
+            match &self.0 {
+                Some(dispatch) => dispatcher::with_default(dispatch, tell),
+                None => tell(),
+            }
+        }
+
+        /// What it might take at this moment: nothing more detailed.
+        #[cfg(feature = "python")]
+        pub(crate) fn level(&self) -> tracing::level_filters::LevelFilter {
+            use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
+            let is_heard = self.0.is_some() || dispatcher::get_default(is_somebody);
+            if is_heard { LevelFilter::current().min(STATIC_MAX_LEVEL) } else { LevelFilter::OFF }
+        }
+
+        pub(super) fn report(&self, report: &Report) {
+            self.hears(|| match report {
+                Report::Died { pid, exit, retried, lost, .. } => {
+                    warn!(target: "polyloop", pid, %exit, retried, lost, "a worker died");
+                }
+                Report::Degraded(error) => {
+                    let error = Error::no_workers(error);
+                    warn!(target: "polyloop", %error, "workers do not start; trying again");
+                }
+                Report::Recovered => warn!(target: "polyloop", "workers start again"),
+                Report::Terminated(unfinished) => {
+                    warn!(target: "polyloop", unfinished, "terminated with unfinished tasks");
+                }
+            });
+        }
+
+        pub(super) fn garbage(&self, worker: WorkerId, problem: &str) {
+            self.hears(|| {
+                let text = "a worker wrote what no correct worker writes, and is replaced";
+                warn!(target: "polyloop", %worker, problem, "{text}");
+            });
+        }
+
+        /// The loop of a worker is blocked: for how long so far, and where, if it says so.
+        pub(crate) fn blocked(&self, pid: Option<u32>, blocked: Duration, stack: Option<&str>) {
+            let (blocked_ms, stack) = (blocked.as_millis() as u64, stack.map(field::display));
+            self.hears(|| warn!(target: "polyloop", pid, blocked_ms, stack, "a worker is blocked by one call"));
+        }
+
+        pub(crate) fn broken(&self, error: &io::Error) {
+            self.hears(|| error!(target: "polyloop", %error, "a pool can't be driven any more"));
+        }
+    }
+
+    fn is_somebody(dispatch: &Dispatch) -> bool {
+        !dispatch.is::<NoSubscriber>()
+    }
 }
 
-pub(crate) fn garbage(worker: WorkerId, problem: &str) {
-    warn!("worker {} wrote what no correct worker writes, and is replaced: {}", worker, problem);
-}
+#[cfg(not(feature = "tracing"))]
+mod without_tracing {
+    use polyloop_core::{Report, WorkerId};
 
-pub(crate) fn broken(error: &io::Error) {
-    warn!("a pool can't be driven any more: {}", error);
+    use super::{Duration, io};
+
+    /// Nobody hears of a pool.
+    #[derive(Clone)]
+    pub(crate) struct Listener;
+
+    impl Listener {
+        pub(crate) fn here() -> Self {
+            Self
+        }
+
+        pub(super) fn report(&self, _: &Report) {}
+
+        pub(super) fn garbage(&self, _: WorkerId, _: &str) {}
+
+        pub(crate) fn blocked(&self, _: Option<u32>, _: Duration, _: Option<&str>) {}
+
+        pub(crate) fn broken(&self, _: &io::Error) {}
+    }
 }

@@ -19,17 +19,20 @@ use tokio::task::yield_now;
 
 use super::call::Terms;
 use super::error::Error;
+use super::limits;
+use super::log::Listener;
 use super::map::MapCell;
 use super::pending::PendingTable;
 use super::starter::{self, Recruit, Recruiter};
 use super::watched::Watched;
-use super::{limits, log};
 use crate::driver::{Driver, DriverConfig, Event, StartOrder, Values};
 use crate::os;
 
 /// Up to so many unfinished tasks, each submission goes out at once: its caller waits for nothing else. Those of a crowd
 /// go out together, with the manager's next turn.
 const FLUSHED_AT_ONCE: usize = 4;
+/// News that are told in one turn: what a subscriber does with each takes its time.
+const NEWS_PER_TURN: usize = 64;
 /// References of functions that are remembered.
 const REFERENCES_MAX: usize = 256;
 
@@ -53,6 +56,7 @@ pub(crate) enum Phase {
 pub(crate) struct Manager {
     inner: Mutex<Inner>,
     recruiter: Arc<dyn Recruiter>,
+    listener: Listener,
     /// A crowd's submissions wait for a turn.
     crowd: Notify,
     phase: watch::Sender<Phase>,
@@ -74,6 +78,7 @@ struct Inner {
 /// Who is to be told without the lock of what has come back.
 #[derive(Default)]
 struct Deliveries {
+    news: Vec<Event>,
     singles: Vec<(oneshot::Sender<Outcome>, Outcome)>,
     /// They have it already.
     maps: Vec<Waker>,
@@ -140,7 +145,8 @@ impl Manager {
             over: false,
         };
         let (crowd, phase) = (Notify::new(), watch::Sender::new(Phase::Starting));
-        let manager = Arc::new(Self { inner: Mutex::new(inner), recruiter, crowd, phase });
+        let (inner, listener) = (Mutex::new(inner), Listener::here());
+        let manager = Arc::new(Self { inner, recruiter, listener, crowd, phase });
         // Its first events ask for workers.
         manager.lock().driver.call_again()?;
         runtime.spawn(drive(Driving(Arc::clone(&manager)), fd));
@@ -297,17 +303,23 @@ impl Manager {
                 }
                 Event::Start(order) => self.start_worker(order),
                 Event::Reap(worker) => inner.reap(worker)?,
-                Event::Report(report) => log::report(&report),
-                Event::Blocked { pid, blocked, .. } => log::blocked(pid, blocked),
-                Event::Garbage { worker, problem } => log::garbage(worker, &problem),
+                Event::Report(_) | Event::Blocked { .. } | Event::Garbage { .. } | Event::Log { .. } => {
+                    deliveries.news.push(event);
+                }
                 Event::GaveUp(error) => inner.failure = Some(Error::no_workers(&error)),
-                // No worker of this program has streams, or sends what it logs.
-                Event::Up | Event::Yield { .. } | Event::Log { .. } => (),
+                // No worker of this program has streams.
+                Event::Up | Event::Yield { .. } => (),
                 Event::Closed => closed = true,
+            }
+            if deliveries.news.len() == NEWS_PER_TURN {
+                inner.driver.call_again()?;
+                break;
             }
         }
         let state = inner.driver.state();
         drop(inner);
+        // First, so that whoever waits for a task finds told what it has logged.
+        std::mem::take(&mut deliveries.news).iter().for_each(|news| self.tell(news));
         deliveries.tell();
         match state {
             // Also before its first worker: there may be one yet.
@@ -318,6 +330,15 @@ impl Manager {
         Ok(closed)
     }
 
+    fn tell(&self, news: &Event) {
+        let (recruiter, listener) = (&self.recruiter, &self.listener);
+        match news {
+            Event::Log { pid, dropped, record } => recruiter.log(listener, *pid, *dropped, record),
+            Event::Blocked { pid, blocked, .. } => recruiter.blocked(listener, *pid, *blocked),
+            news => listener.tell(news),
+        }
+    }
+
     fn enter(&self, next: Phase) {
         self.phase.send_if_modified(|phase| std::mem::replace(phase, next) != next);
     }
@@ -326,7 +347,7 @@ impl Manager {
         let manager = Arc::clone(self);
         starter::submit(Box::new(move || {
             let worker = order.worker;
-            let started = manager.recruiter.start(order);
+            let started = manager.recruiter.start(order, &manager.listener);
             // A pool that can't be told is about to end.
             let _ = manager.lock().started(worker, started);
         }));
@@ -480,7 +501,7 @@ async fn drive(driving: Driving, fd: Watched) {
             // The runtime is told of a change only, so all that is there has to be seen.
             Ok((Some(mut ready), false)) if !os::is_readable(fd.as_fd()) => ready.clear_ready(),
             Ok((_, false)) => yield_now().await,
-            Err(error) => return log::broken(&error),
+            Err(error) => return manager.listener.broken(&error),
         }
     }
 }

@@ -7,6 +7,10 @@ mod call;
 mod failure;
 mod interpreter;
 mod message;
+#[cfg(feature = "tracing")]
+mod record;
+mod stacks;
+mod wide;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +38,7 @@ use crate::manner::Manner;
 /// |---|---|
 /// | `None`, `()` | `None` |
 /// | `bool` | `bool` |
-/// | `i8` to `i64`, `u8` to `u64` | `int`; one of more than 64 bits is no result |
+/// | `i8` to `i128`, `u8` to `u128` | `int`; one that no integer type has is no result |
 /// | `f32`, `f64` | `float`, also infinite and NaN |
 /// | `char`, `String` | `str`, if it has no lone surrogates |
 /// | bytes: of `serde_bytes`, of `bytes::Bytes` | `bytes` |
@@ -44,7 +48,6 @@ use crate::manner::Manner;
 /// | structs | `dict`, by the names of the fields |
 /// | enums | `"Variant"`, `{"Variant": value}`, `{"Variant": [..]}`, `{"Variant": {..}}` |
 /// | unit structs | `[]`, or `None` as a result |
-/// | `u128`, `i128` | `bytes`: 16 of them, the highest first; as a result also an `int` that fits into 64 bits |
 ///
 /// What serde writes in one way for people and in another for machines, as dates, addresses and UUIDs, is text.
 /// Subclasses travel as what they are derived from, numbers of numpy as numbers. Other objects are no results: the
@@ -56,7 +59,8 @@ use crate::manner::Manner;
 /// A handle, as [`Pool`](crate::Pool) is: clones are the same pool, and when the last one goes, the pool is terminated
 /// and no process is left.
 ///
-/// What workers write to their standard output and error streams, log records and warnings included, goes to the
+/// What workers log, and their warnings, are events in this program, with the feature `tracing`: see
+/// [`forward_logs`](PythonBuilder::forward_logs). What they write to their standard output and error streams goes to the
 /// program's.
 ///
 /// ```no_run

@@ -10,6 +10,8 @@ use crate::driver::DriverConfig;
 
 /// Tasks that a worker runs at the same time, where nobody says otherwise.
 const CONCURRENCY: u32 = 16;
+/// How long a worker's loop may be blocked before that is told, where nobody says otherwise.
+const BLOCK_WARNING: Duration = Duration::from_secs(1);
 /// How long whoever is asked to end may take, where nobody says otherwise.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -23,6 +25,7 @@ pub(crate) struct Shape {
     pub(crate) max_tasks: u64,
     pub(crate) max_memory: u64,
     pub(crate) max_age: Option<Duration>,
+    pub(crate) block_warning: Option<Duration>,
 }
 
 impl Default for Shape {
@@ -35,6 +38,7 @@ impl Default for Shape {
             max_tasks: 0,
             max_memory: 0,
             max_age: None,
+            block_warning: Some(BLOCK_WARNING),
         }
     }
 }
@@ -53,7 +57,8 @@ impl Shape {
             max_reply: MAX_REPLY,
             max_age: self.max_age,
             overlap,
-            block_warning: None,
+            // Nobody would hear of it.
+            block_warning: self.block_warning.filter(|limit| cfg!(feature = "tracing") && !limit.is_zero()),
             grace: self.grace,
         })
     }

@@ -6,10 +6,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::host::Orders;
+use super::log::Listener;
 use super::program::Program;
 use crate::driver::StartOrder;
 use crate::{os, signals};
@@ -34,10 +36,20 @@ pub(crate) fn submit(job: Job) {
     let _ = starter.send(job);
 }
 
-/// Knows how a worker of a pool is started.
+/// Knows how a worker of a pool is started, and what one that is not this program has to tell.
 pub(crate) trait Recruiter: Send + Sync {
-    /// Starts one, on the starter thread.
-    fn start(&self, order: StartOrder) -> io::Result<Recruit>;
+    /// Starts one, on the starter thread, in a pool of which this listener hears.
+    fn start(&self, order: StartOrder, listener: &Listener) -> io::Result<Recruit>;
+
+    /// Tells what a worker has logged, and how many records of its log were dropped before.
+    fn log(&self, _listener: &Listener, _pid: Option<u32>, _dropped: u64, _record: &[u8]) {
+        // Those that are this program log by themselves.
+    }
+
+    /// Tells that the loop of a worker is blocked, for how long so far.
+    fn blocked(&self, listener: &Listener, pid: Option<u32>, blocked: Duration) {
+        listener.blocked(pid, blocked, None);
+    }
 }
 
 /// A process that is to be a worker.
@@ -68,7 +80,7 @@ pub(crate) struct SameProgram {
 
 impl Recruiter for SameProgram {
     /// With the working directory and the environment that this process has now.
-    fn start(&self, order: StartOrder) -> io::Result<Recruit> {
+    fn start(&self, order: StartOrder, _: &Listener) -> io::Result<Recruit> {
         let (ours, theirs) = os::socket_pair()?;
         let Self { program, lifespan } = *self;
         let orders = Orders { fingerprint: program.fingerprint(), parent: std::process::id(), lifespan };

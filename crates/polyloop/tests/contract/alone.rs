@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use polyloop::{Cause, Error, State};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
 
 use crate::pool::{PoolBuilder, WorkerPool, over_each_kind, pool};
 use crate::rig::buffers::{LARGE, ramp};
+use crate::rig::heard::hear;
 use crate::rig::marks::Marks;
 use crate::rig::process::{process_state, send_signal};
 use crate::rig::{self, ROLE, until, until_gone};
@@ -195,11 +198,14 @@ async fn a_pool_whose_workers_can_not_start_any_more_goes_on_when_they_can<P: Wo
 }
 
 async fn degraded<P: WorkerPool>() {
+    let (heard, _guard) = hear(LevelFilter::WARN);
     let pool = P::builder(1).lifespan().start().await;
     let worker = pool.pid().await;
     std::fs::write(fault(), "no luck").unwrap();
     send_signal(worker, Signal::KILL);
     pool.until_state(State::Degraded).await;
+    let told = heard.until("workers do not start").await;
+    assert!(told.level == Level::WARN && told.get("error").contains("no luck"), "{told:?}");
     let task = pool.spawn(Task::Pid);
     let mut map = pool.map(Kind::Plain, [Task::Give(7)]);
     let item = tokio::time::timeout(Duration::from_millis(50), futures_util::StreamExt::next(&mut map)).await;
@@ -208,6 +214,7 @@ async fn degraded<P: WorkerPool>() {
     assert_ne!(task.await.unwrap(), u64::from(worker));
     assert_eq!(futures_util::StreamExt::next(&mut map).await.unwrap().unwrap(), 7);
     pool.until_state(State::Running).await;
+    assert_eq!(heard.until("workers start again").await.level, Level::WARN);
     assert_eq!(pool.stats().restarts(Cause::Died), 1);
     // One that closes while no worker starts ends what is left.
     std::fs::write(fault(), "no luck").unwrap();

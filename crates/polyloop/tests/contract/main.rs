@@ -5,6 +5,7 @@
 
 mod pool;
 #[path = "../rig/mod.rs"]
+#[expect(dead_code, reason = "it is other programs', too")]
 mod rig;
 mod tasks;
 
@@ -14,6 +15,7 @@ mod calls;
 mod cancels;
 mod deaths;
 mod ends;
+mod events;
 mod maps;
 mod staff;
 mod starts;

@@ -15,6 +15,9 @@ pub(crate) trait WorkerPool: Clone + Send + Sync + 'static {
     /// The module of its tests, beside those of the others.
     const MODULE: &'static str;
 
+    /// Whether a worker that is blocked is told of with its stack: nobody knows where a Rust program is.
+    const TELLS_STACKS: bool;
+
     /// Runs a test, if there is what its workers need: on one thread, then on several.
     fn run<F: Future<Output = ()>>(test: impl Fn() -> F);
 
@@ -86,6 +89,7 @@ pub(crate) trait PoolBuilder: Clone {
     fn max_tasks(self, tasks: u64) -> Self;
     fn max_memory(self, bytes: u64) -> Self;
     fn max_age(self, age: Duration) -> Self;
+    fn block_warning(self, limit: impl Into<Option<Duration>>) -> Self;
     /// The lifespan of the tests.
     fn lifespan(self) -> Self;
     fn build(self) -> impl Future<Output = Result<Self::Pool, Error>>;
@@ -138,6 +142,7 @@ macro_rules! own_methods_of_builders {
             fn max_tasks(self, tasks: u64);
             fn max_memory(self, bytes: u64);
             fn max_age(self, age: Duration);
+            fn block_warning(self, limit: impl Into<Option<Duration>>);
         }
     };
 }
@@ -160,6 +165,7 @@ impl WorkerPool for Pool {
     type Builder = Builder;
 
     const MODULE: &'static str = "rust";
+    const TELLS_STACKS: bool = false;
 
     fn run<F: Future<Output = ()>>(test: impl Fn() -> F) {
         rig::run(test);
@@ -245,6 +251,7 @@ impl WorkerPool for PythonPool {
     type Builder = PythonBuilder;
 
     const MODULE: &'static str = "python";
+    const TELLS_STACKS: bool = true;
 
     fn run<F: Future<Output = ()>>(test: impl Fn() -> F) {
         rig::python::run(test);

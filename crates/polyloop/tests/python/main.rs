@@ -3,7 +3,9 @@
 //! which has the package: `make test` sees to both.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod blocked;
 mod calls;
+mod logs;
 #[path = "../rig/mod.rs"]
 #[expect(dead_code, reason = "it is other programs', too")]
 mod rig;

@@ -26,6 +26,14 @@ enum Shape {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Newtype(i64);
 
+/// Integers of 128 bits wherever a value is within another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Wide {
+    Alone(u128),
+    Pair(i128, u128),
+    Named { int: Option<i128>, list: (u128, [i128; 2]) },
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Marker;
 
@@ -55,6 +63,8 @@ struct Everything {
     shapes: Vec<Shape>,
     address: IpAddr,
     long: u128,
+    longs: BTreeMap<i128, Vec<Option<i128>>>,
+    wide: Wide,
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
@@ -67,6 +77,20 @@ fn shape() -> impl Strategy<Value = Shape> {
         (any::<String>(), proptest::option::of(inner.prop_map(Box::new)))
             .prop_map(|(name, inner)| Shape::Named { name, inner })
     })
+}
+
+/// Of all widths: most of those at random have 128 bits.
+fn longs() -> impl Strategy<Value = (BTreeMap<i128, Vec<Option<i128>>>, Wide)> {
+    let signed = || (any::<i128>(), 0..128u32).prop_map(|(int, bits)| int >> bits);
+    let unsigned = || (any::<u128>(), 0..128u32).prop_map(|(int, bits)| int >> bits);
+    let wide = prop_oneof![
+        unsigned().prop_map(Wide::Alone),
+        (signed(), unsigned()).prop_map(|(a, b)| Wide::Pair(a, b)),
+        (proptest::option::of(signed()), unsigned(), [signed(), signed()])
+            .prop_map(|(int, first, rest)| Wide::Named { int, list: (first, rest) }),
+    ];
+    let keyed = proptest::collection::vec(proptest::option::of(signed()), 0..3);
+    (proptest::collection::btree_map(signed(), keyed, 0..4), wide)
 }
 
 fn everything() -> impl Strategy<Value = Everything> {
@@ -87,35 +111,39 @@ fn everything() -> impl Strategy<Value = Everything> {
         any::<BTreeMap<(i8, String), ()>>(),
         proptest::collection::vec(shape(), 0..5),
     );
-    (plain, numbers, blobs, many, any::<(i64, IpAddr, u128)>()).prop_map(|(plain, numbers, blobs, many, rest)| {
-        let (truth, small, signed, unsigned, letter, text) = plain;
-        let (maybe, list, tuple, set, by_text, by_number, by_pair, shapes) = many;
-        Everything {
-            nothing: (),
-            truth,
-            small,
-            signed,
-            unsigned,
-            single: numbers.0,
-            double: numbers.1,
-            letter,
-            text,
-            buffer: Buffer::from(blobs.0.iter().copied().chain([7]).cycle().take(blobs.1).collect::<Vec<_>>()),
-            bytes: blobs.0,
-            maybe,
-            list,
-            tuple,
-            set,
-            by_text,
-            by_number,
-            by_pair,
-            newtype: Newtype(rest.0),
-            marker: Marker,
-            shapes,
-            address: rest.1,
-            long: rest.2,
-        }
-    })
+    (plain, numbers, blobs, many, any::<(i64, IpAddr, u128)>(), longs()).prop_map(
+        |(plain, numbers, blobs, many, rest, longs)| {
+            let (truth, small, signed, unsigned, letter, text) = plain;
+            let (maybe, list, tuple, set, by_text, by_number, by_pair, shapes) = many;
+            Everything {
+                nothing: (),
+                truth,
+                small,
+                signed,
+                unsigned,
+                single: numbers.0,
+                double: numbers.1,
+                letter,
+                text,
+                buffer: Buffer::from(blobs.0.iter().copied().chain([7]).cycle().take(blobs.1).collect::<Vec<_>>()),
+                bytes: blobs.0,
+                maybe,
+                list,
+                tuple,
+                set,
+                by_text,
+                by_number,
+                by_pair,
+                newtype: Newtype(rest.0),
+                marker: Marker,
+                shapes,
+                address: rest.1,
+                long: rest.2,
+                longs: longs.0,
+                wide: longs.1,
+            }
+        },
+    )
 }
 
 #[test]
@@ -147,6 +175,12 @@ fn values_arrive_in_python_as_the_table_says() {
         assert_eq!(shown(&py, true).await, "bool True");
         assert_eq!(shown(&py, i64::MIN).await, "int -9223372036854775808");
         assert_eq!(shown(&py, u64::MAX).await, "int 18446744073709551615");
+        assert_eq!(shown(&py, 7u128).await, "int 7");
+        assert_eq!(shown(&py, -7i128).await, "int -7");
+        assert_eq!(shown(&py, u128::MAX).await, "int 340282366920938463463374607431768211455");
+        assert_eq!(shown(&py, i128::MIN).await, "int -170141183460469231731687303715884105728");
+        assert_eq!(shown(&py, i128::from(u64::MAX) + 1).await, "int 18446744073709551616");
+        assert_eq!(shown(&py, BTreeMap::from([(1u128 << 64, ())])).await, "dict {18446744073709551616: None}");
         assert_eq!(shown(&py, -200i16).await, "int -200");
         assert_eq!(shown(&py, 0.5f32).await, "float 0.5");
         assert_eq!(shown(&py, f64::INFINITY).await, "float inf");
@@ -208,8 +242,8 @@ fn what_has_no_counterpart_is_an_error_that_says_what_and_the_worker_lives() {
             ("object", "a value of type object has no counterpart in Rust"),
             ("complex", "a value of type complex has no counterpart in Rust"),
             ("nested", "a value of type function has no counterpart in Rust"),
-            ("long", "an integer of more than 64 bits"),
-            ("negative", "an integer of more than 64 bits"),
+            ("long", "an integer of more than 128 bits"),
+            ("negative", "an integer of more than 128 bits"),
             ("surrogate", "a lone surrogate"),
             ("endless", "or contains itself"),
         ] {
@@ -222,6 +256,16 @@ fn what_has_no_counterpart_is_an_error_that_says_what_and_the_worker_lives() {
         let Err(Error::Remote(error)) = wrong else { panic!("{wrong:?}") };
         assert!(error.to_string().contains("Vec<u8>"), "{error}");
         assert!(matches!(py.call::<u8>("tasks:same").arg(300).await, Err(Error::Remote(_))));
+        for (told, failed) in [
+            ("expected u64", py.call::<u64>("tasks:same").arg(1u128 << 64).await.map(u128::from)),
+            ("expected u128", py.call::<u128>("tasks:same").arg(i128::from(i64::MIN) - 1).await),
+            ("integer `-1`", py.call::<u128>("tasks:same").arg(-1).await),
+            ("byte array", py.call::<u128>("tasks:same").arg(Bytes::from_static(&[0; 16])).await),
+        ] {
+            let Err(Error::Remote(error)) = failed else { panic!("{told}: {failed:?}") };
+            assert!(error.to_string().contains(told), "{error}");
+        }
+        assert!(matches!(py.call::<i128>("tasks:same").arg(u128::MAX).await, Err(Error::Remote(_))));
         assert_eq!(py.call::<f64>("tasks:same").arg(3).await.unwrap(), 3.0, "an int is a float to Python");
         assert_eq!(pids(&py.stats()), worker);
     });

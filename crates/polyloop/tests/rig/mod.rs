@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "the rig serves tests only")]
 
 pub(crate) mod buffers;
+pub(crate) mod heard;
 pub(crate) mod marks;
 pub(crate) mod process;
 pub(crate) mod python;

@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::PythonPool;
-use super::interpreter::Interpreter;
-use super::message::write_orders;
+use super::interpreter::{Interpreter, Orders};
+use super::stacks::Stacks;
 use crate::face::error::Error;
 use crate::face::manager::Owner;
 use crate::face::shape::Shape;
@@ -49,6 +47,7 @@ pub struct PythonBuilder {
     initializer: Option<String>,
     lifespan: Option<String>,
     loop_initializer: Option<String>,
+    forward_logs: bool,
 }
 
 impl Default for PythonBuilder {
@@ -63,21 +62,9 @@ impl Default for PythonBuilder {
             initializer: None,
             lifespan: None,
             loop_initializer: None,
+            forward_logs: true,
         }
     }
-}
-
-/// What workers are told, as `polyloop._rust_worker` reads it.
-#[derive(Serialize)]
-struct Orders<'a> {
-    parent: u32,
-    module_path: Vec<String>,
-    preload: &'a [String],
-    initializer: &'a Option<String>,
-    lifespan: &'a Option<String>,
-    loop_initializer: &'a Option<String>,
-    concurrency: u32,
-    grace_s: f64,
 }
 
 impl PythonBuilder {
@@ -259,6 +246,55 @@ impl PythonBuilder {
         self
     }
 
+    /// Whether what workers log, and their warnings, are events here, with the feature `tracing`; yes where nobody says
+    /// otherwise. Such an event has
+    ///
+    /// - the level of its record: CRITICAL is ERROR, what is below DEBUG is TRACE, other levels are what they are above;
+    /// - the logger's name as its target, so that `RUST_LOG=warn,app.worker=debug` does what one expects; `py.warnings`
+    ///   for warnings;
+    /// - file and line where it was logged;
+    /// - the fields `message`; `pid`, the worker's; `exception` and `stack`, as Python shows them; `extra`, what the record
+    ///   has besides, as Python shows a dictionary; `level_name`, its name in Python, if `tracing` has no such level.
+    ///
+    /// Records arrive in order, before the outcome of the task that logged, and also if their worker dies in the
+    /// next moment. No task waits for it: what finds no room on the way is counted in an event of this crate's, and texts of a
+    /// record of more than 32 KiB are cut. What processes log that a task forks goes to the standard error stream.
+    ///
+    /// Workers send what this program's subscriber takes at all when they are started, by the most detailed level for
+    /// any target ([`LevelFilter::current`]); a level that an initializer gives to Python's root logger goes before that. The
+    /// subscriber is the current one where the pool is built, else the global one. If there is none when a worker starts, or
+    /// it takes nothing, and in workers whose root logger has a handler once they are initialised, nothing is
+    /// forwarded: then, and without the feature, Python writes warnings and worse to the standard error stream, or what
+    /// its handlers do with them.
+    ///
+    /// A subscriber remembers each place that logs: 4,096 of them; from further ones events have the target
+    /// `polyloop::python`, and their logger's name as the field `logger`.
+    ///
+    /// [`LevelFilter::current`]: https://docs.rs/tracing/latest/tracing/level_filters/struct.LevelFilter.html#method.current
+    ///
+    /// ```
+    /// let to_stderr = polyloop::PythonPool::builder().forward_logs(false);
+    /// ```
+    pub fn forward_logs(mut self, forward: bool) -> Self {
+        self.forward_logs = forward;
+        self
+    }
+
+    /// How long the loop of a worker may be blocked by one call before an event of level WARN says so, once, with the
+    /// stack of the call, with the feature `tracing`; never for `None` and for zero; after 1 s where nobody says
+    /// otherwise. Workers are asked for the stack by the signal SIGRTMIN+3.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let strict = polyloop::PythonPool::builder().block_warning(Duration::from_millis(100));
+    /// let calm = polyloop::PythonPool::builder().block_warning(None);
+    /// ```
+    pub fn block_warning(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.shape.block_warning = limit.into();
+        self
+    }
+
     /// Starts the workers, and waits until one is ready.
     ///
     /// # Errors
@@ -280,16 +316,17 @@ impl PythonBuilder {
     /// ```
     pub async fn build(self) -> Result<PythonPool, Error> {
         let config = self.shape.config(self.lifespan.is_none())?;
-        let mut orders = Vec::new();
-        write_orders(&self.orders()?, &mut orders)?;
-        let Self { shape, interpreter, env, current_dir, .. } = self;
+        let orders = self.orders()?;
+        let Self { shape, interpreter, env, current_dir, forward_logs, .. } = self;
         // A path is this process's, a name to be looked for.
         let path = if interpreter.components().count() > 1 { std::path::absolute(interpreter)? } else { interpreter };
-        let owner = Owner::start(config, Arc::new(Interpreter { path, orders, env, current_dir })).await?;
+        let stacks = Stacks::new()?;
+        let interpreter = Interpreter { path, orders, env, current_dir, forward_logs, stacks };
+        let owner = Owner::start(config, Arc::new(interpreter)).await?;
         Ok(PythonPool::new(owner, shape.options))
     }
 
-    fn orders(&self) -> Result<Orders<'_>, Error> {
+    fn orders(&self) -> Result<Orders, Error> {
         let functions = [&self.initializer, &self.lifespan, &self.loop_initializer];
         if functions.into_iter().flatten().any(|name| !super::is_function_name(name)) {
             return Err(super::NOT_A_FUNCTION_NAME);
@@ -297,12 +334,13 @@ impl PythonBuilder {
         Ok(Orders {
             parent: std::process::id(),
             module_path: self.module_path.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?,
-            preload: &self.preload,
-            initializer: &self.initializer,
-            lifespan: &self.lifespan,
-            loop_initializer: &self.loop_initializer,
+            preload: self.preload.clone(),
+            initializer: self.initializer.clone(),
+            lifespan: self.lifespan.clone(),
+            loop_initializer: self.loop_initializer.clone(),
             concurrency: self.shape.concurrency,
             grace_s: self.shape.grace.as_secs_f64(),
+            log_level: None,
         })
     }
 }

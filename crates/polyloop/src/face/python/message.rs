@@ -14,6 +14,7 @@ use rmp_serde::{Deserializer, Serializer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::wide::Wide;
 use crate::blocks::Memory;
 use crate::face::buffer::{Dialect, Inbox, Outbox, with_inbox, with_outbox};
 use crate::face::error::{Error, RemoteError};
@@ -133,7 +134,7 @@ impl Message {
 /// Appends a value to a document, and what of it is large to `outbox`.
 fn write<T: Serialize + ?Sized>(value: &T, document: &mut Vec<u8>, outbox: &mut Outbox) -> Result<(), Error> {
     let mut serializer = Serializer::new(document).with_struct_map().with_human_readable();
-    with_outbox(Dialect::MessagePack, outbox, || value.serialize(&mut serializer))
+    with_outbox(Dialect::MessagePack, outbox, || value.serialize(Wide(&mut serializer)))
         .map_err(|error| unwritten::<T>(&error))
 }
 
@@ -175,7 +176,7 @@ pub(super) fn read<R: DeserializeOwned>(payload: &Payload) -> Result<R, Error> {
 
 fn read_document<R: DeserializeOwned>(document: &[u8]) -> Result<R, Error> {
     let mut deserializer = Deserializer::from_read_ref(document).with_human_readable();
-    R::deserialize(&mut deserializer).map_err(|error| unread::<R>(&error))
+    R::deserialize(Wide(&mut deserializer)).map_err(|error| unread::<R>(&error))
 }
 
 fn copy<R>(memory: &Arc<Memory>, span: Span) -> Result<Vec<u8>, Error> {

@@ -116,8 +116,8 @@ def strange(kind: str) -> Any:
     return {
         "object": object(),
         "complex": 1j,
-        "long": 1 << 64,
-        "negative": -(1 << 63) - 1,
+        "long": 1 << 128,
+        "negative": -(1 << 127) - 1,
         "surrogate": "\ud800",
         "endless": endless,
         "nested": {"a": [None, {1: same}]},
