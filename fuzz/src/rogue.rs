@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Exit, Payload, QueueIndex, Stage as WorkerStage, State, Submission, TaskId,
-    WorkerId,
+    CallId, Driver, DriverConfig, Event, Exit, OnDeath, Payload, QueueIndex, Stage as WorkerStage, State, Submission,
+    TaskId, WorkerId,
 };
 
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
@@ -118,7 +118,7 @@ impl Stage {
             function: b"f"[..].into(),
             arguments: Payload::from_vec(bytes),
             retries: 1,
-            retry_deaths: true,
+            on_death: OnDeath::Again,
             judged: true,
             is_stream: token == 2,
             attempt: 1,

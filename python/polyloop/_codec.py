@@ -4,7 +4,7 @@ Standard pickle comes first; cloudpickle is imported only for what pickle cannot
 `_exceptions`; sending bytes is the engine's.
 
 What goes to a Rust program and comes from it is MessagePack, and the extension's: `import_function`,
-`describe_exception` and `raw_view` are what it asks for here.
+`describe_exception`, `NotSendable` and `raw_view` are what it asks for here.
 
     function reference:  b"n" "module:qualname"                      importable by name in a worker
                          b"v" scope (8 bytes, little endian) pickle  by value
@@ -29,6 +29,7 @@ from typing import Any, NoReturn, cast
 from . import _core
 from ._exceptions import (
     RemoteTraceback,
+    class_name,
     describe,
     format_traceback,
     hang_at_end,
@@ -43,6 +44,7 @@ from .errors import PolyloopError, RemoteError
 
 __all__ = [
     "FunctionNotImportable",
+    "NotSendable",
     "RemoteTraceback",
     "describe_exception",
     "dump_exception",
@@ -53,11 +55,13 @@ __all__ = [
     "function_by_value",
     "function_ref",
     "import_function",
+    "is_async_generator",
     "load_exception",
     "load_function",
     "loads",
     "main_is_importable",
     "raw_view",
+    "refuse_async_generator",
 ]
 
 PROTOCOL = 5
@@ -90,7 +94,7 @@ def function_ref(func: Any, *, scope: int = 0, allow_async_generator: bool = Fal
     """
     if type(func) is types.FunctionType:
         if func.__code__.co_flags & inspect.CO_ASYNC_GENERATOR and not allow_async_generator:
-            _refuse_async_generator(func)
+            refuse_async_generator(func)
         module, name = func.__module__, func.__qualname__
         if getattr(sys.modules.get(module), name, None) is func and module != "__main__":
             return f"n{module}:{name}".encode()  # the usual case, on the path of every call
@@ -132,6 +136,8 @@ def load_function(ref: bytes) -> Callable[..., Any]:
 def import_function(ref: bytes) -> Callable[..., Any]:
     """Return the function a reference by name stands for, for a Rust program: nobody there could send it by value.
 
+    It may be an async generator function: whether that is called for its values, its name does not tell.
+
     Raises:
         ImportError: as `from module import name` would.
         TypeError: it is nothing that a pool can call.
@@ -147,7 +153,7 @@ def import_function(ref: bytes) -> Callable[..., Any]:
         raise ImportError(
             f"cannot import name {qualname!r} from {module_name!r} ({origin})", name=module_name, path=origin
         ) from None
-    _check_callable(found, allow_async_generator=False)
+    _check_callable(found, allow_async_generator=True)
     return cast(Callable[..., Any], found)
 
 
@@ -210,13 +216,21 @@ def _check_callable(func: Any, allow_async_generator: bool) -> None:
         raise TypeError(f"expected a function, got a coroutine: write {right} not pool.apply({name}({given}))")
     if not callable(func):
         raise TypeError(f"expected a function, got {safe_repr(func)} of type {type_name(func)}")
-    if not allow_async_generator and (
-        inspect.isasyncgenfunction(func) or inspect.isasyncgenfunction(type(func).__call__)
-    ):
-        _refuse_async_generator(func)
+    if not allow_async_generator and is_async_generator(func):
+        refuse_async_generator(func)
 
 
-def _refuse_async_generator(func: Any) -> NoReturn:
+def is_async_generator(func: Any) -> bool:
+    """Whether calling `func` makes an async generator."""
+    return inspect.isasyncgenfunction(func) or inspect.isasyncgenfunction(type(func).__call__)
+
+
+def refuse_async_generator(func: Any) -> NoReturn:
+    """Say what to do with an async generator function where its values are not wanted one by one.
+
+    Raises:
+        TypeError: always.
+    """
     raise TypeError(
         f"{_function_name(func)} is an async generator function, which apply and map do not support: "
         "return a list from a coroutine function, or use pool.stream"
@@ -481,15 +495,27 @@ def dump_unsendable(value: Any, reason: BaseException) -> bytes:
     return dump_exception(RemoteError(type_name(value), safe_repr(value), format_traceback(reason), _reason(reason)))
 
 
-def describe_exception(exc: BaseException) -> tuple[str, str, str]:
-    """Return what a Rust program learns of an exception: its type, what it says, its traceback. Never raises."""
+def describe_exception(exc: BaseException) -> tuple[str, str, str, list[str]]:
+    """Return what a Rust program learns of an exception: its type, what it says, its traceback, its base classes.
+
+    Never raises.
+    """
     try:
         message = str(exc)
     except Exception:
         message = safe_repr(exc)
-    texts = (type_name(exc), message, format_traceback(exc))
-    name, message, traceback = (text.encode("utf-8", "replace").decode() for text in texts)
-    return name, message, traceback
+    bases = (class_name(base) for base in type(exc).__mro__[1:-1])
+    texts = (type_name(exc), message, format_traceback(exc), *bases)
+    name, message, traceback, *names = (text.encode("utf-8", "replace").decode() for text in texts)
+    return name, message, traceback, names
+
+
+class NotSendable(PolyloopError):
+    """A value of a stream cannot be sent to a Rust program, which is told so in these bytes."""
+
+    def __init__(self, told: bytes) -> None:
+        super().__init__(told)
+        self.told = told
 
 
 def load_exception(data: bytes | memoryview) -> BaseException:

@@ -168,7 +168,11 @@ def _first_foreign(tb: types.TracebackType | None, skip_frames: int) -> types.Tr
 
 def type_name(value: object) -> str:
     """The full name of a value's type, as a traceback shows it."""
-    cls = type(value)
+    return class_name(type(value))
+
+
+def class_name(cls: type) -> str:
+    """The full name of a class, as a traceback shows it."""
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 

@@ -82,5 +82,5 @@ def _named(name: str | None) -> Callable[..., Any] | None:
 
 def describe_failure(error: BaseException) -> bytes:
     """Say why this process can't be a worker, as the program shows it."""
-    name, message, traceback = _codec.describe_exception(error)
+    name, message, traceback, _ = _codec.describe_exception(error)
     return f"{name}: {message}\n{traceback}".encode()

@@ -244,6 +244,34 @@ def test_functions_of_main_run_however_the_program_was_started(tmp_path: Path, m
     assert done.returncode == 0
 
 
+def test_a_function_that_no_worker_can_make_is_not_asked_for_again(tmp_path: Path) -> None:
+    """Whatever is a reason to run a task again, and however often it may."""
+    (tmp_path / "hidden.py").write_text(
+        "import os\nif os.environ['SEEN_BY'] == str(os.getpid()):\n    class Hidden: pass\n"
+    )
+    script = tmp_path / "script.py"
+    rest = """
+    import functools, os
+    def second(first, second):
+        return second
+    async def main():
+        os.environ["SEEN_BY"] = str(os.getpid())
+        import hidden
+        function = functools.partial(second, hidden.Hidden())
+        for retries in (0, 2):
+            async with Pool(1, retries=retries, retry_on=(Exception,)) as pool:
+                try:
+                    await pool.apply(function, (1,))
+                except Exception as error:
+                    print(type(error).__name__, pool.stats().retried, pool.stats().failed)
+    if __name__ == "__main__":
+        asyncio.run(main())
+    """
+    script.write_text(program("spawn", rest))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
+    assert (done.stdout, done.stderr) == ("FunctionNotImportable 0 1\n" * 2, "")
+
+
 @METHODS
 def test_functions_that_workers_cannot_import_are_sent_by_value(tmp_path: Path, method: str) -> None:
     """Their module is known to the client only."""

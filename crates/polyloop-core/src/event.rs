@@ -227,6 +227,8 @@ pub enum Report {
         retried: usize,
         /// Tasks that it was running and that failed.
         lost: usize,
+        /// Tasks that it was running and of which the host is to say.
+        judged: usize,
     },
     /// Workers fail to start; the pool keeps trying.
     Degraded(StartError),

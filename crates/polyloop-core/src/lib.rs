@@ -41,7 +41,7 @@ pub use pool::{Pool, PoolConfig};
 pub use stats::{Cause, Counts};
 pub use stream::{Flow, Intake, STREAM_BYTES, STREAM_VALUES, Unasked};
 pub use supervise::{Exit, HOPELESS_EXIT, Stage, StartError, State, WorkerView};
-pub use task::{Loss, Outcome, Parcel, Submission};
+pub use task::{Loss, OnDeath, Outcome, Parcel, Submission};
 pub use value::{Apart, Value, ValueError, ValueReader, ValueWriter, lay_apart};
 pub use watch::{Look, LoopWatch};
 pub use worker::{DEFER, Leave, OVERDUE_EXITCODE, PeerView, Stop, Worker, WorkerConfig};

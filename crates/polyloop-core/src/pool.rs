@@ -212,14 +212,14 @@ impl Pool {
         arguments: impl IntoIterator<Item = Payload>,
         mut accepted: impl FnMut(TaskId),
     ) -> Result<(), Refused> {
-        let Submission { call, queue, function, retries, retry_deaths, judged, is_stream, .. } = first;
+        let Submission { call, queue, function, retries, on_death, judged, is_stream, .. } = first;
         let Submission { attempt, timeout, token, .. } = first;
         if call == CallId::SINGLES || self.mode != Mode::Closing {
             self.check_open()?;
         }
         let queue = queue.min(QueueIndex(self.config.queues - 1));
         let entry = self.calls.get_mut(&call).filter(|call| call.open).ok_or(Refused::Closed)?;
-        let brief = Arc::new(Brief { call, queue, function, retry_deaths, judged, is_stream, timeout });
+        let brief = Arc::new(Brief { call, queue, function, on_death, judged, is_stream, timeout });
         let tasks = &mut self.tasks;
         let ids = (token..).zip(arguments).map(|(token, arguments)| {
             let id = tasks.insert(Task::new(Arc::clone(&brief), arguments, token, retries, attempt));
@@ -301,7 +301,7 @@ impl Pool {
         let Some(task) = self.tasks.get(id) else { return Standing::Over };
         let holds = match task.state {
             // It has ended there, and waits for the host's word.
-            TaskState::Judged => return Standing::Over,
+            TaskState::Judged { .. } => return Standing::Over,
             TaskState::Taken { worker: owner } => owner == worker,
             TaskState::Posted { slot, index } => {
                 taken_by(Place { queue: task.brief.queue, slot, index }) == Some(worker.seat)
@@ -368,7 +368,7 @@ impl Pool {
         let has_it = match self.tasks.get(id).map(|task| task.state) {
             Some(TaskState::Taken { worker: owner }) => owner == worker,
             Some(TaskState::Posted { .. }) => true,
-            Some(TaskState::Posting | TaskState::Waiting | TaskState::Judged) | None => false,
+            Some(TaskState::Posting | TaskState::Waiting | TaskState::Judged { .. }) | None => false,
         };
         match self.workers.get_mut(worker) {
             Some(sender) if has_it => {
@@ -381,13 +381,20 @@ impl Pool {
 
     /// Ends a task, or asks the host first.
     fn judge(&mut self, now: Moment, id: TaskId, outcome: Outcome) {
-        if let Some(task) = self.tasks.get_mut(id).filter(|task| task.is_judged(&outcome)) {
-            task.state = TaskState::Judged;
-            self.outputs.push_back(Output::Judge { task: id, call: task.brief.call, token: task.token, outcome });
-            self.forsake(id);
+        if self.tasks.get(id).is_some_and(|task| task.is_judged(&outcome)) {
+            self.ask_host(id, outcome, 1);
             self.cancel_forsaken(now);
         } else {
             self.finish(now, id, outcome);
+        }
+    }
+
+    /// Has the host say whether a task ends so, or runs again at this cost.
+    fn ask_host(&mut self, id: TaskId, outcome: Outcome, cost: u32) {
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.state = TaskState::Judged { cost };
+            self.outputs.push_back(Output::Judge { task: id, call: task.brief.call, token: task.token, outcome });
+            self.forsake(id);
         }
     }
 
@@ -395,11 +402,12 @@ impl Pool {
     /// say of this run. With another form of its function, this run does not count. `None` if the task was no longer
     /// there to be judged.
     pub fn again(&mut self, id: TaskId, function: Option<Arc<[u8]>>) -> Option<TaskId> {
-        let task = self.tasks.get_mut(id).filter(|task| task.state == TaskState::Judged)?;
+        let task = self.tasks.get_mut(id)?;
+        let TaskState::Judged { cost } = task.state else { return None };
         match function {
             Some(function) => Arc::make_mut(&mut task.brief).function = function,
             None => {
-                task.retries = task.retries.saturating_sub(1);
+                task.retries = task.retries.saturating_sub(cost);
                 task.attempt += 1;
                 self.counts.retried += 1;
             }
@@ -412,7 +420,7 @@ impl Pool {
     /// The host's answer to [`Output::Judge`]: the outcome stands, and the caller has it. Says whether the task was still
     /// there to be judged.
     pub fn settled(&mut self, now: Moment, id: TaskId) -> bool {
-        if self.tasks.get(id).is_none_or(|task| task.state != TaskState::Judged) {
+        if self.tasks.get(id).is_none_or(|task| !matches!(task.state, TaskState::Judged { .. })) {
             return false;
         }
         if let Some(task) = self.tasks.remove(id) {

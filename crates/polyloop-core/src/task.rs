@@ -15,6 +15,24 @@ use crate::payload::Payload;
 use crate::stream::Intake;
 use crate::supervise::{Exit, StartError};
 
+/// What becomes of a task whose worker dies while it may be run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDeath {
+    /// It ends.
+    End,
+    /// It runs again.
+    Again,
+    /// The host says which of the two.
+    Judge,
+}
+
+impl OnDeath {
+    /// For a host that says beforehand whether a death is a reason to run again.
+    pub fn again_if(is_reason: bool) -> Self {
+        if is_reason { Self::Again } else { Self::End }
+    }
+}
+
 /// What a caller asks for.
 #[derive(Clone, Debug)]
 pub struct Submission {
@@ -29,8 +47,8 @@ pub struct Submission {
     /// How many times it may still be run again.
     pub retries: u32,
     /// Whether the death of its worker is a reason to.
-    pub retry_deaths: bool,
-    /// Whether the host judges, too, when it raises or runs out of time.
+    pub on_death: OnDeath,
+    /// Whether the host judges when it raises or runs out of time.
     pub judged: bool,
     /// Whether it gives values while it runs.
     pub is_stream: bool,
@@ -48,7 +66,7 @@ pub(crate) struct Brief {
     pub(crate) call: CallId,
     pub(crate) queue: QueueIndex,
     pub(crate) function: Arc<[u8]>,
-    pub(crate) retry_deaths: bool,
+    pub(crate) on_death: OnDeath,
     pub(crate) judged: bool,
     pub(crate) is_stream: bool,
     pub(crate) timeout: Option<Duration>,
@@ -113,8 +131,10 @@ pub(crate) enum TaskState {
     Taken {
         worker: WorkerId,
     },
-    /// It failed, and the host is to say whether it runs again.
-    Judged,
+    /// It failed, and the host is to say whether it runs again, which takes so many of its retries.
+    Judged {
+        cost: u32,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,7 +263,7 @@ mod tests {
             call: CallId::SINGLES,
             queue: QueueIndex(0),
             function: Arc::from(*b"f"),
-            retry_deaths: true,
+            on_death: OnDeath::Again,
             judged: false,
             is_stream: false,
             timeout: None,

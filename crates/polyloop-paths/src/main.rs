@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Item, MAX_REPLY, Next, Payload, QueueIndex, Reply, StartOrder, Submission,
-    WorkerLink,
+    CallId, Driver, DriverConfig, Event, Item, MAX_REPLY, Next, OnDeath, Payload, QueueIndex, Reply, StartOrder,
+    Submission, WorkerLink,
 };
 use rustix::io::dup;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
@@ -118,7 +118,7 @@ fn client_submits(both: &mut Both, tokens: std::ops::Range<u64>) {
         function: Arc::clone(&both.function),
         arguments: Payload::from_slice(ARGUMENTS),
         retries: 0,
-        retry_deaths: true,
+        on_death: OnDeath::Again,
         judged: false,
         is_stream: false,
         attempt: 1,

@@ -4,7 +4,7 @@
 use std::str::FromStr;
 
 use polyloop::{Apart, Value, ValueReader, ValueWriter};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
@@ -53,6 +53,9 @@ pub(crate) struct Codec {
     not_importable: Py<PyAny>,
     import_function: Py<PyAny>,
     describe_exception: Py<PyAny>,
+    is_async_generator: Py<PyAny>,
+    refuse_async_generator: Py<PyAny>,
+    not_sendable: Py<PyAny>,
     raw_view: Py<PyAny>,
 }
 
@@ -100,6 +103,9 @@ impl Codec {
             not_importable: get("FunctionNotImportable")?,
             import_function: get("import_function")?,
             describe_exception: get("describe_exception")?,
+            is_async_generator: get("is_async_generator")?,
+            refuse_async_generator: get("refuse_async_generator")?,
+            not_sendable: get("NotSendable")?,
             raw_view: get("raw_view")?,
         })
     }
@@ -243,6 +249,9 @@ impl Codec {
 
     pub(crate) fn dump_exception(&self, py: Python<'_>, error: &PyErr) -> PyResult<Vec<u8>> {
         if self.dialect == Dialect::MessagePack {
+            if error.is_instance(py, self.not_sendable.bind(py)) {
+                return error.value(py).getattr(intern!(py, "told"))?.extract();
+            }
             let described = self.describe_exception.bind(py).call1((with_traceback(py, error),))?.extract()?;
             return messagepack::write_exception(described);
         }
@@ -257,6 +266,15 @@ impl Codec {
         self.dump_unsendable.bind(py).call1((value, with_traceback(py, reason)))?.extract()
     }
 
+    /// The exception that says why a value of a stream can't be sent.
+    pub(crate) fn unsendable(&self, value: &Bound<'_, PyAny>, reason: &PyErr) -> PyResult<PyErr> {
+        let (py, told) = (value.py(), self.dump_unsendable(value, reason)?);
+        Ok(PyErr::from_value(match self.dialect {
+            Dialect::Pickle => self.load_exception(py, &told)?,
+            Dialect::MessagePack => self.not_sendable.bind(py).call1((PyBytes::new(py, &told),))?,
+        }))
+    }
+
     pub(crate) fn load_exception<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
         self.load_exception.bind(py).call1((PyBytes::new(py, bytes),))
     }
@@ -264,6 +282,17 @@ impl Codec {
     pub(crate) fn load_function<'py>(&self, py: Python<'py>, reference: &[u8]) -> PyResult<Bound<'py, PyAny>> {
         let load = if self.dialect == Dialect::Pickle { &self.load_function } else { &self.import_function };
         load.bind(py).call1((PyBytes::new(py, reference),))
+    }
+
+    /// Whether calling a function makes an async generator.
+    pub(crate) fn is_async_generator(&self, function: &Bound<'_, PyAny>) -> PyResult<bool> {
+        self.is_async_generator.bind(function.py()).call1((function,))?.is_truthy()
+    }
+
+    /// What calling an async generator function raises, where its values are not wanted one by one.
+    pub(crate) fn refuse_async_generator(&self, function: &Bound<'_, PyAny>) -> PyErr {
+        let refused = self.refuse_async_generator.bind(function.py()).call1((function,));
+        refused.err().unwrap_or_else(|| PyTypeError::new_err("an async generator function"))
     }
 
     /// Whether an error says that a function must be sent again by value.

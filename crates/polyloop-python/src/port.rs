@@ -58,11 +58,10 @@ impl StreamPort {
             if !reason.is_instance_of::<PyException>(py) {
                 return Err(reason);
             }
-            let unsendable = worker.codec().dump_unsendable(value, &reason)?;
-            return Err(PyErr::from_value(worker.codec().load_exception(py, &unsendable)?));
+            return Err(worker.codec().unsendable(value, &reason)?);
         }
-        if let Some(error) = worker.too_large(py, "a value", &bytes)? {
-            return Err(PyErr::from_value(worker.codec().load_exception(py, &error)?));
+        if let Some(error) = worker.too_large("a value", &bytes) {
+            return Err(error);
         }
         worker.give(self.job, &bytes)?;
         let mut flow = lock(&self.flow);

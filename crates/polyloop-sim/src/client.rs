@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use polyloop_core::{CallId, Outcome, Payload, Pool, QueueIndex, Submission, TaskId};
+use polyloop_core::{CallId, OnDeath, Outcome, Payload, Pool, QueueIndex, Submission, TaskId};
 
 use crate::sabotage::Sabotage;
-use crate::scenario::{Action, CallPlan};
+use crate::scenario::{Action, CallPlan, Plan};
 use crate::site::{Event, Site};
 use crate::streams::{Look, Readings};
 
@@ -65,6 +65,14 @@ impl Client {
 
     /// A task failed: has it run again, or lets it end.
     pub(crate) fn judge(&mut self, pool: &mut Pool, site: &mut Site, id: TaskId, token: usize, outcome: &Outcome) {
+        if matches!(outcome, Outcome::Lost(_)) {
+            // As it would be without being asked: the ledger holds it to the same.
+            if let Some(id) = pool.again(id, None) {
+                self.ids.insert(token, id);
+                site.ledger.is_known_by(token, id);
+            }
+            return;
+        }
         let rejected = matches!(outcome, Outcome::Rejected(_));
         let plan = &site.scenario.tasks[token];
         let free = rejected || site.sabotages(Sabotage::RetriesUncounted);
@@ -135,7 +143,7 @@ impl Client {
             function: plan.function[..].into(),
             arguments: Payload::from_slice(&plan.arguments),
             retries: plan.retries,
-            retry_deaths: plan.retry_deaths,
+            on_death: on_death(token, plan),
             is_stream: plan.stream.is_some(),
             judged: true,
             attempt: 1,
@@ -171,4 +179,9 @@ impl Client {
         }
         pool.cancel_call(site.now, id);
     }
+}
+
+/// Whether a task whose worker dies runs again: half of those that do are asked for.
+fn on_death(token: usize, plan: &Plan) -> OnDeath {
+    if plan.retry_deaths && token % 2 == 1 { OnDeath::Judge } else { OnDeath::again_if(plan.retry_deaths) }
 }

@@ -239,9 +239,14 @@ impl Ledger {
         self.entries[token].runs_free > 0
     }
 
+    /// A task has another id from now on.
+    pub(crate) fn is_known_by(&mut self, token: usize, id: TaskId) {
+        self.tokens.insert(id.to_bits(), token);
+    }
+
     /// A task that failed is to run again, which counts or does not.
     pub(crate) fn runs_again(&mut self, token: usize, id: TaskId, counts: bool) {
-        self.tokens.insert(id.to_bits(), token);
+        self.is_known_by(token, id);
         let entry = &mut self.entries[token];
         entry.published = false;
         *(if counts { &mut entry.runs_again } else { &mut entry.runs_free }) += 1;

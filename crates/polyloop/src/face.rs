@@ -17,9 +17,12 @@ mod program;
 #[cfg(feature = "python")]
 mod python;
 mod reference;
+mod retry;
 mod shape;
 mod starter;
 mod stats;
+mod stream;
+mod stream_function;
 mod watched;
 
 pub use buffer::Buffer;
@@ -34,6 +37,8 @@ pub use program::init;
 #[cfg(feature = "python")]
 pub use python::{PyCall, PythonBuilder, PythonError, PythonPool};
 pub use stats::{Stats, WorkerStats};
+pub use stream::TaskStream;
+pub use stream_function::StreamFunction;
 
 /// What `#[polyloop::main]` makes calls to.
 #[cfg(feature = "macros")]

@@ -30,6 +30,8 @@
 //! given, a closure that captures nothing. Arguments and results travel by [serde], in postcard's format. Functions whose
 //! errors serde does not know return [`RemoteError`]. See [`Function`].
 //!
+//! A function that returns a `Stream` gives its values one by one: [`Pool::stream`].
+//!
 //! # Where tasks run
 //!
 //! A worker's runtime has one thread. Many async tasks share it ([`Builder::concurrency`]); a plain function has it for
@@ -93,8 +95,8 @@ mod worker;
 pub use face::private as __private;
 #[cfg(feature = "tokio")]
 pub use face::{
-    Apply, Begun, Buffer, Builder, Error, Function, Map, Pool, RemoteError, Stats, TaskHandle, TaskPanicked, Unordered,
-    WorkerDied, WorkerStats, init, kind, worker_state,
+    Apply, Begun, Buffer, Builder, Error, Function, Map, Pool, RemoteError, Stats, StreamFunction, TaskHandle,
+    TaskPanicked, TaskStream, Unordered, WorkerDied, WorkerStats, init, kind, worker_state,
 };
 #[cfg(feature = "python")]
 pub use face::{PyCall, PythonBuilder, PythonError, PythonPool};
@@ -118,8 +120,8 @@ pub use os::{READABLE, Thread, WRITABLE, forked_generation, interrupt_signal, pa
 #[doc(hidden)]
 pub use polyloop_core::{
     Apart, Ask, CallId, Counts, Cut, DEFER, Flow, HOPELESS_EXIT, LOG_RECORD_BYTES, Loss, Luggage, MAX_REPLY,
-    MapResults, Moment, NestedId, NextResult, OVERDUE_EXITCODE, Outcome, Payload, QueueIndex, Refused, Reply, Report,
-    STREAM_BYTES, STREAM_VALUES, StartError, Stop, Submission, TaskId, TooMany, Value, ValueError, ValueReader,
+    MapResults, Moment, NestedId, NextResult, OVERDUE_EXITCODE, OnDeath, Outcome, Payload, QueueIndex, Refused, Reply,
+    Report, STREAM_BYTES, STREAM_VALUES, StartError, Stop, Submission, TaskId, TooMany, Value, ValueError, ValueReader,
     ValueWriter, Want, WorkerId, WorkerView, lay_apart,
 };
 #[doc(hidden)]

@@ -22,7 +22,7 @@ impl Pool {
         task.wish = Wish::Cancel { until };
         let (state, queue) = (task.state, task.brief.queue);
         match state {
-            TaskState::Waiting | TaskState::Judged => return self.finish(now, id, Outcome::Cancelled),
+            TaskState::Waiting | TaskState::Judged { .. } => return self.finish(now, id, Outcome::Cancelled),
             // It is taken off the board as soon as the driver has said where it is.
             TaskState::Posting => (),
             TaskState::Posted { slot, index } => {

@@ -11,7 +11,7 @@ use crate::event::{Output, Refused};
 use crate::id::{CallId, Moment, NestedId, TaskId, WorkerId};
 use crate::nested::Ask;
 use crate::payload::Payload;
-use crate::task::{Outcome, Submission, TaskState, Wish};
+use crate::task::{OnDeath, Outcome, Submission, TaskState, Wish};
 
 /// Which tasks have made calls, and which calls are whose.
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ impl Pool {
         }
         let task = self.tasks.get_mut(caller).ok_or(Outcome::Cancelled)?;
         // One that is being cancelled may need the pool to clean up.
-        if task.state == TaskState::Judged || matches!(task.wish, Wish::Forget { .. }) {
+        if matches!(task.state, TaskState::Judged { .. }) || matches!(task.wish, Wish::Forget { .. }) {
             return Err(Outcome::Cancelled);
         }
         if let TaskState::Posted { .. } = task.state {
@@ -86,7 +86,7 @@ impl Pool {
             function,
             arguments,
             retries,
-            retry_deaths,
+            on_death: OnDeath::again_if(retry_deaths),
             judged,
             is_stream,
             attempt,

@@ -89,12 +89,11 @@ impl Pool {
     }
 
     /// Counts a worker that is gone, and its tasks that run again.
-    pub(super) fn count_gone(&mut self, worker: &Worker, retried: usize, lost: usize) {
-        self.counts.retried += retried as u64;
+    pub(super) fn count_gone(&mut self, worker: &Worker, bereaved: usize) {
         let cause = match (worker.stage, worker.leaves) {
             (_, Some(cause @ (Cause::Overdue | Cause::Garbage))) => cause,
             (Stage::Starting | Stage::Stopping, _) => return,
-            (Stage::Retiring, Some(cause)) if retried + lost == 0 => cause,
+            (Stage::Retiring, Some(cause)) if bereaved == 0 => cause,
             (Stage::Ready | Stage::Retiring, _) => Cause::Died,
         };
         self.counts.replaced(cause);

@@ -21,7 +21,9 @@ impl Pool {
             TaskState::Taken { worker: owner } if owner == worker => (),
             TaskState::Posted { .. } => task.state = TaskState::Taken { worker },
             // From a worker that does not have it, or no more.
-            TaskState::Taken { .. } | TaskState::Posting | TaskState::Waiting | TaskState::Judged => return Ok(()),
+            TaskState::Taken { .. } | TaskState::Posting | TaskState::Waiting | TaskState::Judged { .. } => {
+                return Ok(());
+            }
         }
         let intake = task.intake.as_mut().ok_or(Unasked::NoStream(id))?;
         if !intake.arrive(value.len()) {

@@ -6,7 +6,7 @@ use super::{Pool, Timer};
 use crate::event::{Dead, Output, Place, Report};
 use crate::id::{CallId, Moment, TaskId, WorkerId};
 use crate::supervise::{Exit, Stage, StartError};
-use crate::task::{Loss, Outcome, TaskState, Wish};
+use crate::task::{Loss, OnDeath, Outcome, TaskState, Wish};
 use crate::worker::OVERDUE_EXITCODE;
 
 /// Worth a word, whatever else became of the worker.
@@ -19,6 +19,8 @@ const POISON_DEATHS: u32 = 3;
 enum Bereaved {
     Retried,
     Lost,
+    /// Its host is to say which.
+    Judged,
     /// Nobody wanted it any more.
     Cancelled,
 }
@@ -37,7 +39,7 @@ impl Pool {
         }
         let loss = Loss { worker: dead.worker, pid: worker.pid, exit: dead.exit, attempt: 1, poison: false };
         self.forget_asker(dead.worker);
-        let (mut retried, mut lost) = (0, 0);
+        let (mut retried, mut lost, mut judged) = (0, 0, 0);
         let running = self.running_in(dead);
         // One that left because of a task took others with it that are not to blame.
         let alone = running.len() == 1 && dead.exit != OVERDUE;
@@ -45,19 +47,22 @@ impl Pool {
             match self.bereave(*id, loss, alone) {
                 Bereaved::Retried => retried += 1,
                 Bereaved::Lost => lost += 1,
+                Bereaved::Judged => judged += 1,
                 Bereaved::Cancelled => (),
             }
         }
-        self.count_gone(&worker, retried, lost);
+        self.counts.retried += retried as u64;
+        let bereaved = retried + lost + judged;
+        self.count_gone(&worker, bereaved);
         match worker.stage {
             Stage::Starting => {
                 self.start_failed(now, worker.error.unwrap_or(StartError::Exited(dead.exit)));
             }
-            Stage::Stopping if lost + retried == 0 && dead.exit != OVERDUE => (),
-            Stage::Retiring if lost + retried == 0 && matches!(dead.exit, Exit::Code(0) | Exit::Unknown) => (),
+            Stage::Stopping if bereaved == 0 && dead.exit != OVERDUE => (),
+            Stage::Retiring if bereaved == 0 && matches!(dead.exit, Exit::Code(0) | Exit::Unknown) => (),
             Stage::Ready | Stage::Retiring | Stage::Stopping => {
-                let report = Report::Died { worker: dead.worker, pid: worker.pid, exit: dead.exit, retried, lost };
-                self.outputs.push_back(Output::Report(report));
+                let (worker, pid, exit) = (dead.worker, worker.pid, dead.exit);
+                self.outputs.push_back(Output::Report(Report::Died { worker, pid, exit, retried, lost, judged }));
             }
         }
         self.start_workers(now);
@@ -81,15 +86,19 @@ impl Pool {
         let counts = alone || is_nested || self.broods.has(id);
         task.deaths_alone += u32::from(alone);
         let poison = task.deaths_alone == POISON_DEATHS;
-        if poison || !task.brief.retry_deaths || task.retries == 0 {
-            let attempt = task.attempt;
-            self.end(id, Outcome::Lost(Loss { attempt, poison, ..loss }));
+        let lost = Outcome::Lost(Loss { attempt: task.attempt, poison, ..loss });
+        if poison || task.brief.on_death == OnDeath::End || task.retries == 0 {
+            self.end(id, lost);
             return Bereaved::Lost;
+        }
+        // Alone it might wait for workers that never are: tasks that wait for it keep them.
+        task.suspect = !is_nested;
+        if task.brief.on_death == OnDeath::Judge {
+            self.ask_host(id, lost, u32::from(counts));
+            return Bereaved::Judged;
         }
         task.retries -= u32::from(counts);
         task.attempt += 1;
-        // Alone it might wait for workers that never are: tasks that wait for it keep them.
-        task.suspect = !is_nested;
         self.forsake(id);
         self.give_back(id);
         Bereaved::Retried
@@ -112,9 +121,8 @@ impl Pool {
         let has = |id: &TaskId| match self.tasks.get(*id).map(|task| task.state) {
             Some(TaskState::Taken { worker }) => worker == dead.worker,
             // Where it is on a board, the board tells who has it; a lease that says otherwise is a lie.
-            Some(TaskState::Posted { .. } | TaskState::Waiting | TaskState::Posting | TaskState::Judged) | None => {
-                false
-            }
+            Some(TaskState::Posted { .. } | TaskState::Waiting | TaskState::Posting | TaskState::Judged { .. })
+            | None => false,
         };
         let leased = dead.leased.iter().map(|bits| TaskId::from_bits(*bits)).filter(has);
         let known = self.tasks.iter().filter(|(_, task)| task.state == TaskState::Taken { worker: dead.worker });

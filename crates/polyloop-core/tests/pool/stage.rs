@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use polyloop_core::{
-    CallId, Dead, Exit, Input, Moment, Outcome, Output, Payload, Place, Pool, PoolConfig, QueueIndex, Report,
+    CallId, Dead, Exit, Input, Moment, OnDeath, Outcome, Output, Payload, Place, Pool, PoolConfig, QueueIndex, Report,
     Submission, TaskId, WorkerId,
 };
 
@@ -33,7 +33,7 @@ pub(crate) fn task(token: u64) -> Submission {
         function: Arc::from(*b"f"),
         arguments: Payload::from_slice(b"args"),
         retries: 0,
-        retry_deaths: true,
+        on_death: OnDeath::Again,
         judged: false,
         is_stream: false,
         attempt: 1,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use polyloop_core::{
-    Cause, Exit, Input, Loss, Outcome, Output, PoolConfig, QueueIndex, Refused, Report, Stage as WorkerStage, Standing,
-    StartError, State, Stop, Submission, WorkerId, WorkerView,
+    Cause, Exit, Input, Loss, OnDeath, Outcome, Output, PoolConfig, QueueIndex, Refused, Report, Stage as WorkerStage,
+    Standing, StartError, State, Stop, Submission, TaskId, WorkerId, WorkerView,
 };
 
 use crate::stage::{CONFIG, FIRST, Stage, task, value};
@@ -31,7 +31,10 @@ fn a_task_claimed_but_not_started_runs_again_and_spends_no_retry() {
     stage.is_ready(SECOND);
     stage.outcome(SECOND, id, value());
     assert_eq!(stage.delivered(), [(1, value())]);
-    assert_eq!(stage.reports(), [Report::Died { worker: FIRST, pid: Some(100), exit: KILLED, retried: 0, lost: 0 }]);
+    assert_eq!(
+        stage.reports(),
+        [Report::Died { worker: FIRST, pid: Some(100), exit: KILLED, retried: 0, lost: 0, judged: 0 }]
+    );
 }
 
 #[test]
@@ -56,6 +59,83 @@ fn a_started_task_runs_again_as_often_as_its_retries_say() {
         stage.dies(worker, KILLED, |_| ());
     }
     assert!(matches!(stage.delivered()[..], [(1, Outcome::Lost(Loss { attempt: 3, .. }))]));
+}
+
+/// Answers each question that was asked since it was last looked.
+fn judge(stage: &mut Stage, again: bool) -> Option<TaskId> {
+    let asked = stage.outputs.iter().find_map(|output| match output {
+        Output::Judge { task, outcome: Outcome::Lost(loss), .. } => Some((*task, *loss)),
+        _ => None,
+    });
+    let (id, loss) = asked.expect("the host was asked");
+    assert!(!loss.poison);
+    stage.outputs.retain(|output| !matches!(output, Output::Judge { .. }));
+    let id = if again { stage.pool.again(id, None) } else { stage.pool.settled(stage.now, id).then_some(id) };
+    stage.collect();
+    id
+}
+
+#[test]
+fn a_death_of_which_the_host_is_to_say_waits_for_its_word() {
+    let mut stage = Stage::ready();
+    let mut id = stage.submit(Submission { retries: 9, on_death: OnDeath::Judge, ..task(1) });
+    for generation in 1..=2 {
+        let worker = WorkerId { seat: 0, generation };
+        stage.is_ready(worker);
+        stage.taken(id, worker);
+        stage.dies(worker, KILLED, |_| ());
+        assert!(matches!(stage.reports().last(), Some(Report::Died { retried: 0, lost: 0, judged: 1, .. })));
+        assert_eq!((stage.delivered(), stage.board.len()), (vec![], 0));
+        id = judge(&mut stage, true).expect("it was there");
+    }
+    let third = WorkerId { seat: 0, generation: 3 };
+    stage.is_ready(third);
+    stage.taken(id, third);
+    stage.dies(third, KILLED, |_| ());
+    let poisoned = matches!(stage.delivered()[..], [(1, Outcome::Lost(Loss { attempt: 3, poison: true, .. }))]);
+    assert!(poisoned, "nobody is asked about poison: {:?}", stage.delivered());
+    assert_eq!(stage.pool.counts().retried, 2);
+}
+
+#[test]
+fn a_death_that_the_host_leaves_at_ends_the_task_and_so_does_the_last_that_may_be() {
+    let mut stage = Stage::ready();
+    let id = stage.submit(Submission { retries: 1, on_death: OnDeath::Judge, ..task(1) });
+    stage.close();
+    stage.taken(id, FIRST);
+    stage.dies(FIRST, KILLED, |_| ());
+    assert!(!stage.is_closed(), "it has not ended");
+    let id = judge(&mut stage, true).expect("it was there");
+    stage.is_ready(SECOND);
+    stage.taken(id, SECOND);
+    stage.dies(SECOND, KILLED, |_| ());
+    assert!(matches!(stage.delivered()[..], [(1, Outcome::Lost(Loss { attempt: 2, .. }))]));
+    assert!(stage.is_closed());
+
+    let mut stage = Stage::ready();
+    let id = stage.submit(Submission { retries: 1, on_death: OnDeath::Judge, ..task(1) });
+    stage.close();
+    stage.taken(id, FIRST);
+    stage.dies(FIRST, KILLED, |_| ());
+    assert!(judge(&mut stage, false).is_some());
+    assert_eq!((stage.pool.unfinished(), stage.pool.counts().failed), (0, 1));
+}
+
+#[test]
+fn the_death_of_a_worker_that_ran_more_takes_no_retry_of_a_judged_task() {
+    let mut stage = Stage::ready();
+    let judged = Submission { retries: 1, on_death: OnDeath::Judge, ..task(1) };
+    let (id, other) = (stage.submit(judged), stage.submit(task(2)));
+    stage.taken(id, FIRST);
+    if stage.board.iter().any(|slot| slot.tasks.contains(&other)) {
+        stage.taken(other, FIRST);
+    }
+    stage.dies(FIRST, KILLED, |_| ());
+    let id = judge(&mut stage, true).expect("it was there");
+    stage.is_ready(SECOND);
+    stage.taken(id, SECOND);
+    stage.dies(SECOND, KILLED, |_| ());
+    assert!(judge(&mut stage, true).is_some(), "its one retry was left");
 }
 
 #[test]

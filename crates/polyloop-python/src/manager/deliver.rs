@@ -103,14 +103,13 @@ impl Manager {
         maps: &mut Vec<Py<MapCall>>,
     ) {
         let Some(mut pending) = self.lift(py, call, token) else { return };
-        let function = match &outcome {
-            Outcome::Rejected(_) => self.value_for(py, task, &pending),
-            _ => None,
-        };
+        // A worker that can't make the function will not, however often it is asked: that is no reason to run again.
+        let is_rejected = matches!(outcome, Outcome::Rejected(_));
+        let function = if is_rejected { self.value_for(py, task, &pending) } else { None };
         let result = if function.is_some() { None } else { Some(self.result(py, &pending, outcome)) };
         let again = match &result {
             None => true,
-            Some(Err(error)) => pending.options.get().is_reason(error.bind(py)),
+            Some(Err(error)) => !is_rejected && pending.options.get().is_reason(error.bind(py)),
             Some(Ok(_)) => false,
         };
         if again {

@@ -41,7 +41,7 @@ impl Manager {
                 ("gave_up", errors::no_workers(py, &self.codec, &error)?).into_pyobject(py)?.into_any()
             }
             Event::Closed => ("closed",).into_pyobject(py)?.into_any(),
-            Event::Report(Report::Died { worker, pid, exit, retried, lost }) => {
+            Event::Report(Report::Died { worker, pid, exit, retried, lost, .. }) => {
                 let exitcode = errors::exit_code(exit);
                 ("died", worker_key(worker), pid, exitcode, retried, lost).into_pyobject(py)?.into_any()
             }

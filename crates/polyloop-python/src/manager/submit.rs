@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use polyloop::{CallId, Driver, Luggage, Payload, QueueIndex, Refused, Submission};
+use polyloop::{CallId, Driver, Luggage, OnDeath, Payload, QueueIndex, Refused, Submission};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -231,20 +231,8 @@ fn submission(
     options: &TaskOptions,
 ) -> Submission {
     let TaskOptions { retries, retry_deaths, timeout, .. } = *options;
-    let (judged, is_stream) = (options.judges(), false);
-    Submission {
-        call,
-        queue,
-        function,
-        arguments,
-        retries,
-        retry_deaths,
-        judged,
-        is_stream,
-        attempt: 1,
-        timeout,
-        token: 0,
-    }
+    let (on_death, judged, is_stream) = (OnDeath::again_if(retry_deaths), options.judges(), false);
+    Submission { call, queue, function, arguments, retries, on_death, judged, is_stream, attempt: 1, timeout, token: 0 }
 }
 
 /// Bytes that were written into a buffer, which is used again unless they are many.

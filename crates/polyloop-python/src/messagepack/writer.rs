@@ -41,27 +41,41 @@ pub(crate) fn write_if_simple(value: &Bound<'_, PyAny>, raw_view: &Bound<'_, PyA
     is_simple && write(value, raw_view, out, &mut apart).is_ok() && apart.is_empty()
 }
 
-/// A task has raised this: the name of its type, what it says, and its traceback.
-pub(crate) fn write_exception((type_name, message, traceback): (String, String, String)) -> PyResult<Vec<u8>> {
-    write_failure("Raised", &[("type_name", &type_name), ("message", &message), ("traceback", &traceback)])
+/// What a program learns of an exception: the name of its type, what it says, its traceback, and the names of the classes
+/// that its type is derived from.
+pub(crate) type Described = (String, String, String, Vec<String>);
+
+/// A task has raised this.
+pub(crate) fn write_exception((type_name, message, traceback, bases): Described) -> PyResult<Vec<u8>> {
+    let mut out = write_failure("Raised", 4)?;
+    write_fields(&mut out, &[("type_name", &type_name), ("message", &message), ("traceback", &traceback)])?;
+    write_text(&mut out, "bases")?;
+    encode::write_array_len(&mut out, bases.len() as u32).map_err(refused)?;
+    bases.iter().try_for_each(|base| write_text(&mut out, base))?;
+    Ok(out)
 }
 
-/// A result of this type can't be written, for this reason.
+/// A value of this type can't be written, for this reason.
 pub(crate) fn write_unsendable(type_name: &str, reason: &str) -> PyResult<Vec<u8>> {
-    write_failure("Unsendable", &[("type_name", type_name), ("reason", reason)])
+    let mut out = write_failure("Unsendable", 2)?;
+    write_fields(&mut out, &[("type_name", type_name), ("reason", reason)])?;
+    Ok(out)
 }
 
-/// As serde writes a variant that has these fields.
-fn write_failure(variant: &str, fields: &[(&str, &str)]) -> PyResult<Vec<u8>> {
+/// As serde writes a variant that has so many fields, up to these.
+fn write_failure(variant: &str, fields: usize) -> PyResult<Vec<u8>> {
     let mut out = Vec::new();
     write_map_len(&mut out, 1)?;
     write_text(&mut out, variant)?;
-    write_map_len(&mut out, fields.len())?;
-    for (name, value) in fields {
-        write_text(&mut out, name)?;
-        write_text(&mut out, value)?;
-    }
+    write_map_len(&mut out, fields)?;
     Ok(out)
+}
+
+fn write_fields(out: &mut Vec<u8>, fields: &[(&str, &str)]) -> PyResult<()> {
+    fields.iter().try_for_each(|(name, value)| {
+        write_text(out, name)?;
+        write_text(out, value)
+    })
 }
 
 struct Writer<'a, 'py> {

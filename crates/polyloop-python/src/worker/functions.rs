@@ -20,6 +20,8 @@ pub(super) struct Function {
     pub(super) name: String,
     /// A coroutine function runs nothing when it is called.
     pub(super) is_coroutine: bool,
+    /// Calling it gives what is to be iterated over, and runs nothing.
+    pub(super) is_async_generator: bool,
     /// A plain function of native code: while it runs there is no frame of the user's.
     pub(super) is_native: bool,
     /// A coroutine of it was once not over after its first step.
@@ -54,9 +56,11 @@ impl Worker {
         let call = self.codec.load_function(py, reference)?;
         let inspect = py.import(intern!(py, "inspect"))?;
         let is_coroutine = inspect.call_method1(intern!(py, "iscoroutinefunction"), (&call,))?.is_truthy()?;
+        let is_async_generator = self.codec.is_async_generator(&call)?;
         let name = name_of(&call)?;
         let (is_native, suspends) = (is_native(&call)?, AtomicBool::new(false));
-        let function = Arc::new(Function { call: call.unbind(), name, is_coroutine, is_native, suspends });
+        let call = call.unbind();
+        let function = Arc::new(Function { call, name, is_coroutine, is_async_generator, is_native, suspends });
         if is_remembered(reference) {
             self.remember(reference, Arc::clone(&function));
         }

@@ -37,9 +37,9 @@ impl Worker {
             written = self.codec.write(value, bytes, &mut Outbox::closed());
         }
         match written {
-            Ok(()) => match self.too_large(py, "a result", bytes)? {
+            Ok(()) => match self.too_large("a result", bytes) {
                 None => self.reply(job, Reply::Value(bytes)),
-                Some(error) => self.reply(job, Reply::Raised(&error)),
+                Some(error) => self.reply(job, Reply::Raised(&self.codec.dump_exception(py, &error)?)),
             },
             Err(reason) if self.was_interrupted(py, self.host()?, job, &reason)? => self.reply(job, Reply::Cancelled),
             Err(reason) => {
@@ -70,21 +70,22 @@ impl Worker {
             // The task's own exception is what its caller must get.
             failure.write_unraisable(py, Some(handler.bind(py)));
         }
-        let bytes = self.codec.dump_exception(py, error)?;
-        let too_large = self.too_large(py, "an exception", &bytes)?;
-        self.reply(job, Reply::Raised(too_large.as_deref().unwrap_or(&bytes)));
+        let mut bytes = self.codec.dump_exception(py, error)?;
+        if let Some(error) = self.too_large("an exception", &bytes) {
+            bytes = self.codec.dump_exception(py, &error)?;
+        }
+        self.reply(job, Reply::Raised(&bytes));
         Ok(())
     }
 
     /// What is raised in place of an outcome that is larger than a worker may send.
-    pub(crate) fn too_large(&self, py: Python<'_>, what: &str, bytes: &[u8]) -> PyResult<Option<Vec<u8>>> {
+    pub(crate) fn too_large(&self, what: &str, bytes: &[u8]) -> Option<PyErr> {
         let (len, max) = (bytes.len() as u64, self.max_reply);
         if len <= max {
-            return Ok(None);
+            return None;
         }
         let advice = "return less of it at a time, or leave it in a file";
-        let error = PyValueError::new_err(format!("{what} of {len} bytes is more than the {max} that fit; {advice}"));
-        self.codec.dump_exception(py, &error).map(Some)
+        Some(PyValueError::new_err(format!("{what} of {len} bytes is more than the {max} that fit; {advice}")))
     }
 
     /// Writes what an item returned if it can be sent a moment later: a simple value, as nothing of the user's runs when

@@ -258,6 +258,9 @@ impl Worker {
         arguments: Arguments<'py>,
     ) -> PyResult<Called<'py>> {
         let call = function.call.bind(py);
+        if function.is_async_generator {
+            return Err(self.codec.refuse_async_generator(call));
+        }
         if function.is_coroutine {
             return arguments.call(call).map(Called::Coroutine);
         }

@@ -9,6 +9,7 @@ use super::function::Entry;
 use super::manager::Owner;
 use super::pool::Pool;
 use super::program::program;
+use super::retry::RetryOn;
 use super::shape::Shape;
 use super::starter::SameProgram;
 
@@ -68,6 +69,19 @@ impl Builder {
     /// ```
     pub fn retries(mut self, retries: u32) -> Self {
         self.shape.options.retries = retries;
+        self
+    }
+
+    /// For which errors a task is run again, as by [`Pool::retry_on`]; for the death of its worker, where nobody says
+    /// otherwise.
+    ///
+    /// ```
+    /// use polyloop::{Error, Pool};
+    ///
+    /// let patient = Pool::builder().retries(2).retry_on(|error| matches!(error, Error::TaskTimeout { .. }));
+    /// ```
+    pub fn retry_on(mut self, is_reason: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self {
+        self.shape.options.retry_on = Some(RetryOn::new(is_reason));
         self
     }
 

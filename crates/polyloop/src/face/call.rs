@@ -30,17 +30,30 @@ impl Terms {
     pub(crate) fn result<R>(&self, outcome: Outcome, read: Read<R>) -> Result<R, Error> {
         match outcome {
             Outcome::Value(bytes) => read(&bytes),
-            Outcome::Raised(bytes) => Err((self.failure)(&bytes)),
-            Outcome::Cancelled => Err(Error::TaskAborted),
+            outcome => Err(self.error(outcome)),
+        }
+    }
+
+    /// What an outcome that is no value is to the caller.
+    pub(crate) fn error(&self, outcome: Outcome) -> Error {
+        match outcome {
+            Outcome::Value(_) => unreachable!("it is no error"),
+            Outcome::Raised(bytes) => (self.failure)(&bytes),
+            Outcome::Cancelled => Error::TaskAborted,
             Outcome::TimedOut => {
                 let timeout = self.options.timeout.unwrap_or_default();
-                Err(Error::TaskTimeout { task: self.name.clone(), timeout })
+                Error::TaskTimeout { task: self.name.clone(), timeout }
             }
-            Outcome::Rejected(_) => Err(Error::NotInProgram(self.name.clone())),
-            Outcome::Lost(loss) => Err(Error::lost(loss, self.name.clone())),
-            Outcome::Terminated => Err(Error::PoolTerminated),
-            Outcome::NoWorkers(error) => Err(Error::no_workers(&error)),
+            Outcome::Rejected(_) => Error::NotInProgram(self.name.clone()),
+            Outcome::Lost(loss) => Error::lost(loss, self.name.clone()),
+            Outcome::Terminated => Error::PoolTerminated,
+            Outcome::NoWorkers(error) => Error::no_workers(&error),
         }
+    }
+
+    /// The same for whoever judges its tasks, where someone does.
+    pub(crate) fn judge(&self) -> Option<Arc<Self>> {
+        self.options.is_judged().then(|| Arc::new(self.clone()))
     }
 }
 
@@ -53,7 +66,7 @@ struct Waiting {
 
 impl Waiting {
     fn submit(manager: Arc<Manager>, terms: Terms, arguments: Payload) -> Result<Self, Error> {
-        let ticket = manager.submit(Arc::clone(&terms.function), arguments, terms.options)?;
+        let ticket = manager.submit(&terms, arguments)?;
         Ok(Self { manager, terms, ticket })
     }
 
@@ -64,7 +77,7 @@ impl Waiting {
     }
 
     fn cancel(&self) {
-        self.manager.cancel(self.ticket.token, self.ticket.task);
+        self.manager.cancel(self.ticket.token);
     }
 }
 

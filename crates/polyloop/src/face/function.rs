@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::buffer::Outbox;
 use super::codec::{self, Failure};
 use super::error::RemoteError;
+use super::stream_function::StreamRole;
 use crate::blocks::Memory;
 
 /// A function that workers can run: `fn`, `async fn`, generic or not, or a closure that captures nothing, of up to eight
@@ -151,6 +152,7 @@ functions!(A a, B b, D d, E e, G g, H h, I i, J j);
 pub(crate) type Suspended<T> = Pin<Box<dyn Future<Output = T>>>;
 
 /// A result as it is sent: its bytes, and its large buffers.
+#[derive(Default)]
 pub(crate) struct Written<Bytes> {
     pub(crate) bytes: Bytes,
     pub(crate) outbox: Outbox,
@@ -173,6 +175,7 @@ pub(crate) struct Entry {
 #[derive(Clone, Copy)]
 pub(crate) enum Role {
     Task(TaskRole),
+    Stream(StreamRole),
     Lifespan(LifespanRole),
 }
 
@@ -191,7 +194,7 @@ impl Entry {
     /// What every entry begins with, and nothing else in a program: a number drawn by lot.
     pub(crate) const MARK: [u64; 2] = [0x6d1f_83c2_a05e_97b4, 0xe92b_40d7_1c66_f385];
 
-    const fn new(role: Role) -> Self {
+    pub(crate) const fn new(role: Role) -> Self {
         Self { mark: Self::MARK, role }
     }
 
@@ -218,7 +221,7 @@ impl Entry {
 }
 
 /// A function that is no data, made out of nothing.
-fn function<F: Copy + Send + Sync + 'static>() -> &'static F {
+pub(crate) fn function<F: Copy + Send + Sync + 'static>() -> &'static F {
     const {
         assert!(
             size_of::<F>() == 0,

@@ -2,6 +2,7 @@
 
 mod panics;
 mod running;
+mod streams;
 mod turns;
 
 use std::ffi::CString;
@@ -110,8 +111,10 @@ fn start(program: &'static Program) -> Result<(Runtime, Host, Option<LifespanRol
     name_this_process();
     let lifespan = match program.entry(orders.lifespan).map(|entry: &Entry| entry.role) {
         Some(Role::Lifespan(lifespan)) => Some(lifespan),
-        Some(Role::Task(_)) | None if orders.lifespan == 0 => None,
-        Some(Role::Task(_)) | None => return Err(Unfit("its lifespan is not in this program".to_owned())),
+        _ if orders.lifespan == 0 => None,
+        Some(Role::Task(_) | Role::Stream(_)) | None => {
+            return Err(Unfit("its lifespan is not in this program".to_owned()));
+        }
     };
     let link = match WorkerLink::connect(socket) {
         Ok(link) => link,

@@ -60,8 +60,10 @@ mod with_tracing {
 
         pub(super) fn report(&self, report: &Report) {
             self.hears(|| match report {
-                Report::Died { pid, exit, retried, lost, .. } => {
-                    warn!(target: "polyloop", pid, %exit, retried, lost, "a worker died");
+                Report::Died { pid, exit, retried, lost, judged, .. } => {
+                    // Only where a pool has `retry_on` is there anything to judge.
+                    let judged = (*judged > 0).then_some(judged);
+                    warn!(target: "polyloop", pid, %exit, retried, lost, judged, "a worker died");
                 }
                 Report::Degraded(error) => {
                     let error = Error::no_workers(error);
@@ -87,6 +89,11 @@ mod with_tracing {
             self.hears(|| warn!(target: "polyloop", pid, blocked_ms, stack, "a worker is blocked by one call"));
         }
 
+        /// A predicate has panicked that was to say whether this is worth another run.
+        pub(crate) fn undecided(&self, error: &Error) {
+            self.hears(|| warn!(target: "polyloop", %error, "`retry_on` panicked, so a task is not run again"));
+        }
+
         pub(crate) fn broken(&self, error: &io::Error) {
             self.hears(|| error!(target: "polyloop", %error, "a pool can't be driven any more"));
         }
@@ -102,6 +109,7 @@ mod without_tracing {
     use polyloop_core::{Report, WorkerId};
 
     use super::{Duration, io};
+    use crate::face::error::Error;
 
     /// Nobody hears of a pool.
     #[derive(Clone)]
@@ -117,6 +125,8 @@ mod without_tracing {
         pub(super) fn garbage(&self, _: WorkerId, _: &str) {}
 
         pub(crate) fn blocked(&self, _: Option<u32>, _: Duration, _: Option<&str>) {}
+
+        pub(crate) fn undecided(&self, _: &Error) {}
 
         pub(crate) fn broken(&self, _: &io::Error) {}
     }

@@ -1,6 +1,8 @@
 //! The pool manager in the client: one task on the client's runtime watches the driver's descriptor, drains it, and
 //! completes what has come back. No thread stands between a caller and its workers.
 
+mod judge;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -17,13 +19,16 @@ use polyloop_core::{
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::yield_now;
 
+use self::judge::Trial;
 use super::call::Terms;
 use super::error::Error;
 use super::limits;
 use super::log::Listener;
 use super::map::MapCell;
-use super::pending::PendingTable;
+use super::pending::{Pending, PendingTable, Target};
+use super::retry::{RetryOn, on_death};
 use super::starter::{self, Recruit, Recruiter};
+use super::stream::{Came, StreamCell};
 use super::watched::Watched;
 use crate::driver::{Driver, DriverConfig, Event, StartOrder, Values};
 use crate::os;
@@ -37,11 +42,19 @@ const NEWS_PER_TURN: usize = 64;
 const REFERENCES_MAX: usize = 256;
 
 /// How a task is run, as its pool or its call says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(crate) struct Options {
     pub(crate) retries: u32,
+    pub(crate) retry_on: Option<RetryOn>,
     pub(crate) timeout: Option<std::time::Duration>,
     pub(crate) in_thread: bool,
+}
+
+impl Options {
+    /// Whether someone is asked about tasks that fail.
+    pub(crate) fn is_judged(&self) -> bool {
+        self.retry_on.is_some() && self.retries > 0
+    }
 }
 
 /// What a pool is as a whole.
@@ -65,7 +78,7 @@ pub(crate) struct Manager {
 struct Inner {
     driver: Driver,
     pending: PendingTable,
-    maps: HashMap<CallId, Arc<MapCell>>,
+    maps: HashMap<CallId, OpenMap>,
     recruits: BTreeMap<WorkerId, Recruit>,
     references: HashSet<Arc<[u8]>>,
     flush_due: bool,
@@ -75,6 +88,12 @@ struct Inner {
     over: bool,
 }
 
+/// A map whose items have not all ended.
+struct OpenMap {
+    cell: Arc<MapCell>,
+    judge: Option<Arc<Terms>>,
+}
+
 /// Who is to be told without the lock of what has come back.
 #[derive(Default)]
 struct Deliveries {
@@ -82,12 +101,14 @@ struct Deliveries {
     singles: Vec<(oneshot::Sender<Outcome>, Outcome)>,
     /// They have it already.
     maps: Vec<Waker>,
+    streams: Vec<(Arc<StreamCell>, Came)>,
+    /// Of calls that have ended: they hold what is the user's, and may do anything as they go.
+    judges: Vec<Arc<Terms>>,
 }
 
 /// A task that was submitted by itself.
 pub(crate) struct Ticket {
-    pub(crate) token: usize,
-    pub(crate) task: TaskId,
+    pub(crate) token: u64,
     pub(crate) outcome: oneshot::Receiver<Outcome>,
 }
 
@@ -167,41 +188,59 @@ impl Manager {
         reference
     }
 
-    pub(crate) fn submit(&self, function: Arc<[u8]>, arguments: Payload, options: Options) -> Result<Ticket, Error> {
+    pub(crate) fn submit(&self, terms: &Terms, arguments: Payload) -> Result<Ticket, Error> {
         let (sender, outcome) = oneshot::channel();
+        let token = self.enter_call(terms, arguments, Target::Outcome(sender))?;
+        Ok(Ticket { token, outcome })
+    }
+
+    /// Submits a call whose values go to `cell`. Returns its token.
+    pub(crate) fn open_stream(&self, terms: &Terms, arguments: Payload, cell: Arc<StreamCell>) -> Result<u64, Error> {
+        self.enter_call(terms, arguments, Target::Stream(cell))
+    }
+
+    fn enter_call(&self, terms: &Terms, arguments: Payload, target: Target) -> Result<u64, Error> {
+        let judge = terms.judge();
         let mut inner = self.lock();
         inner.check_driven()?;
-        let token = inner.pending.insert(sender);
-        let submission = submission(CallId::SINGLES, function, arguments, options, token as u64);
-        let task = match inner.driver.submit(submission) {
-            Ok(task) => task,
-            Err(refused) => {
-                inner.pending.remove(token);
-                return Err(inner.refusal(&refused));
-            }
-        };
+        let token = inner.pending.next_token();
+        let mut submission = submission(CallId::SINGLES, terms, arguments, token);
+        submission.is_stream = matches!(target, Target::Stream(_));
+        let submitted = inner.driver.submit(submission);
+        let task = submitted.map_err(|refused| inner.refusal(&refused))?;
+        inner.pending.insert(Pending { target, judge, task });
         if inner.driver.unfinished() <= FLUSHED_AT_ONCE {
             inner.drive(Driver::flush)?;
         } else if !std::mem::replace(&mut inner.flush_due, true) {
             self.crowd.notify_one();
         }
-        Ok(Ticket { token, task, outcome })
+        Ok(token)
     }
 
     /// Cancels a task whose outcome nobody waits for, or that is to end soon.
-    pub(crate) fn cancel(&self, token: usize, task: TaskId) {
+    pub(crate) fn cancel(&self, token: u64) {
         let mut inner = self.lock();
-        if inner.pending.holds(token) {
+        if let Some(task) = inner.task_of(token) {
             // What can't be told is told by the next turn, or the pool has ended.
             let _ = inner.drive(|driver| driver.cancel(task));
         }
     }
 
-    pub(crate) fn open_map(&self, cell: &Arc<MapCell>) -> Result<CallId, Error> {
+    /// The next value of a stream has been taken.
+    pub(crate) fn taken(&self, token: u64) {
+        let mut inner = self.lock();
+        if let Some(task) = inner.task_of(token) {
+            // As for `cancel`.
+            let _ = inner.drive(|driver| driver.taken(task));
+        }
+    }
+
+    pub(crate) fn open_map(&self, terms: &Terms, cell: &Arc<MapCell>) -> Result<CallId, Error> {
+        let judge = terms.judge();
         let mut inner = self.lock();
         inner.check_driven()?;
         let call = inner.driver.open_call(None).map_err(|refused| inner.refusal(&refused))?;
-        inner.maps.insert(call, Arc::clone(cell));
+        inner.maps.insert(call, OpenMap { cell: Arc::clone(cell), judge });
         Ok(call)
     }
 
@@ -215,7 +254,7 @@ impl Manager {
     ) -> Result<(), Error> {
         let mut inner = self.lock();
         inner.check_driven()?;
-        let first = submission(call, Arc::clone(&terms.function), Payload::new(), terms.options, first);
+        let first = submission(call, terms, Payload::new(), first);
         inner.driver.submit_run(first, items).map_err(|refused| match refused {
             // A closed pool goes on with the maps it has: this one was terminated.
             Refused::Closed => Error::PoolTerminated,
@@ -291,24 +330,26 @@ impl Manager {
         inner.flush_due = false;
         inner.driver.drain()?;
         let mut deliveries = Deliveries::default();
-        let mut closed = false;
+        let (mut trials, mut has_settled, mut closed) = (Vec::new(), false, false);
         while let Some(event) = inner.driver.next_event() {
             match event {
                 Event::Deliver { call, token, outcome, .. } => inner.deliver(call, token, outcome, &mut deliveries),
                 Event::Returned(values) => inner.deliver_values(&values, &mut deliveries),
-                Event::Judge { task, call, token, outcome } => {
-                    if inner.driver.settled(task) {
-                        inner.deliver(call, token, outcome, &mut deliveries);
+                Event::Judge { task, call, token, outcome } => match inner.judge_of(call, token, &outcome) {
+                    Some(judge) => trials.push(Trial { task, call, token, outcome, judge }),
+                    None => {
+                        inner.settle(task, call, token, outcome, &mut deliveries);
+                        has_settled = true;
                     }
-                }
+                },
+                Event::Yield { token, value, .. } => inner.yielded(token, value, &mut deliveries),
                 Event::Start(order) => self.start_worker(order),
                 Event::Reap(worker) => inner.reap(worker)?,
                 Event::Report(_) | Event::Blocked { .. } | Event::Garbage { .. } | Event::Log { .. } => {
                     deliveries.news.push(event);
                 }
                 Event::GaveUp(error) => inner.failure = Some(Error::no_workers(&error)),
-                // No worker of this program has streams.
-                Event::Up | Event::Yield { .. } => (),
+                Event::Up => (),
                 Event::Closed => closed = true,
             }
             if deliveries.news.len() == NEWS_PER_TURN {
@@ -316,11 +357,15 @@ impl Manager {
                 break;
             }
         }
+        if has_settled {
+            inner.drive(Driver::flush)?;
+        }
         let state = inner.driver.state();
         drop(inner);
         // First, so that whoever waits for a task finds told what it has logged.
         std::mem::take(&mut deliveries.news).iter().for_each(|news| self.tell(news));
         deliveries.tell();
+        self.decide(&trials)?;
         match state {
             // Also before its first worker: there may be one yet.
             State::Starting | State::Degraded => (),
@@ -363,9 +408,14 @@ impl Manager {
         let recruits = std::mem::take(&mut inner.recruits);
         let (pending, maps) = (std::mem::take(&mut inner.pending), std::mem::take(&mut inner.maps));
         drop(inner);
-        // Dropped, a sender wakes its receiver.
-        drop(pending);
-        maps.into_values().for_each(|map| map.end());
+        for Pending { target, .. } in pending.into_all() {
+            match target {
+                // Dropped, it wakes its receiver.
+                Target::Outcome(sender) => drop(sender),
+                Target::Stream(cell) => cell.put(Came::End(Outcome::Terminated)),
+            }
+        }
+        maps.into_values().for_each(|map| map.cell.end());
         for Recruit { mut child, .. } in recruits.into_values() {
             // It was killed, and if not it goes with its lifeline.
             let _ = child.kill();
@@ -399,12 +449,15 @@ impl Inner {
 
     fn deliver(&mut self, call: CallId, token: u64, outcome: Outcome, deliveries: &mut Deliveries) {
         if call == CallId::SINGLES {
-            let sender = usize::try_from(token).ok().and_then(|token| self.pending.remove(token));
-            deliveries.singles.extend(sender.map(|sender| (sender, outcome)));
-            return;
+            let Some(Pending { target, judge, .. }) = self.pending.remove(token) else { return };
+            deliveries.judges.extend(judge);
+            return match target {
+                Target::Outcome(sender) => deliveries.singles.push((sender, outcome)),
+                Target::Stream(cell) => deliveries.streams.push((cell, Came::End(outcome))),
+            };
         }
         if let Some(map) = self.maps.get(&call) {
-            deliveries.maps.extend(map.deliver(std::iter::once((token, outcome))));
+            deliveries.maps.extend(map.cell.deliver(std::iter::once((token, outcome))));
         }
     }
 
@@ -420,8 +473,19 @@ impl Inner {
             // As far as they are of one map, they go to it together.
             let rest = std::iter::from_fn(|| values.next_if(|next| next.0 == call));
             let run = std::iter::once((call, token, bytes)).chain(rest);
-            deliveries.maps.extend(map.deliver(run.map(|(_, index, bytes)| (index, value(bytes)))));
+            deliveries.maps.extend(map.cell.deliver(run.map(|(_, index, bytes)| (index, value(bytes)))));
         }
+    }
+
+    fn yielded(&mut self, token: u64, value: Payload, deliveries: &mut Deliveries) {
+        if let Some(Pending { target: Target::Stream(cell), .. }) = self.pending.get_mut(token) {
+            deliveries.streams.push((Arc::clone(cell), Came::Value(value)));
+        }
+    }
+
+    /// The task of a call that has not ended.
+    fn task_of(&mut self, token: u64) -> Option<TaskId> {
+        self.pending.get_mut(token).map(|pending| pending.task)
     }
 
     fn started(&mut self, worker: WorkerId, started: io::Result<Recruit>) -> io::Result<()> {
@@ -466,13 +530,25 @@ impl Deliveries {
             let _ = sender.send(outcome);
         }
         self.maps.into_iter().for_each(Waker::wake);
+        self.streams.into_iter().for_each(|(cell, came)| cell.put(came));
     }
 }
 
-fn submission(call: CallId, function: Arc<[u8]>, arguments: Payload, options: Options, token: u64) -> Submission {
-    let Options { retries, timeout, .. } = options;
-    let (queue, retry_deaths, judged, is_stream, attempt) = (QueueIndex(0), true, false, false, 1);
-    Submission { call, queue, function, arguments, retries, retry_deaths, judged, is_stream, attempt, timeout, token }
+fn submission(call: CallId, terms: &Terms, arguments: Payload, token: u64) -> Submission {
+    let Options { retries, ref retry_on, timeout, .. } = terms.options;
+    Submission {
+        call,
+        queue: QueueIndex(0),
+        function: Arc::clone(&terms.function),
+        arguments,
+        retries,
+        on_death: on_death(retry_on.as_ref()),
+        judged: terms.options.is_judged(),
+        is_stream: false,
+        attempt: 1,
+        timeout,
+        token,
+    }
 }
 
 /// Held by the task that drives a pool: when its runtime ends, the pool does.

@@ -209,14 +209,15 @@ impl<I: Iterator, R> Map<I, R> {
 
     fn open(&mut self) -> Result<CallId, Error> {
         self.stage = Stage::Over;
-        if let Err(error) = &mut self.terms {
-            return Err(error.take().unwrap_or(Error::PoolClosed));
-        }
+        let terms = match &mut self.terms {
+            Ok(terms) => terms,
+            Err(error) => return Err(error.take().unwrap_or(Error::PoolClosed)),
+        };
         let mut state = self.cell.lock();
         state.results = MapResults::new(self.window, true);
         state.results.ask(self.want, true);
         drop(state);
-        let call = self.manager.open_map(&self.cell)?;
+        let call = self.manager.open_map(terms, &self.cell)?;
         self.stage = Stage::Open(call);
         Ok(call)
     }

@@ -15,7 +15,10 @@ use super::manager::{Manager, Options, Owner};
 use super::map::Map;
 use super::program::Program;
 use super::reference::Reference;
+use super::retry::RetryOn;
 use super::stats::{Stats, stats};
+use super::stream::TaskStream;
+use super::stream_function::StreamFunction;
 
 /// Runs functions on worker processes, each with a tokio runtime of its own.
 ///
@@ -90,7 +93,7 @@ impl Pool {
         F: Function<Args, Kind>,
         Args: Serialize + DeserializeOwned,
     {
-        let terms = self.terms::<F, Args, Kind>(function);
+        let terms = self.terms::<F>(Entry::of::<F, Args, Kind>(function));
         let arguments = codec::write_arguments(&self.owner, &arguments, &mut Vec::new());
         Apply::new(self.owner.manager(), terms, arguments, codec::read_result)
     }
@@ -136,7 +139,7 @@ impl Pool {
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        let terms = self.terms::<F, (T,), Kind>(function);
+        let terms = self.terms::<F>(Entry::of::<F, (T,), Kind>(function));
         let write = |manager: &Manager, item, buffer: &mut _| codec::write_arguments(manager, &(item,), buffer);
         Map::new(self.owner.manager(), terms, input.into_iter(), write, codec::read_result)
     }
@@ -161,9 +164,45 @@ impl Pool {
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        let terms = self.terms::<F, Args, Kind>(function);
+        let terms = self.terms::<F>(Entry::of::<F, Args, Kind>(function));
         let write = |manager: &Manager, item, buffer: &mut _| codec::write_arguments(manager, &item, buffer);
         Map::new(self.owner.manager(), terms, input.into_iter(), write, codec::read_result)
+    }
+
+    /// Calls a function whose result is a `Stream`, or a future of one: what it gives, value by value as it comes, each as
+    /// soon as it is there. What gives them is paused while nobody takes them, and dropped when either side leaves:
+    /// see [`TaskStream`].
+    ///
+    /// The errors that end it are those of [`Self::apply`]; [`Error::Remote`] also for a value that can't travel. From its
+    /// first value on it is not run again, whatever [`Self::retries`] says: no value is given twice.
+    /// [`Self::timeout`] is for the whole stream, pauses included.
+    ///
+    /// ```
+    /// # polyloop::init_before_main!();
+    /// # fn main() { tokio::runtime::Runtime::new().unwrap().block_on(run()).unwrap() }
+    /// # async fn run() -> Result<(), polyloop::Error> {
+    /// # let pool = polyloop::Pool::builder().processes(1).build().await?;
+    /// use futures_util::{Stream, TryStreamExt, stream};
+    ///
+    /// fn squares(count: u64) -> impl Stream<Item = u64> {
+    ///     stream::iter((0..count).map(|n| n * n))
+    /// }
+    ///
+    /// let mut squares = pool.stream(squares, (1000,));
+    /// while let Some(square) = squares.try_next().await? {
+    ///     println!("{square}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stream<F, Args, Kind>(&self, function: F, arguments: Args) -> TaskStream<F::Item>
+    where
+        F: StreamFunction<Args, Kind>,
+        Args: Serialize + DeserializeOwned,
+    {
+        let terms = self.terms::<F>(Entry::of_stream::<F, Args, Kind>(function));
+        let arguments = codec::write_arguments(&self.owner, &arguments, &mut Vec::new());
+        TaskStream::new(self.owner.manager(), terms, arguments, codec::read_result)
     }
 
     /// This pool, where one run of a task may take so long. Then the task is dropped and the caller gets
@@ -187,11 +226,11 @@ impl Pool {
     /// ```
     #[must_use = "gives the pool with this option"]
     pub fn timeout(&self, timeout: Duration) -> Self {
-        Self { options: Options { timeout: Some(timeout), ..self.options }, ..self.clone() }
+        self.with(|options| options.timeout = Some(timeout))
     }
 
     /// This pool, where a task whose worker dies is run again so many times. It runs alone then, and only the deaths of
-    /// workers that ran nothing else count; the third is [`Error::PoisonTask`].
+    /// workers that ran nothing else count; the third is [`Error::PoisonTask`]. For other reasons see [`Self::retry_on`].
     ///
     /// ```
     /// # async fn example(pool: polyloop::Pool) -> Result<u32, polyloop::Error> {
@@ -200,7 +239,51 @@ impl Pool {
     /// ```
     #[must_use = "gives the pool with this option"]
     pub fn retries(&self, retries: u32) -> Self {
-        Self { options: Options { retries, ..self.options }, ..self.clone() }
+        self.with(|options| options.retries = retries)
+    }
+
+    /// This pool, where a task runs again, as often as [`Self::retries`] says, if it has failed with an error of which
+    /// `is_reason` says that it is one. That replaces what holds where nobody says anything: the death of its worker.
+    ///
+    /// It is asked about [`Error::WorkerDied`], [`Error::TaskPanicked`], [`Error::TaskTimeout`] of one run, and
+    /// [`Error::Remote`], as long as there are retries left. It is not asked where the pool knows better: about
+    /// [`Error::PoisonTask`], about what was cancelled, about the end of the pool, and about a stream that has given a value.
+    ///
+    /// The task that drives the pool calls it, so it is to be quick. One that panics has said no.
+    ///
+    /// A function's own `Err` is a value to the pool, and nobody is asked about it. Have the function itself try again, or
+    /// call it again; or make it a panic, if it is not to be more than that.
+    ///
+    /// ```
+    /// # polyloop::init_before_main!();
+    /// # fn main() { tokio::runtime::Runtime::new().unwrap().block_on(run()).unwrap() }
+    /// # async fn run() -> Result<(), polyloop::Error> {
+    /// # let pool = polyloop::Pool::builder().processes(1).build().await?;
+    /// use polyloop::Error;
+    ///
+    /// let stubborn = pool.retries(2).retry_on(|error| matches!(error, Error::WorkerDied(_) | Error::TaskPanicked(_)));
+    /// let failed = stubborn.apply(|| -> u32 { panic!("no luck") }, ()).await;
+    /// assert!(matches!(failed, Err(Error::TaskPanicked(_))));
+    /// assert_eq!(stubborn.stats().retried, 2);
+    ///
+    /// // A function's own error:
+    /// fn fetch(attempt: u32) -> Result<String, String> {
+    ///     if attempt < 3 { Err("not yet".to_owned()) } else { Ok("here".to_owned()) }
+    /// }
+    /// let mut attempt = 1;
+    /// let fetched = loop {
+    ///     match pool.apply(fetch, (attempt,)).await? {
+    ///         Err(_) if attempt < 5 => attempt += 1,
+    ///         result => break result,
+    ///     }
+    /// };
+    /// assert_eq!(fetched.as_deref(), Ok("here"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "gives the pool with this option"]
+    pub fn retry_on(&self, is_reason: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self {
+        self.with(|options| options.retry_on = Some(RetryOn::new(is_reason)))
     }
 
     /// This pool, where plain functions run on threads of their workers, as many at a time as a worker runs tasks, instead
@@ -218,7 +301,7 @@ impl Pool {
     /// ```
     #[must_use = "gives the pool with this option"]
     pub fn in_thread(&self) -> Self {
-        Self { options: Options { in_thread: true, ..self.options }, ..self.clone() }
+        self.with(|options| options.in_thread = true)
     }
 
     /// Has so many workers from now on, at least 1. New ones are started at once; those that are too many finish what they
@@ -304,13 +387,15 @@ impl Pool {
         self.owner.terminate().await
     }
 
-    fn terms<F, Args, Kind>(&self, function: F) -> Result<Terms, Error>
-    where
-        F: Function<Args, Kind>,
-        Args: DeserializeOwned,
-    {
-        let (name, options) = (std::any::type_name::<F>(), self.options);
-        let entry = self.program.name(Entry::of::<F, Args, Kind>(function));
+    fn with(&self, change: impl FnOnce(&mut Options)) -> Self {
+        let mut pool = self.clone();
+        change(&mut pool.options);
+        pool
+    }
+
+    fn terms<F>(&self, entry: &'static Entry) -> Result<Terms, Error> {
+        let (name, options) = (std::any::type_name::<F>(), self.options.clone());
+        let entry = self.program.name(entry);
         let entry = entry.ok_or(Error::NotInProgram(name.into()))?;
         let function = self.owner.known(&Reference { entry, in_thread: options.in_thread }.to_bytes());
         Ok(Terms { function, options, name: name.into(), failure: Failure::from_bytes })

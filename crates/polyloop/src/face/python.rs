@@ -26,6 +26,7 @@ use super::call::Terms;
 use super::error::Error;
 use super::manager::{Manager, Options, Owner};
 use super::map::Map;
+use super::retry::RetryOn;
 use super::stats::{Stats, stats};
 use crate::manner::Manner;
 
@@ -101,6 +102,12 @@ impl PythonPool {
         Self { owner: Arc::new(owner), options }
     }
 
+    fn with(&self, change: impl FnOnce(&mut Options)) -> Self {
+        let mut pool = self.clone();
+        change(&mut pool.options);
+        pool
+    }
+
     /// A call of a function, `"module:function"`: give it its arguments, then await it, or
     /// [`spawn`](PyCall::spawn) it.
     ///
@@ -116,7 +123,7 @@ impl PythonPool {
     /// # }
     /// ```
     pub fn call<R: DeserializeOwned>(&self, function: impl Into<String>) -> PyCall<R> {
-        PyCall::new(self.owner.manager(), function.into(), self.options)
+        PyCall::new(self.owner.manager(), function.into(), self.options.clone())
     }
 
     /// Calls a function with each item of an input, which may be endless: a stream of the results.
@@ -135,7 +142,7 @@ impl PythonPool {
         R: DeserializeOwned,
         I: IntoIterator<Item: Serialize>,
     {
-        let terms = terms(&self.owner, function.into(), self.options);
+        let terms = terms(&self.owner, function.into(), self.options.clone(), Verb::Call);
         let write = |manager: &Manager, item: I::Item, buffer: &mut Vec<u8>| {
             Message::of_argument(&item, buffer)?.into_payload(manager, buffer)
         };
@@ -158,7 +165,7 @@ impl PythonPool {
         R: DeserializeOwned,
         I: IntoIterator<Item: Serialize>,
     {
-        let terms = terms(&self.owner, function.into(), self.options);
+        let terms = terms(&self.owner, function.into(), self.options.clone(), Verb::Call);
         let write = |manager: &Manager, item: I::Item, buffer: &mut Vec<u8>| {
             Message::of_arguments(&item, buffer)?.into_payload(manager, buffer)
         };
@@ -179,7 +186,7 @@ impl PythonPool {
     /// ```
     #[must_use = "gives the pool with this option"]
     pub fn timeout(&self, timeout: Duration) -> Self {
-        Self { options: Options { timeout: Some(timeout), ..self.options }, ..self.clone() }
+        self.with(|options| options.timeout = Some(timeout))
     }
 
     /// This pool, where a task whose worker dies is run again so many times, as by
@@ -193,7 +200,29 @@ impl PythonPool {
     /// ```
     #[must_use = "gives the pool with this option"]
     pub fn retries(&self, retries: u32) -> Self {
-        Self { options: Options { retries, ..self.options }, ..self.clone() }
+        self.with(|options| options.retries = retries)
+    }
+
+    /// This pool, where a task runs again, as often as [`Self::retries`] says, if it has failed with an error of which
+    /// `is_reason` says that it is one, as by [`Pool::retry_on`](crate::Pool::retry_on). Also asked about are exceptions,
+    /// [`Error::Python`], of which [`PythonError::is_instance`] knows the classes.
+    ///
+    /// ```no_run
+    /// # async fn example(py: polyloop::PythonPool) -> Result<(), polyloop::Error> {
+    /// use polyloop::Error;
+    ///
+    /// let stubborn = py.retries(2).retry_on(|error| match error {
+    ///     Error::WorkerDied(_) | Error::TaskTimeout { .. } => true,
+    ///     Error::Python(error) => error.is_instance("ConnectionError"),
+    ///     _ => false,
+    /// });
+    /// let page: String = stubborn.call("web:fetch").arg("https://example.org").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "gives the pool with this option"]
+    pub fn retry_on(&self, is_reason: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self {
+        self.with(|options| options.retry_on = Some(RetryOn::new(is_reason)))
     }
 
     /// This pool, where plain functions run on threads of their workers beside their loops, as by
@@ -207,7 +236,7 @@ impl PythonPool {
     /// ```
     #[must_use = "gives the pool with this option"]
     pub fn in_thread(&self) -> Self {
-        Self { options: Options { in_thread: true, ..self.options }, ..self.clone() }
+        self.with(|options| options.in_thread = true)
     }
 
     /// Has so many workers from now on, at least 1, as by [`Pool::resize`](crate::Pool::resize).
@@ -273,12 +302,19 @@ fn is_function_name(name: &str) -> bool {
     name.split_once(':').is_some_and(|(module, name)| !module.is_empty() && !name.is_empty() && !name.contains(':'))
 }
 
+/// What a function is called for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Call,
+    Stream,
+}
+
 /// How a function is run, if this is the name of one.
-fn terms(manager: &Manager, function: String, options: Options) -> Result<Terms, Error> {
+fn terms(manager: &Manager, function: String, options: Options, verb: Verb) -> Result<Terms, Error> {
     if !is_function_name(&function) {
         return Err(NOT_A_FUNCTION_NAME);
     }
-    let manner = Manner { in_thread: options.in_thread, ..Manner::default() };
+    let manner = Manner { name: None, in_thread: options.in_thread, is_stream: verb == Verb::Stream };
     let reference = manager.known(&manner.put_on(format!("n{function}").into_bytes().into()));
     Ok(Terms { function: reference, options, name: function.into(), failure: failure::read })
 }

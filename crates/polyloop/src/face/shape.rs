@@ -33,7 +33,7 @@ impl Default for Shape {
         Self {
             processes: None,
             concurrency: CONCURRENCY,
-            options: Options { retries: 0, timeout: None, in_thread: false },
+            options: Options { retries: 0, retry_on: None, timeout: None, in_thread: false },
             grace: GRACE,
             max_tasks: 0,
             max_memory: 0,

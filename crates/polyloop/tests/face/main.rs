@@ -4,10 +4,13 @@
 
 mod buffers;
 mod calls;
+mod retries;
 #[path = "../rig/mod.rs"]
 #[expect(dead_code, reason = "it is other programs', too")]
 mod rig;
 mod starts;
+mod streams;
+mod tasks;
 
 use polyloop::{Builder, Pool};
 

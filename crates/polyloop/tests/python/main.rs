@@ -6,10 +6,12 @@
 mod blocked;
 mod calls;
 mod logs;
+mod retries;
 #[path = "../rig/mod.rs"]
 #[expect(dead_code, reason = "it is other programs', too")]
 mod rig;
 mod starts;
+mod streams;
 mod values;
 
 use polyloop::{PythonBuilder, PythonPool};

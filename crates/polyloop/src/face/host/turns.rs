@@ -17,13 +17,15 @@ use tokio::task::{AbortHandle, spawn_blocking, spawn_local, yield_now};
 
 use super::panics::guard;
 use super::running::{Running, Went};
+use super::streams::{Port, produce};
 use crate::blocks::Memory;
 use crate::face::buffer::Outbox;
 use crate::face::codec::{self, Failure};
 use crate::face::error::RemoteError;
-use crate::face::function::{Called, Role, TaskRole, Written};
+use crate::face::function::{Called, Role, Suspended, TaskRole, Written};
 use crate::face::program::Program;
 use crate::face::reference::Reference;
+use crate::face::stream_function::StreamRole;
 use crate::face::watched::Watched;
 use crate::os::Timer;
 use crate::signals;
@@ -64,7 +66,7 @@ pub(super) struct Items {
     link: Arc<Mutex<WorkerLink>>,
     max_reply: u64,
     program: &'static Program,
-    running: RefCell<BTreeMap<TaskId, AbortHandle>>,
+    running: RefCell<BTreeMap<TaskId, Runs>>,
     watchdog: OnceCell<Watchdog>,
     overdue: Arc<Mutex<Overdue>>,
     /// An item has ended since the last turn began.
@@ -72,6 +74,13 @@ pub(super) struct Items {
     /// Nothing more is told.
     abandoned: Cell<bool>,
     waiting: RefCell<Option<Waker>>,
+}
+
+/// An item that runs on the loop.
+struct Runs {
+    handle: AbortHandle,
+    /// Where its values leave, if it is a stream.
+    port: Option<Rc<Port>>,
 }
 
 /// Items whose time is up: those that have not been told, and those that have.
@@ -217,8 +226,9 @@ impl Host {
                     self.stopping = true;
                     self.items.cancel_all();
                 }
-                // Nothing here is a stream, nor calls its pool.
-                Some(Control::Stop(Stop::WhenDone) | Control::Credit(..) | Control::Answer(..)) => (),
+                Some(Control::Credit(task, values)) => self.items.credit(task, values),
+                // Nothing here calls its pool.
+                Some(Control::Stop(Stop::WhenDone) | Control::Answer(..)) => (),
             }
         }
     }
@@ -245,23 +255,45 @@ impl Host {
         let Self { items, item, out, .. } = self;
         let role = Reference::from_bytes(&item.function)
             .and_then(|reference| Some((items.program.entry(reference.entry)?.role, reference.in_thread)));
-        let Some((Role::Task(task), in_thread)) = role else {
-            items.reply(job, Reply::Rejected(&[]));
-            return Ok(());
+        let task = match role {
+            Some((Role::Task(task), true)) if task.is_plain => {
+                run_in_thread(items, job, task, item.arguments.clone(), memory);
+                return Ok(());
+            }
+            Some((Role::Task(task), _)) => task,
+            Some((Role::Stream(stream), _)) => {
+                open_stream(items, job, stream, &item.arguments, memory);
+                return Ok(());
+            }
+            Some((Role::Lifespan(_), _)) | None => {
+                items.reply(job, Reply::Rejected(&[]));
+                return Ok(());
+            }
         };
-        if in_thread && task.is_plain {
-            run_in_thread(items, job, task, item.arguments.clone(), memory);
-            return Ok(());
-        }
         match guard(|| (task.call)(&item.arguments, memory, out)) {
             Ok(Called::Done(result)) => items.finish(job, Ok(result.map(|outbox| Written { bytes: &out[..], outbox }))),
-            Ok(Called::Suspended(future)) => {
-                let running = spawn_local(Running::new(Rc::clone(items), job, future));
-                items.running.borrow_mut().insert(job.task, running.abort_handle());
-            }
+            Ok(Called::Suspended(future)) => go_on(items, job, future, None),
             Err(panic) => items.finish(job, Went::<&[u8]>::Err(panic)),
         }
         Ok(())
+    }
+}
+
+/// Has an item go on that has not ended at once.
+fn go_on(items: &Rc<Items>, job: Job, future: Suspended<Result<Written<Vec<u8>>, Failure>>, port: Option<Rc<Port>>) {
+    let handle = spawn_local(Running::new(Rc::clone(items), job, future)).abort_handle();
+    items.running.borrow_mut().insert(job.task, Runs { handle, port });
+}
+
+/// Has an item give its values.
+fn open_stream(items: &Rc<Items>, job: Job, stream: StreamRole, arguments: &[u8], memory: Option<Arc<Memory>>) {
+    match guard(|| (stream.open)(arguments, memory)) {
+        Ok(Ok(values)) => {
+            let port = Rc::new(Port::new(Rc::clone(items), job));
+            go_on(items, job, Box::pin(produce(Rc::clone(&port), values)), Some(port));
+        }
+        Ok(Err(failure)) => items.finish(job, Went::<&[u8]>::Ok(Err(failure))),
+        Err(panic) => items.finish(job, Went::<&[u8]>::Err(panic)),
     }
 }
 
@@ -312,13 +344,10 @@ impl Items {
     }
 
     fn reply_value(&self, job: Job, bytes: &[u8]) {
-        let max = self.max_reply;
-        if bytes.len() as u64 > max {
-            let message = format!("a result of {} bytes is more than the {max} that fit", bytes.len());
-            let failure = Failure::Unsendable(RemoteError::new(message));
-            return self.reply(job, Reply::Raised(&failure.to_bytes()));
+        match self.check_size("a result", bytes) {
+            Ok(()) => self.reply(job, Reply::Value(bytes)),
+            Err(failure) => self.reply(job, Reply::Raised(&failure.to_bytes())),
         }
-        self.reply(job, Reply::Value(bytes));
     }
 
     /// What is large goes into a block, if there is one.
@@ -357,12 +386,38 @@ impl Items {
     fn cancel(&self, task: TaskId) {
         // Dropped by the runtime: an item may be cancelled from within another's turn, or its own.
         if let Some(running) = self.running.borrow().get(&task) {
-            running.abort();
+            running.handle.abort();
         }
     }
 
+    /// So many values of a stream have been taken.
+    fn credit(&self, task: TaskId, values: u32) {
+        let port = self.running.borrow().get(&task).and_then(|running| running.port.clone());
+        if let Some(port) = port {
+            port.credit(values);
+        }
+    }
+
+    /// Sends a value of a stream.
+    pub(super) fn give(&self, job: Job, value: &[u8]) -> Result<(), Failure> {
+        self.check_size("a value", value)?;
+        if self.abandoned.get() {
+            return Ok(());
+        }
+        lock(&self.link).give(job, value).map_err(|error| Failure::Unsendable(error.into()))
+    }
+
+    fn check_size(&self, what: &str, bytes: &[u8]) -> Result<(), Failure> {
+        let (len, max) = (bytes.len(), self.max_reply);
+        if len as u64 <= max {
+            return Ok(());
+        }
+        let message = format!("{what} of {len} bytes is more than the {max} that fit");
+        Err(Failure::Unsendable(RemoteError::new(message)))
+    }
+
     fn cancel_all(&self) {
-        self.running.borrow().values().for_each(AbortHandle::abort);
+        self.running.borrow().values().for_each(|running| running.handle.abort());
     }
 
     /// Cancels what has run out of time and waits for something.
@@ -375,7 +430,7 @@ impl Items {
             // One that is not running ended while its time did, or runs on a thread.
             if let Some(running) = self.running.borrow().get(&task) {
                 overdue.told.insert(task);
-                running.abort();
+                running.handle.abort();
             }
         }
     }

@@ -10,6 +10,7 @@ use super::interpreter::{Interpreter, Orders};
 use super::stacks::Stacks;
 use crate::face::error::Error;
 use crate::face::manager::Owner;
+use crate::face::retry::RetryOn;
 use crate::face::shape::Shape;
 
 /// Where nobody says which.
@@ -191,6 +192,19 @@ impl PythonBuilder {
     /// ```
     pub fn retries(mut self, retries: u32) -> Self {
         self.shape.options.retries = retries;
+        self
+    }
+
+    /// For which errors a task is run again, as by [`PythonPool::retry_on`]; for the death of its worker, where nobody
+    /// says otherwise.
+    ///
+    /// ```
+    /// use polyloop::{Error, PythonPool};
+    ///
+    /// let patient = PythonPool::builder().retries(2).retry_on(|error| matches!(error, Error::TaskTimeout { .. }));
+    /// ```
+    pub fn retry_on(mut self, is_reason: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self {
+        self.shape.options.retry_on = Some(RetryOn::new(is_reason));
         self
     }
 

@@ -5,14 +5,17 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use polyloop_core::Payload;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::message::{self, Arguments};
-use super::terms;
-use crate::face::call::{Apply, TaskHandle};
+use super::{Verb, terms};
+use crate::face::call::{Apply, TaskHandle, Terms};
 use crate::face::error::Error;
 use crate::face::manager::{Manager, Options};
+use crate::face::retry::RetryOn;
+use crate::face::stream::TaskStream;
 
 /// A call of [`PythonPool::call`](crate::PythonPool::call) to be. Awaited, it gives the function's result, or why there
 /// is none; dropped before its end, it cancels the task.
@@ -92,6 +95,22 @@ impl<R: DeserializeOwned> PyCall<R> {
         self
     }
 
+    /// For which errors the task is run again, instead of what the pool says, as by
+    /// [`PythonPool::retry_on`](crate::PythonPool::retry_on).
+    ///
+    /// ```no_run
+    /// # async fn example(py: polyloop::PythonPool) {
+    /// use polyloop::Error;
+    ///
+    /// let call = py.call::<String>("web:fetch").arg("https://example.org").retries(2);
+    /// let call = call.retry_on(|error| matches!(error, Error::Python(error) if error.is_instance("ConnectionError")));
+    /// # }
+    /// ```
+    pub fn retry_on(mut self, is_reason: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self {
+        self.options.retry_on = Some(RetryOn::new(is_reason));
+        self
+    }
+
     /// Has a plain function run on a thread of its worker, beside the loop.
     ///
     /// ```no_run
@@ -117,6 +136,37 @@ impl<R: DeserializeOwned> PyCall<R> {
     pub fn spawn(self) -> TaskHandle<R> {
         self.into_future().into_handle()
     }
+
+    /// What the function yields, value by value: an async generator, a plain one, or whatever else it returns that can be
+    /// iterated over. It is paused while nobody takes its values, and closed when either side leaves: see [`TaskStream`].
+    ///
+    /// The errors that end it are those of [`PythonPool::call`](crate::PythonPool::call), an [`Error::Python`] that is a
+    /// `TypeError` where there is nothing to iterate over. From its first value on it is not run again, whatever
+    /// [`Self::retries`] says, and [`Self::timeout`] is for all of it. A plain generator runs on its worker's loop from
+    /// value to value, or on threads with [`Self::in_thread`].
+    ///
+    /// ```no_run
+    /// # async fn example(py: polyloop::PythonPool) -> Result<(), polyloop::Error> {
+    /// use futures_util::TryStreamExt;
+    ///
+    /// let mut tokens = py.call::<String>("models:generate").arg("Once upon a time").stream();
+    /// while let Some(token) = tokens.try_next().await? {
+    ///     print!("{token}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stream(self) -> TaskStream<R> {
+        let (manager, terms, arguments) = self.into_parts(Verb::Stream);
+        TaskStream::new(manager, terms, arguments, message::read)
+    }
+
+    fn into_parts(self, verb: Verb) -> (Arc<Manager>, Result<Terms, Error>, Result<Payload, Error>) {
+        let Self { manager, function, options, arguments, unsent, .. } = self;
+        let terms = terms(&manager, function, options, verb);
+        let arguments = unsent.map_or_else(|| arguments.into_message()?.into_payload(&manager, &mut Vec::new()), Err);
+        (manager, terms, arguments)
+    }
 }
 
 impl<R: DeserializeOwned> IntoFuture for PyCall<R> {
@@ -124,9 +174,7 @@ impl<R: DeserializeOwned> IntoFuture for PyCall<R> {
     type IntoFuture = Apply<R>;
 
     fn into_future(self) -> Apply<R> {
-        let Self { manager, function, options, arguments, unsent, .. } = self;
-        let terms = terms(&manager, function, options);
-        let arguments = unsent.map_or_else(|| arguments.into_message()?.into_payload(&manager, &mut Vec::new()), Err);
+        let (manager, terms, arguments) = self.into_parts(Verb::Call);
         Apply::new(manager, terms, arguments, message::read)
     }
 }

@@ -75,6 +75,23 @@ async def raise_custom(message: str) -> None:
         raise Custom(message) from error
 
 
+class Outer:
+    class Derived(ConnectionResetError, Custom):
+        pass
+
+
+def raise_derived() -> None:
+    raise Outer.Derived
+
+
+def raise_first(times: int, begun: str) -> int:
+    """Raise, if the mark is left for no more than the so-many-th time."""
+    starts = mark(begun)
+    if starts <= times:
+        raise Outer.Derived("too early")
+    return starts
+
+
 class Speechless(Exception):
     def __str__(self) -> str:
         raise RuntimeError

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polyloop::{
-    CallId, Driver, DriverConfig, Event, Exit, Luggage, MAX_REPLY, Memory, Outcome, Payload, QueueIndex, Report, Stage,
-    StartOrder, State, Submission, TaskId, WorkerId,
+    CallId, Driver, DriverConfig, Event, Exit, Luggage, MAX_REPLY, Memory, OnDeath, Outcome, Payload, QueueIndex,
+    Report, Stage, StartOrder, State, Submission, TaskId, WorkerId,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
@@ -161,7 +161,7 @@ impl Rig {
             function: work.to_bytes().into(),
             arguments: Payload::from_vec(arguments).with(luggage),
             retries,
-            retry_deaths: true,
+            on_death: OnDeath::Again,
             is_stream: matches!(work, Work::Stream(_)),
             judged: false,
             attempt: 1,
