@@ -17,6 +17,7 @@ mod deaths;
 mod ends;
 mod events;
 mod maps;
+mod retries;
 mod staff;
 mod starts;
 

@@ -36,6 +36,7 @@ pub(crate) trait WorkerPool: Clone + Send + Sync + 'static {
 
     fn timeout(&self, timeout: Duration) -> Self;
     fn retries(&self, retries: u32) -> Self;
+    fn retry_on(&self, is_reason: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self;
     fn in_thread(&self) -> Self;
     fn resize(&self, processes: usize) -> Result<(), Error>;
     fn stats(&self) -> Stats;
@@ -84,6 +85,7 @@ pub(crate) trait PoolBuilder: Clone {
 
     fn concurrency(self, tasks: u32) -> Self;
     fn retries(self, retries: u32) -> Self;
+    fn retry_on(self, is_reason: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self;
     fn timeout(self, timeout: Duration) -> Self;
     fn grace(self, grace: Duration) -> Self;
     fn max_tasks(self, tasks: u64) -> Self;
@@ -123,6 +125,7 @@ macro_rules! own_methods_of_pools {
         own_methods! {
             fn timeout(timeout: Duration) -> Self;
             fn retries(retries: u32) -> Self;
+            fn retry_on(is_reason: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self;
             fn in_thread() -> Self;
             fn resize(processes: usize) -> Result<(), Error>;
             fn stats() -> Stats;
@@ -137,6 +140,7 @@ macro_rules! own_methods_of_builders {
         own_methods! {
             fn concurrency(self, tasks: u32);
             fn retries(self, retries: u32);
+            fn retry_on(self, is_reason: impl Fn(&Error) -> bool + Send + Sync + 'static);
             fn timeout(self, timeout: Duration);
             fn grace(self, grace: Duration);
             fn max_tasks(self, tasks: u64);

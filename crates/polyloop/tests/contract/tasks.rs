@@ -27,6 +27,8 @@ pub(crate) enum Task {
     Mark(PathBuf),
     /// Panics, or raises an exception, that says this.
     Fail(String),
+    /// Fails on the first so-many of its starts, each of which leaves a mark. Gives the number of this one.
+    FailFirst { times: u64, starts: PathBuf },
     /// Ends its process with this exit code.
     Exit(i32),
     /// Kills its worker on the first so-many of its starts, each of which leaves a mark. Gives the number of this one.
@@ -78,6 +80,12 @@ pub(crate) fn perform(task: Task) -> u64 {
         Task::Give(number) => return number,
         Task::Mark(path) => mark(&path),
         Task::Fail(text) => panic!("{text}"),
+        Task::FailFirst { times, starts } => {
+            mark(&starts);
+            let start = count(&starts) as u64;
+            assert!(start > times, "too early");
+            return start;
+        }
         Task::Exit(code) => std::process::exit(code),
         Task::DieFirst { times, starts } => {
             mark(&starts);

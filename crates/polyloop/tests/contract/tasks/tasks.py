@@ -31,6 +31,12 @@ def perform(task: Task) -> int:
             mark(path)
         case {"Fail": str(text)}:
             raise RuntimeError(text)
+        case {"FailFirst": {"times": int(times), "starts": str(starts)}}:
+            mark(starts)
+            start = count(starts)
+            if start <= times:
+                raise RuntimeError("too early")
+            return start
         case {"Exit": int(code)}:
             os._exit(code)
         case {"DieFirst": {"times": int(times), "starts": str(starts)}}:
