@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use polyloop::{Cause, Error, RemoteError, worker_state};
 use rustix::process::Signal;
 
-use crate::rig::{Marks, ROLE, builder, myself, pid, pids, pool, run, send_signal, until};
+use crate::rig::marks::Marks;
+use crate::rig::process::send_signal;
+use crate::rig::{ROLE, myself, pids, run, until};
+use crate::{builder, pid, pool};
 
 #[test]
 fn a_worker_has_its_programs_name_environment_and_directory_and_no_input() {
@@ -56,15 +59,6 @@ fn a_pool_whose_lifespan_fails_fails_with_its_reason() {
     });
 }
 
-#[test]
-fn an_impossible_shape_is_refused() {
-    run(|| async {
-        for shape in [builder(0), builder(1).concurrency(0), builder(1 << 20), builder(40_000)] {
-            assert!(matches!(shape.build().await, Err(Error::Config(_))));
-        }
-    });
-}
-
 /// In a process of its own, whose program's file is gone by now.
 #[test]
 fn deleted_program() {
@@ -72,7 +66,7 @@ fn deleted_program() {
     std::fs::remove_file(role).unwrap();
     run(|| async {
         let pool = pool(1).await;
-        send_signal(pids(&pool)[0], Signal::KILL);
+        send_signal(pids(&pool.stats())[0], Signal::KILL);
         until(|| pool.stats().restarts(Cause::Died) == 1).await;
         assert_ne!(pool.apply(pid, ()).await.unwrap(), pid());
     });
