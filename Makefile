@@ -77,8 +77,10 @@ test-rust: build ## Rust tests, those of Python workers with PYTHON
 .PHONY: test-workers
 test-workers: ## Python workers of Rust programs, on the CPythons found besides PYTHON
 	@for version in $(filter-out $(PYTHON),$(FOUND)); do \
-		$(MAKE) --silent --no-print-directory .venv-$$version/built && \
-		POLYLOOP_TEST_PYTHON=$(CURDIR)/.venv-$$version/bin/python cargo test $(LOCKED) -p polyloop --test python; \
+		$(MAKE) --silent --no-print-directory .venv-$$version/built; \
+		export POLYLOOP_TEST_PYTHON=$(CURDIR)/.venv-$$version/bin/python; \
+		cargo test $(LOCKED) -p polyloop --test contract -- ::python::; \
+		cargo test $(LOCKED) -p polyloop --test python; \
 	done
 
 .PHONY: test-python

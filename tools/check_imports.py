@@ -46,6 +46,7 @@ RUST_FACE = "polyloop"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_checks", "_core", "_lazy", "_preload", "_progress", "errors", "_exceptions", "_limits", "scheduler"}),
     frozenset({"_codec", "_stats", "context", "current", "handle", "options", "results", "stream"}),
+    frozenset({"_functions"}),
     frozenset({"_bridge", "_contextvars", "_launch", "_lifespan", "_logs", "_room", "_select", "_stacks", "_threads"}),
     frozenset({"_produce", "_verbs"}),
     frozenset({"parent"}),

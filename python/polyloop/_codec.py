@@ -1,30 +1,23 @@
-"""How functions, values and exceptions become bytes and back: the only file that knows pickle and cloudpickle.
+"""How values and exceptions become bytes and back: the only file that knows pickle and cloudpickle.
 
-Standard pickle comes first; cloudpickle is imported only for what pickle cannot do. Taking exceptions apart is
-`_exceptions`; sending bytes is the engine's.
+Standard pickle comes first; cloudpickle is imported only for what pickle cannot do. Functions are `_functions`, taking
+exceptions apart is `_exceptions`; sending bytes is the engine's.
 
-What goes to a Rust program and comes from it is MessagePack, and the extension's: `import_function`,
-`describe_exception`, `NotSendable` and `raw_view` are what it asks for here.
-
-    function reference:  b"n" "module:qualname"                      importable by name in a worker
-                         b"v" scope (8 bytes, little endian) pickle  by value
+What goes to a Rust program and comes from it is MessagePack, and the extension's: `describe_exception`, `NotSendable`
+and `raw_view` are what it asks for here.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
-import inspect
 import io
 import os
 import pickle
-import struct
 import sys
 import types
-import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, NoReturn, cast
+from typing import Any
 
 from . import _core
 from ._exceptions import (
@@ -43,228 +36,29 @@ from ._exceptions import (
 from .errors import PolyloopError, RemoteError
 
 __all__ = [
-    "FunctionNotImportable",
     "NotSendable",
     "RemoteTraceback",
+    "cloud_dumps",
+    "cloud_dumps_whole",
     "describe_exception",
     "dump_exception",
     "dump_unsendable",
     "dumps",
     "dumps_for_child",
+    "dumps_raw",
     "finish_imports",
-    "function_by_value",
-    "function_ref",
-    "import_function",
-    "is_async_generator",
     "load_exception",
-    "load_function",
     "loads",
     "main_is_importable",
     "raw_view",
-    "refuse_async_generator",
+    "reason_of",
 ]
 
 PROTOCOL = 5
 QUICKLY_SEARCHED_BYTES = 4 << 10
-LARGE_FUNCTION_BYTES = 1 << 20
 MAX_CHAINED_EXCEPTIONS = 100
 
-_BY_NAME = b"n"
-_BY_VALUE = b"v"
 _LINKS = ("__cause__", "__context__", "__suppress_context__")
-_SCOPE = struct.Struct("<Q")
-
-
-class FunctionNotImportable(PolyloopError):
-    """A worker cannot import a function that travelled by name: it must be sent again, by value."""
-
-
-# ---------------------------------------------------------------------------------------------------------- functions
-
-
-def function_ref(func: Any, *, scope: int = 0, allow_async_generator: bool = False) -> bytes:
-    """Return the reference by which workers find `func`: its name where they can import it, else a pickle of it.
-
-    Parameters:
-        scope: a number that makes by-value references of different calls differ, so that workers never share one.
-        allow_async_generator: for `stream`, which is the one verb that runs async generators.
-
-    Raises:
-        TypeError: `func` is not a function to call, or it cannot be sent.
-    """
-    if type(func) is types.FunctionType:
-        if func.__code__.co_flags & inspect.CO_ASYNC_GENERATOR and not allow_async_generator:
-            refuse_async_generator(func)
-        module, name = func.__module__, func.__qualname__
-        if getattr(sys.modules.get(module), name, None) is func and module != "__main__":
-            return f"n{module}:{name}".encode()  # the usual case, on the path of every call
-        return _named(func) or _valued(_cloud_dumps, func, scope)
-    _check_callable(func, allow_async_generator)
-    return _named(func) or _valued(_dumps_any, func, scope)
-
-
-def function_by_value(func: Any, *, scope: int = 0) -> bytes:
-    """Return a by-value reference, whatever names `func` has: for workers that could not import it.
-
-    Raises:
-        TypeError: `func` cannot be sent by value.
-    """
-    return _valued(_cloud_dumps_whole, func, scope)
-
-
-def load_function(ref: bytes) -> Callable[..., Any]:
-    """Return the function a reference stands for; called in the worker.
-
-    Raises:
-        FunctionNotImportable: its module or its name is not there. An import that fails in another way raises its
-            own error.
-    """
-    kind, rest = ref[:1], ref[1:]
-    if kind == _BY_NAME:
-        return _import(str(rest, "utf-8"))
-    if kind != _BY_VALUE:
-        raise ValueError(f"not a function reference: {bytes(ref[:16])!r}")
-    try:
-        func = loads(rest[_SCOPE.size :])
-    except AttributeError as error:
-        if "Can't get attribute" not in str(error):
-            raise
-        raise FunctionNotImportable(f"the function needs something a worker cannot import: {error}") from error
-    return cast(Callable[..., Any], func)
-
-
-def import_function(ref: bytes) -> Callable[..., Any]:
-    """Return the function a reference by name stands for, for a Rust program: nobody there could send it by value.
-
-    It may be an async generator function: whether that is called for its values, its name does not tell.
-
-    Raises:
-        ImportError: as `from module import name` would.
-        TypeError: it is nothing that a pool can call.
-    """
-    module_name, _, qualname = str(ref[1:], "utf-8").partition(":")
-    module = importlib.import_module(module_name)
-    found: Any = module
-    try:
-        for part in qualname.split("."):
-            found = getattr(found, part)
-    except AttributeError:
-        origin = getattr(module, "__file__", None) or "unknown location"
-        raise ImportError(
-            f"cannot import name {qualname!r} from {module_name!r} ({origin})", name=module_name, path=origin
-        ) from None
-    _check_callable(found, allow_async_generator=True)
-    return cast(Callable[..., Any], found)
-
-
-def _named(func: Any) -> bytes | None:
-    """The by-name reference, if following that name leads back to this very object, here and in a worker."""
-    module, qualname = getattr(func, "__module__", None), getattr(func, "__qualname__", None)
-    if type(module) is not str or type(qualname) is not str or "<" in qualname:
-        return None
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    if found is not func or (module == "__main__" and not main_is_importable()):
-        return None
-    return f"n{module}:{qualname}".encode()
-
-
-def _import(name: str) -> Callable[..., Any]:
-    module_name, _, qualname = name.partition(":")
-    try:
-        found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there; something it imports is not
-        raise FunctionNotImportable(f"a worker cannot import {name}: {error}") from error
-    try:
-        for part in qualname.split("."):
-            found = getattr(found, part)
-    except AttributeError as error:
-        raise FunctionNotImportable(
-            f"a worker cannot find {qualname} in {module_name}: define it at the top level of the module, "
-            'not under `if __name__ == "__main__":`'
-        ) from error
-    return cast(Callable[..., Any], found)
-
-
-def _valued(dump: Callable[[Any], bytes], func: Any, scope: int) -> bytes:
-    try:
-        data = dump(func)
-    except Exception as error:
-        raise TypeError(f"cannot send {_function_name(func)} to a worker: {_blame(func)}{_reason(error)}") from error
-    if len(data) > LARGE_FUNCTION_BYTES:
-        names = ", ".join(_captured(func)) or "nothing by name"
-        warnings.warn(
-            f"{_function_name(func)} travels by value and takes {len(data) / 2**20:.1f} MiB in each call; "
-            f"it captures {names}: pass large data as arguments, or load it in an initializer",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return _BY_VALUE + _SCOPE.pack(scope & 0xFFFF_FFFF_FFFF_FFFF) + data
-
-
-def _check_callable(func: Any, allow_async_generator: bool) -> None:
-    if inspect.iscoroutine(func):
-        code = func.cr_code
-        name, names = func.__name__, code.co_varnames[: code.co_argcount]
-        func.close()  # it will never be awaited: no RuntimeWarning about that on top of this error
-        given = ", ".join(names)
-        as_tuple = f"({given},)" if len(names) == 1 else f"({given})"
-        right = f"pool.apply({name}, {as_tuple})" if names else f"pool.apply({name})"
-        raise TypeError(f"expected a function, got a coroutine: write {right} not pool.apply({name}({given}))")
-    if not callable(func):
-        raise TypeError(f"expected a function, got {safe_repr(func)} of type {type_name(func)}")
-    if not allow_async_generator and is_async_generator(func):
-        refuse_async_generator(func)
-
-
-def is_async_generator(func: Any) -> bool:
-    """Whether calling `func` makes an async generator."""
-    return inspect.isasyncgenfunction(func) or inspect.isasyncgenfunction(type(func).__call__)
-
-
-def refuse_async_generator(func: Any) -> NoReturn:
-    """Say what to do with an async generator function where its values are not wanted one by one.
-
-    Raises:
-        TypeError: always.
-    """
-    raise TypeError(
-        f"{_function_name(func)} is an async generator function, which apply and map do not support: "
-        "return a list from a coroutine function, or use pool.stream"
-    )
-
-
-def _function_name(func: Any) -> str:
-    return getattr(func, "__qualname__", None) or safe_repr(func)
-
-
-def _captured(func: Any) -> dict[str, Any]:
-    """What a function drags along when it travels by value, by name."""
-    if isinstance(func, functools.partial):
-        positional = {f"argument {index}": value for index, value in enumerate(func.args)}
-        return {**_captured(func.func), **positional, **func.keywords}
-    if isinstance(func, types.MethodType):
-        return {"self": func.__self__}
-    if not isinstance(func, types.FunctionType):
-        return {f"self.{name}": value for name, value in getattr(func, "__dict__", {}).items()}
-    used = inspect.getclosurevars(func)
-    return {**used.nonlocals, **{k: v for k, v in used.globals.items() if not isinstance(v, types.ModuleType)}}
-
-
-def _blame(func: Any) -> str:
-    """Names the captured value that cannot be pickled, if there is one."""
-    try:
-        for name, value in _captured(func).items():
-            try:
-                _cloud_dumps(value)
-            except Exception:  # why, is what the caller says: this one is to blame
-                return f"it captures {name} of type {type_name(value)}: "
-    except Exception:  # an empty closure cell, a strange __getattr__: the reason alone must do
-        pass
-    return ""
 
 
 # ------------------------------------------------------------------------------------------------------------- values
@@ -281,9 +75,9 @@ def dumps(value: Any, apart: list[memoryview] | None = None) -> bytes:
         TypeError: neither can; the message names the type and the reason.
     """
     try:
-        return _dumps_any(value, apart)
+        return dumps_raw(value, apart)
     except Exception as error:
-        raise TypeError(f"cannot send a value of type {type_name(value)}: {_reason(error)}") from error
+        raise TypeError(f"cannot send a value of type {type_name(value)}: {reason_of(error)}") from error
 
 
 class Unpicklable(TypeError, pickle.PicklingError):
@@ -325,7 +119,7 @@ def dumps_for_child(value: Any) -> bytes:
             pass
         return _dump_with(_cloud_child_pickler(), value)
     except Exception as error:
-        raise TypeError(f"cannot send this to a new process: {_reason(error)}") from error
+        raise TypeError(f"cannot send this to a new process: {reason_of(error)}") from error
 
 
 def main_is_importable() -> bool:
@@ -351,7 +145,8 @@ def _is_importable_main(main: types.ModuleType | None, path: str | None) -> bool
     return os.path.isfile(path)
 
 
-def _dumps_any(value: Any, apart: list[memoryview] | None = None) -> bytes:
+def dumps_raw(value: Any, apart: list[memoryview] | None = None) -> bytes:
+    """As `dumps`, but what goes wrong is raised as it is."""
     callback = None if apart is None else functools.partial(_stays, apart)
     try:
         data = pickle.dumps(value, PROTOCOL, buffer_callback=callback)
@@ -361,7 +156,7 @@ def _dumps_any(value: Any, apart: list[memoryview] | None = None) -> bytes:
         pass
     if apart:
         apart.clear()
-    return _cloud_dumps(value, callback)
+    return cloud_dumps(value, callback)
 
 
 def _stays(apart: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
@@ -383,13 +178,14 @@ def _needs_cloud(data: bytes) -> bool:
     return not main_is_importable() and b"__main__" in data
 
 
-def _cloud_dumps(value: Any, callback: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
+def cloud_dumps(value: Any, callback: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
+    """Return `value` as bytes by cloudpickle, whatever pickle could do. What goes wrong is raised as it is."""
     buffer = io.BytesIO()
     _cloud_pickler()(buffer, PROTOCOL, callback).dump(value)
     return buffer.getvalue()
 
 
-def _cloud_dumps_whole(func: Any) -> bytes:
+def cloud_dumps_whole(func: Any) -> bytes:
     """By value even where cloudpickle would write a name: the whole module is said to be unknown to the worker."""
     inner = func
     while isinstance(inner, functools.partial):
@@ -400,10 +196,10 @@ def _cloud_dumps_whole(func: Any) -> bytes:
     module = sys.modules.get(owner.__module__ or "")
     cloudpickle = _cloudpickle()
     if module is None or module.__name__ in cloudpickle.list_registry_pickle_by_value():
-        return _cloud_dumps(func)
+        return cloud_dumps(func)
     cloudpickle.register_pickle_by_value(module)
     try:
-        return _cloud_dumps(func)
+        return cloud_dumps(func)
     finally:
         cloudpickle.unregister_pickle_by_value(module)
 
@@ -464,7 +260,8 @@ def _cloud_child_pickler() -> Any:
     return CloudChildPickler
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Say why something could not be pickled."""
     if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
         return "it is nested too deeply"
     return describe(error)
@@ -486,13 +283,13 @@ def dump_exception(exc: BaseException, *, skip_frames: int = 0) -> bytes:
     try:
         body = _dump_chain(exc, text)
     except BaseException as error:
-        reason = _reason(error)
+        reason = reason_of(error)
     return pickle.dumps((name, shown, text, reason, body), PROTOCOL)
 
 
 def dump_unsendable(value: Any, reason: BaseException) -> bytes:
     """Return the bytes of a `RemoteError` that stands for a result that could not be pickled. Never raises."""
-    return dump_exception(RemoteError(type_name(value), safe_repr(value), format_traceback(reason), _reason(reason)))
+    return dump_exception(RemoteError(type_name(value), safe_repr(value), format_traceback(reason), reason_of(reason)))
 
 
 def describe_exception(exc: BaseException) -> tuple[str, str, str, list[str]]:
@@ -528,7 +325,7 @@ def load_exception(data: bytes | memoryview) -> BaseException:
     try:
         exc = _load_chain(body) if body else RemoteError(name, shown, text, reason)
     except BaseException as error:
-        exc = RemoteError(name, shown, text, _reason(error))
+        exc = RemoteError(name, shown, text, reason_of(error))
     try:
         hang_at_end(exc, text)
     except BaseException:  # a class with a `__cause__` of its own, which may do anything
@@ -620,7 +417,7 @@ def _stand_ins(pickler_type: Any, exc: BaseException, text: str) -> dict[int, Re
             pickler_type(io.BytesIO(), stand_ins, False).dump(one)
         except Exception as error:
             trace = text if one is exc else ""
-            stand_ins[id(one)] = RemoteError(type_name(one), safe_repr(one), trace, _reason(error))
+            stand_ins[id(one)] = RemoteError(type_name(one), safe_repr(one), trace, reason_of(error))
     return stand_ins
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from polyloop import _core
 
 from . import _codec
+from ._functions import import_function
 from ._logs import describe_record
 from ._worker import Plan, join, serve, work
 from .context import leave_ctrl_c_to_parent
@@ -77,7 +78,7 @@ def make_plan(orders: Orders) -> Plan:
 
 
 def _named(name: str | None) -> Callable[..., Any] | None:
-    return None if name is None else _codec.import_function(f"n{name}".encode())
+    return None if name is None else import_function(f"n{name}".encode())
 
 
 def describe_failure(error: BaseException) -> bytes:

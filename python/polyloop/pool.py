@@ -37,7 +37,7 @@ from .errors import PoolClosed, WorkerDied
 from .handle import TaskHandle
 from .options import Options
 from .results import PoolResult
-from .scheduler import QueueID, RoundRobin, Scheduler
+from .scheduler import QueueID, RoundRobin, Scheduler, TaskQueue
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -542,16 +542,6 @@ class Pool(CallingPool):
         self._loop.remove_reader(self._manager.fileno())
         if not self._ended.done():
             self._ended.set_result(None)
-
-
-class TaskQueue:
-    """Stands for one inter-process task queue of a pool in the hands of a scheduler."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-    def __repr__(self) -> str:
-        return f"<TaskQueue {self.index}>"
 
 
 _ORDERS: dict[str, Callable[..., None]] = {

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, NewType, TypeVar
 
-__all__ = ["QueueID", "RoundRobin", "Scheduler", "TaskID"]
+__all__ = ["QueueID", "RoundRobin", "Scheduler", "TaskID", "TaskQueue"]
 
 R = TypeVar("R")
 
@@ -19,6 +19,16 @@ TaskID = NewType("TaskID", int)
 
 QueueID = NewType("QueueID", int)
 """The number of a queue, unique within its pool."""
+
+
+class TaskQueue:
+    """Stands for one inter-process task queue of a pool in the hands of a scheduler."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __repr__(self) -> str:
+        return f"<TaskQueue {self.index}>"
 
 
 class Scheduler(ABC):

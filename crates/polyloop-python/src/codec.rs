@@ -39,7 +39,7 @@ impl FromStr for Dialect {
     }
 }
 
-/// `polyloop._codec`, its functions at hand.
+/// `polyloop._codec` and `polyloop._functions`, what they have at hand.
 pub(crate) struct Codec {
     dialect: Dialect,
     dumps: Py<PyAny>,
@@ -88,8 +88,9 @@ impl<'py> Arguments<'py> {
 
 impl Codec {
     pub(crate) fn new(py: Python<'_>, dialect: Dialect) -> PyResult<Self> {
-        let module = py.import(intern!(py, "polyloop._codec"))?;
-        let get = |name: &str| module.getattr(name).map(Bound::unbind);
+        let (values, functions) = (py.import("polyloop._codec")?, py.import("polyloop._functions")?);
+        let get = |name: &str| values.getattr(name).map(Bound::unbind);
+        let get_function = |name: &str| functions.getattr(name).map(Bound::unbind);
         Ok(Self {
             dialect,
             dumps: get("dumps")?,
@@ -97,14 +98,14 @@ impl Codec {
             dump_exception: get("dump_exception")?,
             dump_unsendable: get("dump_unsendable")?,
             load_exception: get("load_exception")?,
-            load_function: get("load_function")?,
-            function_ref: get("function_ref")?,
-            function_by_value: get("function_by_value")?,
-            not_importable: get("FunctionNotImportable")?,
-            import_function: get("import_function")?,
+            load_function: get_function("load_function")?,
+            function_ref: get_function("function_ref")?,
+            function_by_value: get_function("function_by_value")?,
+            not_importable: get_function("FunctionNotImportable")?,
+            import_function: get_function("import_function")?,
             describe_exception: get("describe_exception")?,
-            is_async_generator: get("is_async_generator")?,
-            refuse_async_generator: get("refuse_async_generator")?,
+            is_async_generator: get_function("is_async_generator")?,
+            refuse_async_generator: get_function("refuse_async_generator")?,
             not_sendable: get("NotSendable")?,
             raw_view: get("raw_view")?,
         })

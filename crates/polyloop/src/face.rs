@@ -7,6 +7,7 @@ mod codec;
 mod error;
 mod function;
 mod host;
+mod limits;
 mod log;
 mod manager;
 mod map;

@@ -22,6 +22,8 @@ pub(crate) fn attend(bell: OwnedFd, grace: Duration) -> io::Result<()> {
     handle(libc::SIGTERM, terminate)?;
     // Not ignored outright, which a task's own children would inherit.
     handle(libc::SIGINT, nothing)?;
+    // Whoever started this process has kept it out until here, where it does no harm.
+    mask_interrupt(libc::SIG_UNBLOCK);
     // SAFETY: sets a disposition that runs no code. Rust's own, where `main` has begun.
     if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) } == libc::SIG_ERR {
         return Err(io::Error::last_os_error());
@@ -35,19 +37,24 @@ pub(crate) fn is_terminated() -> bool {
 }
 
 /// Does something while SIGINT is kept from this thread, and from processes that it starts, until they let it in.
-#[cfg(feature = "python")]
 pub(crate) fn without_interrupt<T>(act: impl FnOnce() -> T) -> T {
+    let before = mask_interrupt(libc::SIG_BLOCK);
+    let done = act();
+    // SAFETY: touches no memory but the set on the stack.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
+    done
+}
+
+/// Blocks SIGINT for this thread, or unblocks it. Gives what was blocked before.
+fn mask_interrupt(how: i32) -> libc::sigset_t {
     let (mut interrupt, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
     // SAFETY: fills in the sets on the stack before they are used; touches no other memory.
     unsafe {
         libc::sigemptyset(interrupt.as_mut_ptr());
         libc::sigaddset(interrupt.as_mut_ptr(), libc::SIGINT);
-        libc::pthread_sigmask(libc::SIG_BLOCK, interrupt.as_ptr(), before.as_mut_ptr());
+        libc::pthread_sigmask(how, interrupt.as_ptr(), before.as_mut_ptr());
+        before.assume_init()
     }
-    let done = act();
-    // SAFETY: the first call has filled in `before`.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
-    done
 }
 
 /// Ends this process as SIGTERM would have.

@@ -1,15 +1,11 @@
 //! The examples run, and find what they say.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../examples/crashes.rs"]
 mod crashes;
 #[path = "../examples/million.rs"]
 mod million;
-#[path = "python/python.rs"]
-#[expect(dead_code, reason = "it is another program's")]
-mod python;
-#[path = "face/rig.rs"]
-#[expect(dead_code, reason = "it is another program's")]
+#[path = "rig/mod.rs"]
+#[expect(dead_code, reason = "it is other programs', too")]
 mod rig;
 #[path = "../examples/service/main.rs"]
 mod service;
@@ -28,5 +24,5 @@ fn a_million_items_are_mapped() {
 
 #[test]
 fn a_service_goes_on_answering_while_its_python_workers_are_killed() {
-    python::run(|| async { service::run(python::interpreter().unwrap()).await.unwrap() });
+    rig::python::run(|| async { service::run(rig::python::interpreter().unwrap()).await.unwrap() });
 }

@@ -1,6 +1,6 @@
 //! Workers do not outlive their parent, however it ends and whatever they are doing.
 
-#[path = "rig/mod.rs"]
+#[path = "rig/engine/mod.rs"]
 #[expect(dead_code, reason = "the rig serves other test programs too")]
 mod rig;
 

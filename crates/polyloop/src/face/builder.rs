@@ -189,7 +189,8 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::NotInitialised`] where [`init`](crate::init) has not been called; [`Error::Config`] for an impossible
-    /// shape; [`Error::WorkerStart`] where workers do not start; [`Error::Os`] when the operating system refuses.
+    /// shape, and for one that takes more file descriptors than this process may have; [`Error::WorkerStart`] where workers
+    /// do not start; [`Error::Os`] when the operating system refuses.
     ///
     /// # Panics
     /// On a runtime whose I/O driver is not enabled.

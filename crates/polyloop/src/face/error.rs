@@ -75,7 +75,7 @@ pub enum Error {
     /// The function is not in the program's own file but in a library that it loads, where workers may not find it.
     #[error("{0} is in a shared library; a pool runs what is linked into the program itself")]
     NotInProgram(Cow<'static, str>),
-    /// The pool's shape is impossible.
+    /// The pool's shape is impossible, or more than this process's limits allow.
     #[error("{0}")]
     Config(&'static str),
     /// The operating system refused.

@@ -22,6 +22,7 @@ use tokio::task::yield_now;
 use self::judge::Trial;
 use super::call::Terms;
 use super::error::Error;
+use super::limits;
 use super::log::Listener;
 use super::map::MapCell;
 use super::pending::{Pending, PendingTable, Target};
@@ -29,7 +30,7 @@ use super::retry::{RetryOn, on_death};
 use super::starter::{self, Recruit, Recruiter};
 use super::stream::{Came, StreamCell};
 use super::watched::Watched;
-use crate::driver::{Driver, DriverConfig, DriverError, Event, StartOrder, Values};
+use crate::driver::{Driver, DriverConfig, Event, StartOrder, Values};
 use crate::os;
 
 /// Up to so many unfinished tasks, each submission goes out at once: its caller waits for nothing else. Those of a crowd
@@ -152,10 +153,8 @@ impl Manager {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return Err(Error::Config("a pool is made on a tokio runtime, which drives it"));
         };
-        let driver = Driver::new(config).map_err(|error| match error {
-            DriverError::Config(problem) => Error::Config(problem),
-            DriverError::Os(error) => Error::Os(error),
-        })?;
+        limits::check_descriptors(config.processes)?;
+        let driver = Driver::new(config).map_err(limits::explain)?;
         let fd = Watched::new(driver.as_fd().try_clone_to_owned()?)?;
         let inner = Inner {
             driver,

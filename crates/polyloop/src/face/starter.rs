@@ -14,7 +14,7 @@ use super::host::Orders;
 use super::log::Listener;
 use super::program::Program;
 use crate::driver::StartOrder;
-use crate::os;
+use crate::{os, signals};
 
 /// Bytes of a refusal at most.
 const REFUSAL_MAX: usize = 4096;
@@ -85,7 +85,10 @@ impl Recruiter for SameProgram {
         let Self { program, lifespan } = *self;
         let orders = Orders { fingerprint: program.fingerprint(), parent: std::process::id(), lifespan };
         os::send(ours.as_fd(), &orders.to_numbers(), &[order.socket.as_fd(), order.lifeline.as_fd()])?;
-        let child = program.command().stdin(Stdio::from(theirs)).spawn()?;
+        let mut command = program.command();
+        command.stdin(Stdio::from(theirs));
+        // Ctrl-C is this process's business, also while a worker starts.
+        let child = signals::without_interrupt(|| command.spawn())?;
         Ok(Recruit { child, socket: None })
     }
 }

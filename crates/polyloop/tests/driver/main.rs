@@ -1,6 +1,6 @@
 //! How a driver behaves towards its host and towards workers that are not as they should be.
 
-#[path = "../rig/mod.rs"]
+#[path = "../rig/engine/mod.rs"]
 #[expect(dead_code, reason = "the rig serves other test programs too")]
 mod rig;
 

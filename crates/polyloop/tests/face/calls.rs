@@ -1,13 +1,14 @@
 //! What can be a task, what its arguments and results can be, and how it fails by itself.
 
 use std::fmt::Display;
-use std::sync::{Barrier, LazyLock};
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use polyloop::{Error, RemoteError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::rig::{pid, pool, run};
+use crate::rig::run;
+use crate::{pid, pool};
 
 async fn add_later(a: u64, b: u64) -> u64 {
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -63,63 +64,6 @@ fn a_pool_and_what_it_gives_may_go_to_other_threads() {
 }
 
 #[test]
-fn large_arguments_and_results_arrive_whole() {
-    run(|| async {
-        let pool = pool(1).await;
-        for size in [0, 1_000, 20_000, 300_000, 5_000_000] {
-            let text: String = (0..size).map(|n| char::from(b'a' + (n % 26) as u8)).collect();
-            let (len, back) = pool.apply(|s: String| (s.len(), s), (text.clone(),)).await.unwrap();
-            assert!(len == size && back == text, "{size}");
-        }
-    });
-}
-
-#[test]
-fn a_worker_runs_as_many_async_tasks_at_once_as_it_may() {
-    run(|| async {
-        let pool = pool(1).await;
-        let meet = async || {
-            static MEETING: LazyLock<tokio::sync::Barrier> = LazyLock::new(|| tokio::sync::Barrier::new(16));
-            MEETING.wait().await.is_leader()
-        };
-        let tasks: Vec<_> = (0..16).map(|_| pool.spawn(meet, ())).collect();
-        let mut leaders = 0;
-        for task in tasks {
-            leaders += usize::from(task.await.unwrap());
-        }
-        assert_eq!(leaders, 1);
-    });
-}
-
-#[test]
-fn plain_functions_run_beside_each_other_on_threads_where_that_is_asked_for() {
-    run(|| async {
-        let pool = pool(1).await.in_thread();
-        let meet = || {
-            static MEETING: Barrier = Barrier::new(2);
-            MEETING.wait().is_leader()
-        };
-        let (one, other) = (pool.spawn(meet, ()), pool.spawn(meet, ()));
-        assert_ne!(one.await.unwrap(), other.await.unwrap());
-        let panicked = pool.apply(|| -> u8 { panic!("off the loop") }, ()).await;
-        assert!(matches!(panicked, Err(Error::TaskPanicked(panic)) if panic.message == "off the loop"));
-    });
-}
-
-#[test]
-fn two_functions_that_block_run_on_two_workers() {
-    run(|| async {
-        let pool = pool(2).await;
-        // Each waits for the other's mark.
-        let marks = crate::rig::Marks::new();
-        let one = pool.spawn(crate::rig::block, (marks.at("a"), marks.at("b")));
-        let other = pool.spawn(crate::rig::block, (marks.at("b"), marks.at("a")));
-        one.await.unwrap();
-        other.await.unwrap();
-    });
-}
-
-#[test]
 fn what_a_task_spawns_runs_on_its_workers_loop() {
     run(|| async {
         let pool = pool(1).await;
@@ -145,6 +89,10 @@ fn an_error_of_the_task_is_the_tasks_own() {
         assert!(error.type_name.contains("ParseIntError"), "{}", error.type_name);
         let own: Result<u8, String> = pool.apply(|| Err("mine".to_owned()), ()).await.unwrap();
         assert_eq!(own, Err("mine".to_owned()));
+        // They do not end a map.
+        let items = ["1".to_owned(), "one".to_owned(), "2".to_owned()];
+        let values: Vec<Result<u32, RemoteError>> = pool.map(parse, items).try_collect().await.unwrap();
+        assert!(matches!(values[..], [Ok(1), Err(_), Ok(2)]), "{values:?}");
     });
 }
 
@@ -164,10 +112,12 @@ fn a_panic_is_told_with_message_place_and_stack_and_its_worker_lives() {
             assert!(panic.location.contains("calls.rs:"), "{}", panic.location);
             assert!(!panic.backtrace.is_empty());
         }
+        let in_thread = pool.in_thread().apply(|| -> u8 { panic!("off the loop") }, ()).await;
+        assert!(matches!(in_thread, Err(Error::TaskPanicked(panic)) if panic.message == "off the loop"));
         let odd = pool.apply(|| -> () { std::panic::panic_any(5) }, ()).await;
         assert!(matches!(odd, Err(Error::TaskPanicked(panic)) if panic.message.contains("no text")));
         assert_eq!(pool.apply(pid, ()).await.unwrap(), worker);
-        assert_eq!(pool.stats().failed, 3);
+        assert_eq!(pool.stats().failed, 4);
     });
 }
 

@@ -10,8 +10,11 @@ use polyloop::{Error, Exit, Pool, RemoteError};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
-use crate::heard::hear;
-use crate::rig::{Marks, block, builder, die_first, mark, pids, pool, run, until, until_gone, wait_for_ever};
+use crate::rig::heard::hear;
+use crate::rig::marks::{Marks, mark};
+use crate::rig::{pids, run, until, until_gone};
+use crate::tasks::{block, die_first, wait_for_ever};
+use crate::{builder, pool};
 
 /// How many times a mark has been left, this time included.
 fn starts(begun: &PathBuf) -> usize {
@@ -47,44 +50,6 @@ fn anything(_: &Error) -> bool {
 }
 
 #[test]
-fn a_task_that_panics_runs_again_where_that_is_a_reason_and_as_often_as_it_may() {
-    run(|| async {
-        let (pool, marks) = (pool(1).await.retries(2), Marks::new());
-        assert!(matches!(pool.apply(panic_first, (1, marks.at("final"))).await, Err(Error::TaskPanicked(_))));
-        assert_eq!(marks.count("final"), 1, "the death of its worker is the only reason where nobody says otherwise");
-        let stubborn = pool.retry_on(panics);
-        assert_eq!(stubborn.apply(panic_first, (2, marks.at("applied"))).await.unwrap(), 3);
-        assert_eq!(stubborn.spawn(panic_first, (2, marks.at("spawned"))).await.unwrap(), 3);
-        let failed = stubborn.apply(panic_first, (9, marks.at("failed"))).await;
-        assert!(matches!(&failed, Err(Error::TaskPanicked(panic)) if panic.message == "too early"), "{failed:?}");
-        assert_eq!(marks.count("failed"), 3);
-        assert_eq!((pool.stats().retried, pool.stats().failed, pool.stats().unfinished), (6, 2, 0));
-        assert!(stubborn.retries(0).apply(panic_first, (1, marks.at("never"))).await.is_err());
-        assert_eq!(marks.count("never"), 1);
-    });
-}
-
-#[test]
-fn what_is_said_on_the_builder_is_said_of_all_tasks() {
-    run(|| async {
-        let (pool, marks) = (builder(1).retries(1).retry_on(panics).build().await.unwrap(), Marks::new());
-        assert_eq!(pool.apply(panic_first, (1, marks.at("begun"))).await.unwrap(), 2);
-    });
-}
-
-#[test]
-fn a_death_is_no_reason_where_it_is_not_said_to_be_one() {
-    run(|| async {
-        let (pool, marks) = (pool(1).await.retries(2), Marks::new());
-        let died = pool.retry_on(panics).apply(die_first, (1, marks.at("final"))).await;
-        assert!(matches!(&died, Err(Error::WorkerDied(death)) if death.attempt == 1), "{died:?}");
-        assert_eq!(marks.count("final"), 1);
-        assert_eq!(pool.retry_on(deaths).apply(die_first, (2, marks.at("again"))).await.unwrap(), 3);
-        assert_eq!(pool.stats().retried, 2);
-    });
-}
-
-#[test]
 fn it_is_asked_about_each_death_as_it_was() {
     run(|| async {
         let (heard, _guard) = hear(LevelFilter::WARN);
@@ -106,16 +71,6 @@ fn it_is_asked_about_each_death_as_it_was() {
         assert_eq!(*asked.lock().unwrap(), [(Exit::Signal(9), 1), (Exit::Code(2), 2)]);
         let told = heard.until("a worker died").await;
         assert_eq!((told.number("judged"), told.number("retried"), told.number("lost")), (1, 0, 0));
-    });
-}
-
-#[test]
-fn nobody_is_asked_about_what_kills_its_workers_whenever_it_runs_alone() {
-    run(|| async {
-        let (pool, marks) = (builder(1).retries(9).retry_on(anything).build().await.unwrap(), Marks::new());
-        let died = pool.apply(die_first, (99, marks.at("starts"))).await;
-        assert!(matches!(&died, Err(Error::PoisonTask(death)) if death.attempt == 3), "{died:?}");
-        assert_eq!(marks.count("starts"), 3);
     });
 }
 
@@ -232,7 +187,7 @@ fn a_predicate_may_use_its_pool() {
 fn a_predicate_may_have_the_last_handle_of_its_pool() {
     run(|| async {
         let (pool, marks) = (pool(1).await, Marks::new());
-        let (workers, own) = (pids(&pool), pool.clone());
+        let (workers, own) = (pids(&pool.stats()), pool.clone());
         let curious = pool.retries(1).retry_on(move |_| own.stats().unfinished == 1);
         drop(curious.spawn(block, (marks.at("begun"), marks.at("go"))));
         drop((curious, pool));

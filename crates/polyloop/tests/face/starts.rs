@@ -1,11 +1,15 @@
 //! How workers start, what they find, and what if they don't start.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use polyloop::{Cause, Error, RemoteError, worker_state};
 use rustix::process::Signal;
 
-use crate::rig::{Marks, ROLE, builder, myself, pid, pids, pool, run, send_signal, until};
+use crate::rig::marks::Marks;
+use crate::rig::process::send_signal;
+use crate::rig::{ROLE, myself, pids, run, until};
+use crate::{builder, pid, pool};
 
 #[test]
 fn a_worker_has_its_programs_name_environment_and_directory_and_no_input() {
@@ -57,13 +61,17 @@ fn a_pool_whose_lifespan_fails_fails_with_its_reason() {
 }
 
 #[test]
-fn an_impossible_shape_is_refused() {
+fn a_pool_may_have_all_the_time_there_is() {
     run(|| async {
-        for shape in
-            [builder(0), builder(1).concurrency(0), builder(1).concurrency(u32::MAX), builder(1 << 20), builder(40_000)]
-        {
-            assert!(matches!(shape.build().await, Err(Error::Config(_))));
-        }
+        let times = builder(1).grace(Duration::MAX).max_age(Duration::MAX).block_warning(Duration::MAX);
+        let pool = times.timeout(Duration::MAX).build().await.unwrap();
+        let task = pool.spawn(async || std::future::pending::<()>().await, ());
+        assert!(pool.apply(pid, ()).await.is_ok());
+        task.abort();
+        assert!(matches!(task.await, Err(Error::TaskAborted)));
+        pool.resize(2).unwrap();
+        pool.resize(1).unwrap();
+        pool.terminate().await.unwrap();
     });
 }
 
@@ -74,7 +82,7 @@ fn deleted_program() {
     std::fs::remove_file(role).unwrap();
     run(|| async {
         let pool = pool(1).await;
-        send_signal(pids(&pool)[0], Signal::KILL);
+        send_signal(pids(&pool.stats())[0], Signal::KILL);
         until(|| pool.stats().restarts(Cause::Died) == 1).await;
         assert_ne!(pool.apply(pid, ()).await.unwrap(), pid());
     });

@@ -10,8 +10,14 @@ use std::time::Duration;
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use polyloop::{Buffer, Error, Exit, Pool, RemoteError, STREAM_BYTES, STREAM_VALUES, State, TaskStream};
 use rustix::process::Signal;
+use tracing::level_filters::LevelFilter;
 
-use crate::rig::{MarkOnDrop, Marks, block, builder, mark, pid, pids, pool, run, send_signal, until, until_gone};
+use crate::rig::heard::hear_and;
+use crate::rig::marks::{MarkOnDrop, Marks, mark};
+use crate::rig::process::send_signal;
+use crate::rig::{pids, run, until, until_gone};
+use crate::tasks::block;
+use crate::{builder, pid, pool};
 
 const FEW: [usize; 6] = [0, 1, STREAM_VALUES - 1, STREAM_VALUES, STREAM_VALUES + 1, 5 * STREAM_VALUES];
 
@@ -380,7 +386,7 @@ fn a_timeout_is_for_the_whole_stream_also_while_nobody_takes() {
 fn a_stream_that_does_not_let_go_goes_with_its_worker() {
     run(|| async {
         let (pool, marks) = (builder(1).grace(Duration::from_millis(100)).build().await.unwrap(), Marks::new());
-        let before = pids(&pool);
+        let before = pids(&pool.stats());
         let blocks = |begun: PathBuf| {
             stream::once(std::future::ready(1)).chain(stream::poll_fn(move |_| {
                 block(begun.clone(), begun.with_extension("never"));
@@ -557,5 +563,19 @@ fn a_stream_is_not_asked_after_its_end() {
         // Nor is a future of one polled again.
         let later = || -> Pin<Box<dyn Future<Output = Once>>> { Box::pin(async { Once(false) }) };
         assert!(pool.stream(later, ()).next().await.is_none());
+    });
+}
+
+#[test]
+fn a_stream_ends_also_where_a_subscriber_panics() {
+    run(|| async {
+        let (_, _guard) = hear_and(LevelFilter::WARN, |_| panic!("as it is to"));
+        let pool = pool(1).await;
+        let mut values = pool.stream(|| stream::once(async { pid() }).chain(stream::pending()), ());
+        let worker = values.next().await.unwrap().unwrap();
+        send_signal(worker, Signal::KILL);
+        assert!(matches!(values.next().await, Some(Err(Error::WorkerDied(_)))));
+        assert!(values.next().await.is_none());
+        assert!(matches!(pool.apply(pid, ()).await, Err(Error::PoolTerminated)));
     });
 }

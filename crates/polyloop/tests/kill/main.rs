@@ -23,7 +23,7 @@
 //! Not caught, since each is recorded twice: leases alone, or the started items on the board alone, may be ignored.
 //! For the same reason a lease that is cleared before its outcome is published changes nothing.
 
-#[path = "../rig/mod.rs"]
+#[path = "../rig/engine/mod.rs"]
 #[expect(dead_code, reason = "the rig serves other test programs too")]
 mod rig;
 

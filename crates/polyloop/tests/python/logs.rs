@@ -1,6 +1,7 @@
 //! What Python workers log, as a subscriber of the program hears it.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use polyloop::Error;
@@ -9,9 +10,11 @@ use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-use crate::heard::{hear, hear_and};
-use crate::python::{builder, modules, pids, pool, run};
-use crate::rig::{Marks, ROLE, myself, until};
+use crate::rig::heard::{hear, hear_and};
+use crate::rig::marks::Marks;
+use crate::rig::python::run;
+use crate::rig::{ROLE, myself, pids, until};
+use crate::{MODULES, builder, pool};
 
 #[test]
 fn records_are_events_before_the_outcome_of_their_task() {
@@ -32,9 +35,9 @@ fn records_are_events_before_the_outcome_of_their_task() {
         assert_eq!(heads, expected);
         for news in &told {
             assert_eq!(news.number("pid"), pid);
-            assert_eq!(news.file, Some(modules().join("logs.py").display().to_string()));
+            assert_eq!(news.file, Some(Path::new(MODULES).join("logs.py").display().to_string()));
         }
-        let text = std::fs::read_to_string(modules().join("logs.py")).unwrap();
+        let text = std::fs::read_to_string(Path::new(MODULES).join("logs.py")).unwrap();
         let line = text.lines().position(|line| line.contains("log.exception(\"it failed\"")).unwrap() + 1;
         assert_eq!(told[5].line, Some(line as u32));
         assert_eq!(told[5].get("extra"), "{'user': 'me', 'thing': <a thing>}");
@@ -103,7 +106,7 @@ fn an_ordinary_subscriber_shows_them_and_filters_them_by_the_loggers_name() {
         py.call::<()>("logs:logs_details").await.unwrap();
         let pid: u32 = py.call("logs:logs_of_all_kinds").await.unwrap();
         let shown = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
-        let line = format!("DEBUG app.worker: {}:", modules().join("logs.py").display());
+        let line = format!("DEBUG app.worker: {}:", Path::new(MODULES).join("logs.py").display());
         assert!(shown.starts_with(&line) && shown.contains(&format!(": a detail pid={pid}\n")), "{shown}");
         assert!(!shown.contains("not wanted") && !shown.contains("less than a detail"), "{shown}");
         assert!(
@@ -169,7 +172,7 @@ fn a_flood_holds_up_no_worker_and_what_is_dropped_is_counted() {
         assert!(numbers.is_sorted() && numbers[..100].iter().copied().eq(0..100), "{numbers:?}");
         assert!(dropped() > 0);
         let told = &heard.of("polyloop")[0];
-        assert_eq!((told.level, told.number("pid")), (Level::WARN, pids(&py)[0].into()));
+        assert_eq!((told.level, told.number("pid")), (Level::WARN, pids(&py.stats())[0].into()));
     });
 }
 
@@ -191,7 +194,7 @@ fn what_is_no_record_is_told_and_harms_nobody() {
     run(|| async {
         let (heard, _guard) = hear(LevelFilter::WARN);
         let py = pool(1).await;
-        let worker = pids(&py);
+        let worker = pids(&py.stats());
         let garbage: [&[u8]; 5] = [b"\xff", b"\xc1", b"\x80", b"\x81\xa4name\xa4app.", b"\x81\xa7levelno\xa1x"];
         for record in garbage {
             py.call::<()>("logs:sends").arg(Bytes::new(record)).await.unwrap();
@@ -203,7 +206,7 @@ fn what_is_no_record_is_told_and_harms_nobody() {
             assert_eq!((news.level, news.number("pid")), (Level::WARN, worker[0].into()));
         }
         py.call::<()>("logs:counts").arg(1).await.unwrap();
-        assert_eq!((heard.texts(), pids(&py)), (vec!["0".to_owned()], worker));
+        assert_eq!((heard.texts(), pids(&py.stats())), (vec!["0".to_owned()], worker));
     });
 }
 

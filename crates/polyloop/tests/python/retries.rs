@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use polyloop::{Error, PythonError};
 
-use crate::python::{builder, pool, run};
-use crate::rig::Marks;
+use crate::rig::marks::Marks;
+use crate::rig::python::run;
+use crate::{builder, pool};
 
 fn raises(class: &'static str) -> impl Fn(&Error) -> bool + Send + Sync + 'static {
     move |error| matches!(error, Error::Python(error) if error.is_instance(class))

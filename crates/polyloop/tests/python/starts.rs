@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use polyloop::{Error, PythonPool};
 
-use crate::python::{builder, interpreter, modules, pids, pool, run};
-use crate::rig::{Marks, until, until_gone};
+use crate::rig::marks::Marks;
+use crate::rig::process::send_signal;
+use crate::rig::python::{interpreter, run};
+use crate::rig::{pids, until, until_gone};
+use crate::{MODULES, builder};
 
 /// Why a pool of these workers can't be made.
 async fn refusal(builder: polyloop::PythonBuilder) -> String {
@@ -125,9 +128,9 @@ fn a_package_that_changes_while_a_pool_lives_is_told_in_place_of_a_worker() {
         let marks = Marks::new();
         let changed = package(&marks, "empty", "");
         let py = builder(1).env("PYTHONPATH", &changed).build().await.unwrap();
-        let worker = pids(&py);
+        let worker = pids(&py.stats());
         package(&marks, "polyloop", "__version__ = '0.0.9'");
-        crate::rig::send_signal(worker[0], rustix::process::Signal::KILL);
+        send_signal(worker[0], rustix::process::Signal::KILL);
         until_gone(&worker).await;
         until(|| py.stats().state == polyloop::State::Degraded).await;
         std::fs::remove_dir_all(changed.join("polyloop")).unwrap();
@@ -142,21 +145,7 @@ fn a_relative_path_of_an_interpreter_is_this_programs() {
         let absolute = interpreter().unwrap();
         let up: PathBuf = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect();
         let relative = up.join(absolute.strip_prefix("/").unwrap());
-        let py = PythonPool::builder().interpreter(relative).current_dir("/").module_path(modules()).processes(1);
+        let py = PythonPool::builder().interpreter(relative).current_dir("/").module_path(MODULES).processes(1);
         assert_eq!(py.build().await.unwrap().call::<PathBuf>("os:getcwd").await.unwrap(), Path::new("/"));
-    });
-}
-
-#[test]
-fn a_worker_has_no_more_descriptors_than_are_its_own() {
-    run(|| async {
-        let py = pool(1).await;
-        let before: u32 = py.call("tasks:open_descriptors").await.unwrap();
-        let _others: Vec<_> = (0..50).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
-        py.resize(2).unwrap();
-        crate::python::until_ready(&py, 2).await;
-        let pids = pids(&py);
-        let counts = pids.iter().map(|pid| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count());
-        assert!(counts.max().unwrap() < before as usize + 25);
     });
 }

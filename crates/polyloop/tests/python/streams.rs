@@ -5,8 +5,10 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use polyloop::{Buffer, Error, Exit, PythonPool, STREAM_BYTES, STREAM_VALUES, State, TaskStream};
 
-use crate::python::{builder, pids, pool, run};
-use crate::rig::{Marks, until, until_gone};
+use crate::rig::marks::Marks;
+use crate::rig::python::run;
+use crate::rig::{pids, until, until_gone};
+use crate::{builder, pool};
 
 const FEW: [usize; 6] = [0, 1, STREAM_VALUES - 1, STREAM_VALUES, STREAM_VALUES + 1, 5 * STREAM_VALUES];
 
@@ -292,7 +294,7 @@ fn a_pool_that_closes_finishes_its_streams_and_one_that_is_terminated_ends_them(
 fn a_stream_is_one_task_in_its_workers_life() {
     run(|| async {
         let py = builder(1).max_tasks(1).build().await.unwrap();
-        let before = pids(&py);
+        let before = pids(&py.stats());
         assert_eq!(numbers(&py, 3 * STREAM_VALUES).try_collect::<Vec<_>>().await.unwrap().len(), 3 * STREAM_VALUES);
         until_gone(&before).await;
         assert_eq!(numbers(&py, 3).try_collect::<Vec<_>>().await.unwrap(), [0, 1, 2]);

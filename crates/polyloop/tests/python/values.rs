@@ -11,7 +11,9 @@ use proptest::test_runner::{Config, TestRunner};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
-use crate::python::{pids, pool, run};
+use crate::rig::pids;
+use crate::rig::python::run;
+use crate::{builder, pool};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum Shape {
@@ -235,7 +237,7 @@ fn what_python_derives_from_a_type_that_is_known_arrives_as_that() {
 fn what_has_no_counterpart_is_an_error_that_says_what_and_the_worker_lives() {
     run(|| async {
         let py = pool(1).await;
-        let worker = pids(&py);
+        let worker = pids(&py.stats());
         for (kind, told) in [
             ("object", "a value of type object has no counterpart in Rust"),
             ("complex", "a value of type complex has no counterpart in Rust"),
@@ -265,7 +267,7 @@ fn what_has_no_counterpart_is_an_error_that_says_what_and_the_worker_lives() {
         }
         assert!(matches!(py.call::<i128>("tasks:same").arg(u128::MAX).await, Err(Error::Remote(_))));
         assert_eq!(py.call::<f64>("tasks:same").arg(3).await.unwrap(), 3.0, "an int is a float to Python");
-        assert_eq!(pids(&py), worker);
+        assert_eq!(pids(&py.stats()), worker);
     });
 }
 
@@ -334,24 +336,6 @@ fn large_results_come_in_place_to_a_buffer_and_as_a_copy_to_others() {
 }
 
 #[test]
-fn a_buffer_outlives_its_pool_and_becomes_bytes_without_a_copy() {
-    run(|| async {
-        let py = pool(1).await;
-        let buffer: Buffer = read(&py, LARGE, "bytes").await;
-        let clone = buffer.clone();
-        py.close().await.unwrap();
-        drop(py);
-        let place = buffer.as_ptr();
-        let bytes = Bytes::from(buffer);
-        assert_eq!(bytes.as_ptr(), place);
-        assert_eq!(Buffer::from(bytes.clone()).as_ptr(), place);
-        assert_eq!(bytes.slice(1..9), clone[1..9]);
-        drop(bytes);
-        assert!(clone.iter().all(|byte| *byte == 0));
-    });
-}
-
-#[test]
 fn large_parts_of_a_value_are_each_in_its_place() {
     #[derive(Deserialize)]
     struct Parcels<A, B> {
@@ -381,28 +365,12 @@ fn large_parts_of_a_value_are_each_in_its_place() {
 #[test]
 fn large_results_of_a_worker_that_may_have_no_blocks_arrive_all_the_same() {
     run(|| async {
-        let py = crate::python::builder(1).initializer("tasks:allow_no_files").build().await.unwrap();
+        let py = builder(1).initializer("tasks:allow_no_files").build().await.unwrap();
         for kind in ["bytes", "array"] {
             let buffer: Buffer = read(&py, 200_000, kind).await;
             assert_eq!(*buffer, *vec![0; 200_000]);
         }
         assert_eq!(read::<String>(&py, 200_000, "text").await, "0".repeat(200_000));
-    });
-}
-
-#[test]
-fn more_large_arguments_than_there_are_blocks_arrive_all_the_same() {
-    run(|| async {
-        let py = pool(1).await;
-        let tasks: Vec<_> = (0..100u8)
-            .map(|n| {
-                py.call::<(String, bool, usize, u64)>("tasks:looked_at").arg(Buffer::from(vec![n; 70_000])).spawn()
-            })
-            .collect();
-        for (n, task) in (0..).zip(tasks) {
-            let (_, readonly, len, sum) = task.await.unwrap();
-            assert_eq!((readonly, len, sum), (true, 70_000, n * 18));
-        }
     });
 }
 

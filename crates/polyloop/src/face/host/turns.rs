@@ -36,6 +36,8 @@ use crate::worker::{Control, Job, Next, Rested, WorkerError, WorkerLink};
 const TURN_BUDGET: Duration = Duration::from_millis(1);
 /// Items started between two looks at the clock.
 const STARTS_PER_LOOK: u32 = 32;
+/// What a worker keeps of the buffer that results are written into, once one was larger.
+const OUT_KEPT_BYTES: usize = 1 << 20;
 
 /// How a worker's life ends.
 pub(super) enum Ending {
@@ -271,7 +273,12 @@ impl Host {
             }
         };
         match guard(|| (task.call)(&item.arguments, memory, out)) {
-            Ok(Called::Done(result)) => items.finish(job, Ok(result.map(|outbox| Written { bytes: &out[..], outbox }))),
+            Ok(Called::Done(result)) => {
+                items.finish(job, Ok(result.map(|outbox| Written { bytes: &out[..], outbox })));
+                if out.capacity() > OUT_KEPT_BYTES {
+                    *out = Vec::new();
+                }
+            }
             Ok(Called::Suspended(future)) => go_on(items, job, future, None),
             Err(panic) => items.finish(job, Went::<&[u8]>::Err(panic)),
         }

@@ -314,7 +314,8 @@ impl PythonBuilder {
     /// # Errors
     /// [`Error::WorkerStart`] where workers do not start: it says what to install where the interpreter has no package
     /// `polyloop`, or one of another version, and shows the exception of an initializer. [`Error::Config`] for an
-    /// impossible shape; [`Error::Os`] when the operating system refuses.
+    /// impossible shape, and for one that takes more file descriptors than this process may have; [`Error::Os`] when the
+    /// operating system refuses.
     ///
     /// # Panics
     /// On a runtime whose I/O driver is not enabled.

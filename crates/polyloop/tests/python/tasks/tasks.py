@@ -170,14 +170,6 @@ def parcels(size: int) -> dict[str, Any]:
     }
 
 
-async def wait_for_ever(begun: str, ended: str) -> None:
-    try:
-        mark(begun)
-        await asyncio.Event().wait()
-    finally:
-        mark(ended)
-
-
 def block(begun: str) -> None:
     mark(begun)
     while True:
@@ -202,10 +194,6 @@ async def call_own_pool() -> None:
 
 def input_is_empty() -> bool:
     return os.read(0, 1) == b""
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 async def async_generator() -> AsyncIterator[int]:

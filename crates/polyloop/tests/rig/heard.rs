@@ -11,7 +11,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
-use crate::rig;
+use super::until;
 
 /// One event.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ impl Heard {
     /// Waits for news of the pool with this text.
     pub(crate) async fn until(&self, text: &str) -> News {
         let found = || self.of("polyloop").into_iter().find(|news| news.text().starts_with(text));
-        rig::until(|| found().is_some()).await;
+        until(|| found().is_some()).await;
         found().unwrap()
     }
 }
