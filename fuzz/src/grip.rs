@@ -12,7 +12,8 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 
-pub const PROTOCOL: u64 = 3;
+pub use polyloop::PROTOCOL;
+
 /// Kinds of records.
 pub const REPLIES: [u32; 5] = [1, 2, 3, 4, 6];
 pub const PIECE: u32 = 5;
