@@ -50,6 +50,8 @@ const SLOT_WORDS: u32 = 8 * 1024;
 const INLINE_BYTES: usize = 16 * 1024;
 /// Seats of a small pool, half of them for what it may grow to. Those that nobody ever had cost an unused page or two.
 const SEATS_MIN: u16 = 256;
+/// Tasks that a worker runs at a time at most: each has a place in the memory of its seat.
+const CONCURRENCY_MAX: u32 = 1 << 20;
 const RESULT_WORDS: u32 = 32 * 1024;
 /// Records that a ring holds at most: each takes a word or more.
 const RECORDS_MAX: usize = RESULT_WORDS as usize;
@@ -106,8 +108,12 @@ impl Driver {
     /// # Errors
     /// [`DriverError`] when the shape is impossible or the system has no memory or descriptors left.
     pub fn new(config: DriverConfig) -> Result<Self, DriverError> {
+        let config = config.within_bounds();
         if config.processes == 0 || config.queues == 0 || config.concurrency == 0 {
             return Err(DriverError::Config("a pool needs at least one process, one queue and a concurrency of one"));
+        }
+        if config.concurrency > CONCURRENCY_MAX {
+            return Err(DriverError::Config("a worker can't run more than 1,048,576 tasks at a time"));
         }
         if config.queues > config.processes {
             return Err(DriverError::Config("a pool can't have more queues than processes"));

@@ -53,7 +53,8 @@
 //!
 //! | level | message | fields | when |
 //! |---|---|---|---|
-//! | WARN | `a worker died` | `pid`, `exit` (as "exit code 1", "signal 9"), `retried`, `lost` | of the tasks that it ran, so many run again, and so many ended with [`Error::WorkerDied`] or [`Error::PoisonTask`] |
+//! | WARN | `a worker died` | `pid`, `exit` (as "exit code 1", "signal 9"), `retried`, `lost`, `judged` | of the tasks that it ran, so many run again, so many ended with [`Error::WorkerDied`] or [`Error::PoisonTask`], and of so many [`Pool::retry_on`] is to say |
+//! | WARN | `` `retry_on` panicked, so a task is not run again `` | `error` | the task ended with that error |
 //! | WARN | `workers do not start; trying again` | `error` | after a pool had workers that did |
 //! | WARN | `workers start again` | | after that |
 //! | WARN | `a worker is blocked by one call` | `pid`, `blocked_ms`, `stack` (of Python) | once for each time: [`Builder::block_warning`] |
@@ -68,7 +69,8 @@
 //! [lifespan](Builder::lifespan) or before [`init`].
 //!
 //! The subscriber that hears of a pool is the current one where the pool is built, else the program's. It is told while
-//! nothing of the pool is locked, so it may ask the pool; the pool goes on when it returns.
+//! nothing of the pool is locked, so it may ask the pool; the pool goes on when it returns, and ends if
+//! it panics.
 //!
 //! Linux 5.3 or later. In a forked child of the program its pools can't be used.
 

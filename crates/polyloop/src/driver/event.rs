@@ -9,6 +9,9 @@ use thiserror::Error;
 
 use super::Values;
 
+/// More than any wait of a pool: longer ones are this.
+const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// The shape of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DriverConfig {
@@ -32,6 +35,19 @@ pub struct DriverConfig {
     pub block_warning: Option<Duration>,
     /// How long whoever is asked to end may take.
     pub grace: Duration,
+}
+
+impl DriverConfig {
+    /// The same with times that can be added to the present.
+    pub(super) fn within_bounds(self) -> Self {
+        let bounded = |time: Duration| time.min(WAIT_MAX);
+        Self {
+            grace: bounded(self.grace),
+            max_age: self.max_age.map(bounded),
+            block_warning: self.block_warning.map(bounded),
+            ..self
+        }
+    }
 }
 
 /// Why a pool could not be made or driven.

@@ -25,7 +25,8 @@ pub(crate) const EXT_STRUCT: &str = rmp_serde::MSGPACK_EXT_STRUCT_NAME;
 ///
 /// It is an argument or a result, alone or within a value. Large ones stay in the memory that the sender has put them
 /// into, each at a multiple of 64 bytes, until the last clone goes. A correct sender does not touch that memory any more;
-/// native code gone astray might, as long as its process lives.
+/// native code gone astray might, as long as its process lives. Those in a value of a stream are copied on the way, as
+/// everything is for which the system has no memory to share.
 ///
 /// Clones are the same bytes. With the feature `bytes`, it can be made of a `bytes::Bytes` and become one, without a
 /// copy.

@@ -71,7 +71,7 @@ impl Waiting {
     }
 
     fn poll<R>(&mut self, context: &mut Context<'_>, read: Read<R>) -> Poll<Result<R, Error>> {
-        // A sender that is gone went with the runtime that drove the pool.
+        // A sender that is gone went with its pool.
         let outcome = ready!(Pin::new(&mut self.ticket.outcome).poll(context)).unwrap_or(Outcome::Terminated);
         Poll::Ready(self.terms.result(outcome, read))
     }

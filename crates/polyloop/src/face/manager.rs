@@ -94,7 +94,8 @@ struct OpenMap {
     judge: Option<Arc<Terms>>,
 }
 
-/// Who is to be told without the lock of what has come back.
+/// Who is to be told without the lock of what has come back. Dropped, it tells them: also when a turn fails, or ends by the
+/// panic of a subscriber.
 #[derive(Default)]
 struct Deliveries {
     news: Vec<Event>,
@@ -326,10 +327,11 @@ impl Manager {
 
     /// Takes in what has happened. Says whether all has ended.
     fn turn(self: &Arc<Self>) -> io::Result<bool> {
+        // Before the lock, so that it goes after it.
+        let mut deliveries = Deliveries::default();
         let mut inner = self.lock();
         inner.flush_due = false;
         inner.driver.drain()?;
-        let mut deliveries = Deliveries::default();
         let (mut trials, mut has_settled, mut closed) = (Vec::new(), false, false);
         while let Some(event) = inner.driver.next_event() {
             match event {
@@ -364,7 +366,7 @@ impl Manager {
         drop(inner);
         // First, so that whoever waits for a task finds told what it has logged.
         std::mem::take(&mut deliveries.news).iter().for_each(|news| self.tell(news));
-        deliveries.tell();
+        drop(deliveries);
         self.decide(&trials)?;
         match state {
             // Also before its first worker: there may be one yet.
@@ -410,8 +412,7 @@ impl Manager {
         drop(inner);
         for Pending { target, .. } in pending.into_all() {
             match target {
-                // Dropped, it wakes its receiver.
-                Target::Outcome(sender) => drop(sender),
+                Target::Outcome(sender) => drop(sender.send(Outcome::Terminated)),
                 Target::Stream(cell) => cell.put(Came::End(Outcome::Terminated)),
             }
         }
@@ -523,14 +524,14 @@ impl Inner {
     }
 }
 
-impl Deliveries {
-    fn tell(self) {
-        for (sender, outcome) in self.singles {
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        for (sender, outcome) in self.singles.drain(..) {
             // Who does not wait any more has dropped the call.
             let _ = sender.send(outcome);
         }
-        self.maps.into_iter().for_each(Waker::wake);
-        self.streams.into_iter().for_each(|(cell, came)| cell.put(came));
+        self.maps.drain(..).for_each(Waker::wake);
+        self.streams.drain(..).for_each(|(cell, came)| cell.put(came));
     }
 }
 

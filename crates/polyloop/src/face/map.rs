@@ -35,6 +35,8 @@ pub(crate) struct MapCell(Mutex<CellState>);
 struct CellState {
     results: MapResults<Came>,
     waiting: Option<Waker>,
+    /// Whatever comes back may make room for more, though it is nobody's turn.
+    wants_room: bool,
     /// The pool's runtime has ended: nothing comes back any more.
     over: bool,
 }
@@ -46,7 +48,7 @@ impl MapCell {
         for (index, outcome) in outcomes {
             state.results.deliver(index, Ok(Came::Back(outcome)));
         }
-        if state.results.has_news() { state.waiting.take() } else { None }
+        if state.results.has_news() || state.wants_room { state.waiting.take() } else { None }
     }
 
     pub(crate) fn end(&self) {
@@ -126,7 +128,7 @@ impl<I: Iterator, R> Map<I, R> {
         write: Write<I::Item>,
         read: Read<R>,
     ) -> Self {
-        let state = CellState { results: MapResults::new(WINDOW, true), waiting: None, over: false };
+        let state = CellState { results: MapResults::new(WINDOW, true), waiting: None, wants_room: false, over: false };
         Self {
             manager,
             terms: terms.map_err(Some),
@@ -193,7 +195,7 @@ impl<I: Iterator, R> Map<I, R> {
                 Stage::Over => return Poll::Ready(None),
             };
             let (room, outstanding, is_complete) = self.fetch(context);
-            let may_draw = outstanding == 0 || room * 2 >= self.window && !self.must_wait(outstanding);
+            let may_draw = outstanding == 0 || room >= self.window.div_ceil(2) && !self.must_wait(outstanding);
             let drew = self.input.is_some() && may_draw && self.draw(call, room, outstanding, context);
             if !self.ready.is_empty() || drew {
                 continue;
@@ -240,6 +242,7 @@ impl<I: Iterator, R> Map<I, R> {
             self.refused.get_or_insert(Error::PoolTerminated);
         } else if self.ready.is_empty() {
             state.waiting = Some(context.waker().clone());
+            state.wants_room = self.is_large && self.input.is_some();
         }
         (state.results.room(), outstanding, state.over || state.results.is_complete())
     }
@@ -249,7 +252,7 @@ impl<I: Iterator, R> Map<I, R> {
         let Some(mut input) = self.input.take() else { return false };
         let (began, mut drawn, mut has_unsent, mut has_ended) = (Instant::now(), 0, false, false);
         // As far as they follow each other, items go together.
-        let mut run = Vec::with_capacity(room);
+        let mut run = Vec::with_capacity(room.min(WINDOW));
         while drawn < room {
             let Some(item) = input.next() else {
                 has_ended = true;
@@ -269,11 +272,9 @@ impl<I: Iterator, R> Map<I, R> {
                     has_unsent = true;
                 }
             }
-            if self.must_wait(outstanding + drawn) {
-                break;
-            }
-            if drawn % DRAWS_PER_LOOK == 0 && began.elapsed() > DRAW_BUDGET {
-                // The rest after the other tasks have had their turn.
+            let is_late = drawn % DRAWS_PER_LOOK == 0 && began.elapsed() > DRAW_BUDGET;
+            if is_late || self.must_wait(outstanding + drawn) {
+                // The rest after the other tasks have had their turn, and with what has come back by then.
                 context.waker().wake_by_ref();
                 break;
             }

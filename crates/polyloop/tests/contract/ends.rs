@@ -7,7 +7,7 @@ use polyloop::{Error, State};
 
 use crate::pool::{PoolBuilder, WorkerPool, over_each_kind, pool};
 use crate::rig::marks::{Marks, mark};
-use crate::rig::until_gone;
+use crate::rig::{until, until_gone};
 use crate::tasks::{Kind, Task};
 
 over_each_kind! {
@@ -153,9 +153,11 @@ async fn a_pool_ends_with_its_runtime<P: WorkerPool>() {
     let mut map = pool.map(Kind::Plain, (0..).map(Task::Give));
     assert!(map.next().await.unwrap().is_ok());
     let task = pool.spawn(Task::Block { begun: marks.at("begun"), until: marks.at("never") });
+    let other = pool.spawn(Task::Give(1));
     marks.until("begun").await;
     runtime.shutdown_background();
     assert!(matches!(task.await, Err(Error::PoolTerminated)));
+    until(|| other.is_finished()).await;
     // What had come back is given, then the reason why there is no more: for each item that was about to go, or once.
     let rest: Vec<_> = map.skip_while(|item| std::future::ready(item.is_ok())).collect().await;
     let is_over = |item: &Result<u64, Error>| matches!(item, Err(Error::PoolTerminated));

@@ -17,6 +17,7 @@ over_each_kind! {
     unordered_results_come_as_they_finish_with_their_index,
     each_item_may_be_a_tuple_of_arguments,
     input_is_drawn_as_room_appears_and_no_more_once_the_map_is_dropped,
+    the_input_may_be_drawn_without_bounds,
     a_map_that_is_dropped_cancels_its_tasks,
     an_item_that_fails_is_but_one_unless_the_reader_stops_there,
     an_item_that_runs_out_of_time_is_but_one,
@@ -99,6 +100,12 @@ async fn input_is_drawn_as_room_appears_and_no_more_once_the_map_is_dropped<P: W
     let after = drawn.load(Ordering::Relaxed);
     pool.until_idle().await;
     assert_eq!(drawn.load(Ordering::Relaxed), after);
+}
+
+async fn the_input_may_be_drawn_without_bounds<P: WorkerPool>() {
+    let pool: P = pool(1).await;
+    let map = pool.map(Kind::Plain, (0..5000).map(Task::Give)).buffer_size(usize::MAX);
+    assert!(map.try_collect::<Vec<_>>().await.unwrap().into_iter().eq(0..5000));
 }
 
 async fn a_map_that_is_dropped_cancels_its_tasks<P: WorkerPool>() {

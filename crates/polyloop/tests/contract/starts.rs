@@ -11,7 +11,8 @@ over_each_kind! {
 }
 
 async fn an_impossible_shape_is_refused<P: WorkerPool>() {
-    for shape in [P::builder(0), P::builder(1).concurrency(0), P::builder(1 << 20), P::builder(40_000)] {
+    let crowd = P::builder(1).concurrency(u32::MAX);
+    for shape in [P::builder(0), P::builder(1).concurrency(0), crowd, P::builder(1 << 20), P::builder(40_000)] {
         assert!(matches!(shape.build().await, Err(Error::Config(_))));
     }
 }

@@ -1,13 +1,17 @@
 //! Large buffers, as the functions that get them see them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use polyloop::Buffer;
 use serde::{Deserialize, Serialize};
 
 use crate::pool;
 use crate::rig::buffers::{LARGE, is_in_place, ramp};
+use crate::rig::marks::{Marks, mark};
 use crate::rig::run;
+use crate::tasks::block;
 
 fn look(buffer: Buffer) -> (bool, usize, Buffer) {
     let sum = buffer.iter().map(|byte| usize::from(*byte)).sum();
@@ -61,5 +65,25 @@ fn any_number_of_them_stand_anywhere_in_a_value() {
         assert_eq!((turned.name.as_str(), &turned.mask), ("scene!", &ramp(3)));
         let expected: Vec<_> = layers.into_iter().rev().chain([Some(ramp(200_000))]).collect();
         assert_eq!(turned.layers, expected);
+    });
+}
+
+/// The first waits for the last.
+fn first_waits(n: u64, _: Buffer, last: PathBuf) -> u64 {
+    match n {
+        0 => block(last.with_extension("begun"), last),
+        999 => mark(&last),
+        _ => (),
+    }
+    n
+}
+
+#[test]
+fn a_slow_item_of_a_map_does_not_keep_others_from_being_drawn() {
+    run(|| async {
+        let (pool, marks) = (pool(2).await, Marks::new());
+        let input = (0..1000).map(|n| (n, Buffer::from(vec![0; 100_000]), marks.at("last")));
+        let all: Vec<u64> = pool.starmap(first_waits, input).try_collect().await.unwrap();
+        assert!(all.into_iter().eq(0..1000));
     });
 }

@@ -1,6 +1,7 @@
 //! How workers start, what they find, and what if they don't start.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use polyloop::{Cause, Error, RemoteError, worker_state};
 use rustix::process::Signal;
@@ -56,6 +57,21 @@ fn a_pool_whose_lifespan_fails_fails_with_its_reason() {
         assert!(matches!(&failed, Some(Error::WorkerStart(reason)) if reason == "no luck"), "{failed:?}");
         let failed = builder(2).lifespan(panic, async |_| ()).build().await.err();
         assert!(matches!(&failed, Some(Error::WorkerStart(reason)) if reason.contains("no luck at all")), "{failed:?}");
+    });
+}
+
+#[test]
+fn a_pool_may_have_all_the_time_there_is() {
+    run(|| async {
+        let times = builder(1).grace(Duration::MAX).max_age(Duration::MAX).block_warning(Duration::MAX);
+        let pool = times.timeout(Duration::MAX).build().await.unwrap();
+        let task = pool.spawn(async || std::future::pending::<()>().await, ());
+        assert!(pool.apply(pid, ()).await.is_ok());
+        task.abort();
+        assert!(matches!(task.await, Err(Error::TaskAborted)));
+        pool.resize(2).unwrap();
+        pool.resize(1).unwrap();
+        pool.terminate().await.unwrap();
     });
 }
 

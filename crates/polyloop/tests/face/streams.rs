@@ -10,7 +10,9 @@ use std::time::Duration;
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use polyloop::{Buffer, Error, Exit, Pool, RemoteError, STREAM_BYTES, STREAM_VALUES, State, TaskStream};
 use rustix::process::Signal;
+use tracing::level_filters::LevelFilter;
 
+use crate::rig::heard::hear_and;
 use crate::rig::marks::{MarkOnDrop, Marks, mark};
 use crate::rig::process::send_signal;
 use crate::rig::{pids, run, until, until_gone};
@@ -561,5 +563,19 @@ fn a_stream_is_not_asked_after_its_end() {
         // Nor is a future of one polled again.
         let later = || -> Pin<Box<dyn Future<Output = Once>>> { Box::pin(async { Once(false) }) };
         assert!(pool.stream(later, ()).next().await.is_none());
+    });
+}
+
+#[test]
+fn a_stream_ends_also_where_a_subscriber_panics() {
+    run(|| async {
+        let (_, _guard) = hear_and(LevelFilter::WARN, |_| panic!("as it is to"));
+        let pool = pool(1).await;
+        let mut values = pool.stream(|| stream::once(async { pid() }).chain(stream::pending()), ());
+        let worker = values.next().await.unwrap().unwrap();
+        send_signal(worker, Signal::KILL);
+        assert!(matches!(values.next().await, Some(Err(Error::WorkerDied(_)))));
+        assert!(values.next().await.is_none());
+        assert!(matches!(pool.apply(pid, ()).await, Err(Error::PoolTerminated)));
     });
 }

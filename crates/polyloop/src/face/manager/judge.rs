@@ -39,7 +39,8 @@ impl Manager {
         }
         // Without the lock: it may ask its pool for something.
         let decided: Vec<_> = trials.iter().map(|trial| trial.is_to_run_again(&self.listener)).collect();
-        let (mut inner, mut deliveries) = (self.lock(), Deliveries::default());
+        let mut deliveries = Deliveries::default();
+        let mut inner = self.lock();
         for (again, Trial { task, call, token, outcome, .. }) in decided.into_iter().zip(trials) {
             if again {
                 inner.again(*task, *call, *token);
@@ -47,10 +48,7 @@ impl Manager {
                 inner.settle(*task, *call, *token, outcome.clone(), &mut deliveries);
             }
         }
-        inner.drive(Driver::flush)?;
-        drop(inner);
-        deliveries.tell();
-        Ok(())
+        inner.drive(Driver::flush)
     }
 }
 
