@@ -118,6 +118,8 @@ class Roster:
             return
         del self._workers[key]
         worker._ended = True
+        # multiprocessing keeps an ended process, with its descriptors, until it is joined or another one is started.
+        worker._process.join(0)
         reaped(worker)
         forget_ends(self.our_ends, key)
         oom_kills = self._oom_kills.pop(key, None)

@@ -484,6 +484,17 @@ def test_a_pool_leaves_no_descriptor_and_no_process_behind(start_method: str, ru
     assert open_fds() == before
 
 
+def test_workers_that_have_ended_hold_no_descriptors_until_others_are_started(start_method: str, run: Run) -> None:
+    async def main(processes: int) -> None:
+        async with Pool(processes) as pool:
+            await pool.ready()
+
+    run(main(1))
+    before = open_fds()
+    run(main(3))
+    assert open_fds() == before
+
+
 # ------------------------------------------------------------------------------------------------------------ forgotten
 
 
