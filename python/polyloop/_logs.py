@@ -13,13 +13,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import _codec, _core
+from ._exceptions import safe_repr
 
 __all__ = ["Forwarder", "describe_record", "dump_record", "levels", "load_record"]
 
 TEXT_MAX = 2500
 """Characters left of each text of a record that is too large."""
 
+NUMBER_MAX = (1 << 31) - 1
+
 _last_resort = logging.lastResort
+_NUMBERS = frozenset({"levelno", "lineno"})
+_PERHAPS = frozenset({"exc_text", "stack_info"})
 _DESCRIBED = ("name", "levelno", "levelname", "msg", "pathname", "lineno", "exc_text", "stack_info")
 _STANDARD = frozenset({*vars(logging.makeLogRecord({})), "taskName"})
 
@@ -108,12 +113,21 @@ def describe_record(record: logging.LogRecord) -> bytes:
     """A record as bytes for a Rust program: what else it has ("extra") is text there, too."""
     fields = _fields_of(record)
     extra = {name: value for name, value in fields.items() if name not in _STANDARD}
-    told = {name: fields[name] for name in _DESCRIBED}
-    data = _core.write_message(_without_surrogates({**told, "extra": repr(extra) if extra else None}))
+    told = {name: _described(name, fields[name]) for name in _DESCRIBED}
+    data = _core.write_message(_without_surrogates({**told, "extra": safe_repr(extra) if extra else None}))
     if len(data) > _core.LOG_RECORD_BYTES:
         cut = {name: _cut(name, value) for name, value in told.items()}
         data = _core.write_message(_without_surrogates({**cut, "extra": None}))
     return data
+
+
+def _described(name: str, value: Any) -> str | int | None:
+    """A field as Rust reads it, whatever a program has put there."""
+    if name in _NUMBERS:
+        return min(max(value, 0), NUMBER_MAX) if isinstance(value, int) else 0
+    if value is None:
+        return None if name in _PERHAPS else ""
+    return value if isinstance(value, str) else safe_repr(value)
 
 
 def _without_surrogates(fields: dict[str, Any]) -> dict[str, Any]:

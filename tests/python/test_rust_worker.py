@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyloop import _core
+from polyloop._logs import describe_record
 
 
 @pytest.mark.parametrize(
@@ -118,3 +121,23 @@ def test_what_has_no_counterpart_is_not_written(value: object, complaint: str) -
 def test_there_are_two_dialects() -> None:
     with pytest.raises(ValueError, match="'pickle' or 'messagepack', not \"json\""):
         _core.Worker(-1, dialect="json")
+
+
+class ShowsNothing:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"lineno": None, "levelno": 1 << 70, "name": 7, "pathname": Path("app.py")},
+        {"lineno": -1, "levelno": -5, "levelname": None, "exc_text": ShowsNothing(), "extra": ShowsNothing()},
+    ],
+)
+def test_a_record_that_a_program_has_made_up_is_one_that_rust_reads(fields: dict[str, Any]) -> None:
+    told = _core.read_message(describe_record(logging.makeLogRecord(fields)))
+    assert all(type(told[name]) is str for name in ("name", "levelname", "msg", "pathname"))
+    assert all(type(told[name]) is int and 0 <= told[name] < 1 << 31 for name in ("levelno", "lineno"))
+    assert all(type(told[name]) in (str, type(None)) for name in ("exc_text", "stack_info", "extra"))

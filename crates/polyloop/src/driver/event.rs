@@ -39,7 +39,7 @@ pub struct DriverConfig {
 
 impl DriverConfig {
     /// The same with times that can be added to the present.
-    pub(super) fn within_bounds(self) -> Self {
+    pub(crate) fn within_bounds(self) -> Self {
         let bounded = |time: Duration| time.min(WAIT_MAX);
         Self {
             grace: bounded(self.grace),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::PythonPool;
 use super::interpreter::{Interpreter, Orders};
 use super::stacks::Stacks;
+use crate::driver::DriverConfig;
 use crate::face::error::Error;
 use crate::face::manager::Owner;
 use crate::face::retry::RetryOn;
@@ -329,8 +330,7 @@ impl PythonBuilder {
     /// # }
     /// ```
     pub async fn build(self) -> Result<PythonPool, Error> {
-        let config = self.shape.config(self.lifespan.is_none())?;
-        let orders = self.orders()?;
+        let (config, orders) = self.plan()?;
         let Self { shape, interpreter, env, current_dir, forward_logs, .. } = self;
         // A path is this process's, a name to be looked for.
         let path = if interpreter.components().count() > 1 { std::path::absolute(interpreter)? } else { interpreter };
@@ -340,12 +340,13 @@ impl PythonBuilder {
         Ok(PythonPool::new(owner, shape.options))
     }
 
-    fn orders(&self) -> Result<Orders, Error> {
+    fn plan(&self) -> Result<(DriverConfig, Orders), Error> {
         let functions = [&self.initializer, &self.lifespan, &self.loop_initializer];
         if functions.into_iter().flatten().any(|name| !super::is_function_name(name)) {
             return Err(super::NOT_A_FUNCTION_NAME);
         }
-        Ok(Orders {
+        let config = self.shape.config(self.lifespan.is_none())?.within_bounds();
+        let orders = Orders {
             parent: std::process::id(),
             module_path: self.module_path.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?,
             preload: self.preload.clone(),
@@ -353,9 +354,10 @@ impl PythonBuilder {
             lifespan: self.lifespan.clone(),
             loop_initializer: self.loop_initializer.clone(),
             concurrency: self.shape.concurrency,
-            grace_s: self.shape.grace.as_secs_f64(),
+            grace_s: config.grace.as_secs_f64(),
             log_level: None,
-        })
+        };
+        Ok((config, orders))
     }
 }
 
@@ -363,4 +365,16 @@ impl PythonBuilder {
 fn absolute(path: &Path) -> Result<String, Error> {
     let path = std::path::absolute(path)?;
     path.to_str().map(str::to_owned).ok_or(Error::Config("a module path must be UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_such_that_python_can_wait_for_them() {
+        let (config, orders) = PythonBuilder::default().grace(Duration::MAX).plan().unwrap();
+        let most_s = std::ffi::c_int::MAX.into();
+        assert!(orders.grace_s == config.grace.as_secs_f64() && orders.grace_s < most_s, "{}", orders.grace_s);
+    }
 }
