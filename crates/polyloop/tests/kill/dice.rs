@@ -26,5 +26,5 @@ impl Dice {
 
 /// Rounds for each step.
 pub(crate) fn rounds() -> u32 {
-    std::env::var("POLYLOOP_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20)
+    std::env::var("POLYLOOP_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
 }

@@ -1,6 +1,7 @@
 //! Real worker processes, killed and stopped at every named step of their protocol.
 //!
-//! `POLYLOOP_KILL_ROUNDS` sets the rounds for each step (default 20), `POLYLOOP_KILL_SEED` repeats a run.
+//! `POLYLOOP_KILL_ROUNDS` sets the rounds for each step (3, or the 20 of `make kill-test`), `POLYLOOP_KILL_SEED`
+//! repeats a run.
 //!
 //! Broken on purpose, one thing at a time, with 6 rounds; what caught it:
 //!
