@@ -81,15 +81,53 @@ impl Waiting {
     }
 }
 
-enum Stage {
+/// Where a call is that begins when somebody asks for what comes of it.
+pub(crate) enum Stage<T> {
     New {
         manager: Arc<Manager>,
         terms: Terms,
         arguments: Payload,
     },
-    Waiting(Waiting),
+    Open(T),
     /// Refused, which is told when asked; or over.
     Over(Option<Error>),
+}
+
+impl<T> Stage<T> {
+    pub(crate) fn new(manager: Arc<Manager>, terms: Result<Terms, Error>, arguments: Result<Payload, Error>) -> Self {
+        match terms.and_then(|terms| Ok((terms, arguments?))) {
+            Ok((terms, arguments)) => Self::New { manager, terms, arguments },
+            Err(error) => Self::Over(Some(error)),
+        }
+    }
+
+    /// Begins, if it has not. Gives what is under way, or why nothing is, if that has not been told.
+    pub(crate) fn begin(
+        &mut self,
+        submit: impl FnOnce(Arc<Manager>, Terms, Payload) -> Result<T, Error>,
+    ) -> Result<&mut T, Option<Error>> {
+        if let Self::New { .. } = self
+            && let Self::New { manager, terms, arguments } = std::mem::replace(self, Self::Over(None))
+        {
+            *self = match submit(manager, terms, arguments) {
+                Ok(open) => Self::Open(open),
+                Err(error) => Self::Over(Some(error)),
+            };
+        }
+        match self {
+            Self::Open(open) => Ok(open),
+            Self::Over(error) => Err(error.take()),
+            Self::New { .. } => unreachable!("it has begun"),
+        }
+    }
+
+    /// Is over. Gives what was under way.
+    pub(crate) fn leave(&mut self) -> Option<T> {
+        match std::mem::replace(self, Self::Over(None)) {
+            Self::Open(open) => Some(open),
+            Self::New { .. } | Self::Over(_) => None,
+        }
+    }
 }
 
 /// A call of [`Pool::apply`](crate::Pool::apply): the function's result, or the pool's error. It begins when it is first
@@ -115,7 +153,7 @@ enum Stage {
 /// ```
 #[must_use = "a call begins when it is awaited; `spawn` begins at once"]
 pub struct Apply<R> {
-    stage: Stage,
+    stage: Stage<Waiting>,
     read: Read<R>,
 }
 
@@ -126,34 +164,13 @@ impl<R> Apply<R> {
         arguments: Result<Payload, Error>,
         read: Read<R>,
     ) -> Self {
-        let stage = match terms.and_then(|terms| Ok((terms, arguments?))) {
-            Ok((terms, arguments)) => Stage::New { manager, terms, arguments },
-            Err(error) => Stage::Over(Some(error)),
-        };
-        Self { stage, read }
-    }
-
-    fn begin(&mut self) {
-        if let Stage::New { .. } = self.stage
-            && let Stage::New { manager, terms, arguments } = std::mem::replace(&mut self.stage, Stage::Over(None))
-        {
-            self.stage = match Waiting::submit(manager, terms, arguments) {
-                Ok(waiting) => Stage::Waiting(waiting),
-                Err(error) => Stage::Over(Some(error)),
-            };
-        }
+        Self { stage: Stage::new(manager, terms, arguments), read }
     }
 
     /// Begins the call now, and goes on without its future.
     pub(crate) fn into_handle(mut self) -> TaskHandle<R> {
-        self.begin();
-        let stage = std::mem::replace(&mut self.stage, Stage::Over(None));
-        let call = match stage {
-            Stage::Waiting(waiting) => Ok(waiting),
-            Stage::Over(error) => Err(error),
-            Stage::New { .. } => unreachable!("it has begun"),
-        };
-        TaskHandle { call, read: self.read }
+        let refused = self.stage.begin(Waiting::submit).err().flatten();
+        TaskHandle { call: self.stage.leave().ok_or(refused), read: self.read }
     }
 }
 
@@ -161,12 +178,10 @@ impl<R> Future for Apply<R> {
     type Output = Result<R, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.begin();
         let read = self.read;
-        let result = match &mut self.stage {
-            Stage::Waiting(waiting) => ready!(waiting.poll(context, read)),
-            Stage::Over(error) => Err(error.take().expect("a future is not polled after its end")),
-            Stage::New { .. } => unreachable!("it has begun"),
+        let result = match self.stage.begin(Waiting::submit) {
+            Ok(waiting) => ready!(waiting.poll(context, read)),
+            Err(error) => Err(error.expect("a future is not polled after its end")),
         };
         self.stage = Stage::Over(None);
         Poll::Ready(result)
@@ -175,7 +190,7 @@ impl<R> Future for Apply<R> {
 
 impl<R> Drop for Apply<R> {
     fn drop(&mut self) {
-        if let Stage::Waiting(waiting) = &self.stage {
+        if let Stage::Open(waiting) = &self.stage {
             waiting.cancel();
         }
     }

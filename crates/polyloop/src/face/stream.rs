@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use futures_core::Stream;
 use polyloop_core::{Outcome, Payload};
 
-use super::call::{Read, Terms};
+use super::call::{Read, Stage, Terms};
 use super::error::Error;
 use super::manager::Manager;
 
@@ -109,18 +109,6 @@ impl Drop for Open {
     }
 }
 
-enum Stage {
-    /// Nobody has asked yet.
-    New {
-        manager: Arc<Manager>,
-        terms: Terms,
-        arguments: Payload,
-    },
-    Open(Open),
-    /// Refused, which is told when asked; or over.
-    Over(Option<Error>),
-}
-
 /// What a function gives, value by value as it comes: see [`Pool::stream`](crate::Pool::stream).
 ///
 /// The worker runs ahead by at most 64 values, or about 1 MiB of them: then what gives them is not polled until some are
@@ -155,7 +143,7 @@ enum Stage {
 /// ```
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct TaskStream<R> {
-    stage: Stage,
+    stage: Stage<Open>,
     read: Read<R>,
 }
 
@@ -166,11 +154,7 @@ impl<R> TaskStream<R> {
         arguments: Result<Payload, Error>,
         read: Read<R>,
     ) -> Self {
-        let stage = match terms.and_then(|terms| Ok((terms, arguments?))) {
-            Ok((terms, arguments)) => Stage::New { manager, terms, arguments },
-            Err(error) => Stage::Over(Some(error)),
-        };
-        Self { stage, read }
+        Self { stage: Stage::new(manager, terms, arguments), read }
     }
 
     /// Leaves the stream, and waits until it has been dropped in its worker, or for the pool's grace. How it ended there
@@ -190,8 +174,7 @@ impl<R> TaskStream<R> {
     /// # }
     /// ```
     pub async fn close(mut self) {
-        let stage = std::mem::replace(&mut self.stage, Stage::Over(None));
-        if let Stage::Open(open) = stage {
+        if let Some(open) = self.stage.leave() {
             let cell = Arc::clone(&open.cell);
             drop(open);
             // It is given nothing but its end any more.
@@ -204,19 +187,10 @@ impl<R> Stream for TaskStream<R> {
     type Item = Result<R, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Stage::New { .. } = self.stage
-            && let Stage::New { manager, terms, arguments } = std::mem::replace(&mut self.stage, Stage::Over(None))
-        {
-            self.stage = match Open::submit(manager, terms, arguments) {
-                Ok(open) => Stage::Open(open),
-                Err(error) => Stage::Over(Some(error)),
-            };
-        }
         let read = self.read;
-        let next = match &mut self.stage {
-            Stage::Open(open) => ready!(open.poll(context, read)),
-            Stage::Over(error) => error.take().map(Err),
-            Stage::New { .. } => unreachable!("it has begun"),
+        let next = match self.stage.begin(Open::submit) {
+            Ok(open) => ready!(open.poll(context, read)),
+            Err(error) => error.map(Err),
         };
         if !matches!(next, Some(Ok(_))) {
             self.stage = Stage::Over(None);
