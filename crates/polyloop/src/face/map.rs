@@ -297,6 +297,9 @@ impl<I: Iterator, R> Map<I, R> {
     /// Submits items that follow each other. Those that can't be have their end, each; the input, its reason.
     fn submit(&mut self, call: CallId, run: &mut Vec<Payload>) {
         let Ok(terms) = &self.terms else { return };
+        if run.is_empty() {
+            return;
+        }
         let count = run.len();
         let first = self.cell.lock().results.begin(count);
         if let Err(error) = self.manager.submit_items(call, terms, first, run.drain(..)) {
